@@ -1,0 +1,138 @@
+//! What `ingest` says: on standard output, what is durable (a promise, for programs and for comparing after a crash);
+//! on standard error, how it goes.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::flight::{Durable, Flights};
+use crate::Global;
+use crate::exit::Failure;
+use crate::output::{Format, Out, grouped, is_terminal, micros, size};
+use crate::progress::Meter;
+
+/// One line of `--format json`.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event<'a> {
+    /// Where this run begins. Everything of the source before `offset` is durable.
+    Start { source: &'a str, offset: u64, lsn: u64 },
+    /// Everything of the source before `offset` is durable.
+    Durable { offset: u64, lsn: u64, records: u64 },
+    /// How it went.
+    End {
+        outcome: &'a str,
+        offset: u64,
+        lsn: u64,
+        records: u64,
+        bytes: u64,
+        seconds: f64,
+        records_per_second: f64,
+        p50_micros: u64,
+        p99_micros: u64,
+    },
+}
+
+pub(super) struct Report {
+    out: Out,
+    json: bool,
+    /// Somebody reads standard output, and not with eyes that look at the bar.
+    periodic: bool,
+    every: Duration,
+    began: Instant,
+    told: Instant,
+    told_offset: u64,
+    meter: Meter,
+    /// Where the meter looked last: records and when.
+    shown: (u64, Instant),
+}
+
+impl Report {
+    pub(super) fn new(total: Option<u64>, every: Duration, global: &Global) -> Report {
+        let now = Instant::now();
+        let json = global.format == Format::Json;
+        Report {
+            out: Out::new(),
+            json,
+            periodic: json || !is_terminal(),
+            every,
+            began: now,
+            told: now,
+            told_offset: 0,
+            meter: Meter::new("ingest", total, global),
+            shown: (0, now),
+        }
+    }
+
+    /// The run begins.
+    pub(super) fn start(&mut self, source: &str, durable: Durable, is_new: bool) {
+        let Durable { offset, lsn, .. } = durable;
+        self.began = Instant::now();
+        self.shown.1 = self.began;
+        self.told_offset = offset;
+        let text = match is_new {
+            true => format!("source {source:?} is new in this log, beginning at offset {offset}"),
+            false => format!("source {source:?} is durable through offset {offset} (frame {lsn}), going on there"),
+        };
+        self.say(text, Event::Start { source, offset, lsn: lsn.get() });
+    }
+
+    /// Called often: says something when it is time to.
+    pub(super) fn tick(&mut self, flights: &Flights<'_>, now: Instant) {
+        if self.periodic && now.saturating_duration_since(self.told) >= self.every {
+            self.told = now;
+            self.durable(flights.durable());
+        }
+        if self.meter.is_due(now) {
+            let Durable { offset, records, .. } = flights.durable();
+            let seconds = now.saturating_duration_since(self.shown.1).as_secs_f64().max(1e-3);
+            let rate = (records - self.shown.0) as f64 / seconds;
+            self.shown = (records, now);
+            let (p50, p99) = (flights.latency_micros(0.50) as f64, flights.latency_micros(0.99) as f64);
+            let mean = flights.durable().bytes as f64 / now.duration_since(self.began).as_secs_f64().max(1e-3) / 1e6;
+            let message =
+                format!("{} records/s, {mean:.1} MB/s, p50 {}, p99 {}", grouped(rate as u64), micros(p50), micros(p99));
+            self.meter.show(offset, &message);
+        }
+    }
+
+    /// The run is over, in good order or not: what is durable is said in any case.
+    pub(super) fn end(&mut self, outcome: &str, flights: &Flights<'_>) {
+        self.meter.finish();
+        let durable = flights.durable();
+        self.durable(durable);
+        let Durable { offset, lsn, records, bytes } = durable;
+        let seconds = self.began.elapsed().as_secs_f64();
+        let records_per_second = records as f64 / seconds.max(1e-6);
+        let (p50_micros, p99_micros) = (flights.latency_micros(0.50), flights.latency_micros(0.99));
+        let text = format!(
+            "{outcome}: {} records, {} in {seconds:.2} s: {} records/s, {:.1} MB/s, p50 {}, p99 {}",
+            grouped(records),
+            size(bytes),
+            grouped(records_per_second as u64),
+            bytes as f64 / seconds.max(1e-6) / 1e6,
+            micros(p50_micros as f64),
+            micros(p99_micros as f64),
+        );
+        let lsn = lsn.get();
+        let event =
+            Event::End { outcome, offset, lsn, records, bytes, seconds, records_per_second, p50_micros, p99_micros };
+        self.say(text, event);
+    }
+
+    fn durable(&mut self, Durable { offset, lsn, records, .. }: Durable) {
+        if offset != self.told_offset {
+            self.told_offset = offset;
+            let text = format!("durable through offset {offset} (frame {lsn})");
+            self.say(text, Event::Durable { offset, lsn: lsn.get(), records });
+        }
+    }
+
+    /// Whoever read standard output may be gone: the records are worth more than the report.
+    fn say(&mut self, text: String, event: Event<'_>) {
+        let said = if self.json { self.out.json(&event) } else { self.out.line(text) };
+        if let Err(Failure::Output(_) | Failure::OutputClosed) = said.and_then(|()| self.out.flush()) {
+            self.periodic = false;
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! `verify` and `repair`: what is damaged is found, named, and set aside.
+
+mod support;
+
+use serde_json::Value;
+use support::{Place, flip_bit_at, seawall, segments, text_file};
+
+/// A log of a few sealed segments with a line that is easily found in the middle.
+fn damaged_log(place: &Place) -> (String, String) {
+    let mut bytes = text_file(1_500_000, 7);
+    bytes.extend_from_slice(b"\nTHE MARKED LINE\n");
+    bytes.extend_from_slice(&text_file(1_500_000, 8));
+    let original = place.write("original", bytes);
+    let config = place.write("config.toml", "segment_bytes_min = \"256 KiB\"\nsegment_bytes_max = \"256 KiB\"\n");
+    let log = place.arg("log");
+    seawall(&["ingest", "--log", &log, &original, "--config", &config]).expect(0);
+    assert!(segments(&place.path("log")).len() > 8);
+    seawall(&["verify", "--log", &log, "--against", &original]).expect(0);
+    flip_bit_at(&place.path("log"), b"THE MARKED LINE");
+    (log, original)
+}
+
+fn verify(log: &str, code: i32) -> Value {
+    seawall(&["verify", "--log", log, "--format", "json"]).expect(code).json().remove(0)
+}
+
+#[test]
+fn a_flipped_bit_is_found_named_and_set_aside() {
+    let place = Place::new();
+    let (log, original) = damaged_log(&place);
+
+    let found = verify(&log, 2);
+    assert_eq!(found["verdict"], "damaged");
+    let finding = &found["findings"][0];
+    let (first, end) = (finding["first_lsn"].as_u64().unwrap(), finding["end_lsn"].as_u64().unwrap());
+    assert_eq!(end - first, 1, "one frame is affected");
+    assert_eq!(found["sources"][0]["breaks"][0]["kind"], "gap");
+
+    // Readers are told, get everything else, and the exit code says so too.
+    let dumped = seawall(&["dump", "--log", &log, "--format", "raw"]).expect(2);
+    assert!(dumped.stderr.contains(&format!("frames {first}..{end} cannot be read")), "{}", dumped.stderr);
+    let (expected, marked) = (std::fs::read(&original).unwrap(), b"THE MARKED LINE\n".len());
+    assert_eq!(dumped.stdout.len(), expected.len() - marked);
+    seawall(&["dump", "--log", &log, "--to", &(first - 1).to_string()]).expect(0);
+
+    let files = |log: &str| segments(std::path::Path::new(log)).len();
+    let before = files(&log);
+    let dry = seawall(&["repair", "--log", &log, "--dry-run"]).expect(2).text();
+    assert!(dry.contains(&format!("frames {first}..{end} (1) would be set aside")), "{dry}");
+    assert!(dry.contains("nothing was written") && files(&log) == before);
+    verify(&log, 2);
+
+    let repaired = seawall(&["repair", "--log", &log, "--quarantine", "--format", "json"]).expect(0).json();
+    assert_eq!(repaired[0]["set_aside"][0][0], first);
+    let after = verify(&log, 0);
+    assert_eq!(after["verdict"], "sound but for what was set aside");
+    assert_eq!(after["findings"][0]["quarantined"], true);
+    assert_eq!(after["sources"][0]["set_aside_bytes"], marked as u64);
+    let dumped = seawall(&["dump", "--log", &log, "--format", "raw"]).expect(0);
+    assert!(dumped.stderr.contains("quarantined") && dumped.stdout.len() == expected.len() - marked);
+    seawall(&["verify", "--log", &log, "--against", &original]).expect(0);
+
+    // And the source goes on behind it.
+    let grown = [&expected[..], b" and its rest\n"].concat();
+    place.write("original", &grown);
+    seawall(&["ingest", "--log", &log, &original]).expect(0);
+    let again = seawall(&["repair", "--log", &log, "--dry-run"]).expect(0).text();
+    assert!(again.contains("were set aside before"), "{again}");
+    let raw = seawall(&["dump", "--log", &log, "--format", "raw"]).expect(0).stdout;
+    assert_eq!(raw.len(), grown.len() - marked);
+}
+
+#[test]
+fn a_missing_segment_is_damage() {
+    let place = Place::new();
+    let (log, _) = damaged_log(&place);
+    let files = segments(&place.path("log"));
+    std::fs::remove_file(&files[2]).unwrap();
+    let found = verify(&log, 2);
+    assert_eq!(found["missing_segments"][0], 3);
+    seawall(&["inspect", "--log", &log]).expect(2);
+    seawall(&["repair", "--log", &log, "--dry-run"]).expect(2);
+}
+
+#[test]
+fn a_sequence_that_is_broken_without_damage_has_a_code_of_its_own() {
+    let place = Place::new();
+    let log = place.arg("log");
+    let file = place.write("file", "one\ntwo\n");
+    seawall(&["ingest", "--log", &log, &file]).expect(0);
+    place.write("other", "one\nTWO\n");
+    let differs = seawall(&["verify", "--log", &log, "--against", &place.arg("other")]).expect(3);
+    assert!(differs.text().contains("DIFFERS from \"file\" at offset 4 (frame 2)"), "{}", differs.text());
+}

@@ -1,0 +1,127 @@
+//! `tail`, `dump` and `inspect`, also beside a writer at work.
+
+mod support;
+
+use std::io::Write;
+use std::process::Stdio;
+
+use support::{Place, Running, command, seawall, text_file};
+
+#[test]
+fn following_a_live_log_shows_what_is_appended() {
+    let place = Place::new();
+    let log = place.arg("log");
+    // It may be started first.
+    let mut tail = Running::start(command(&["tail", "--log", &log, "--follow", "--every", "20ms"]));
+    let mut writer = command(&["ingest", "--log", &log, "-", "--quiet"]);
+    writer.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut writer = writer.spawn().unwrap();
+    let mut stdin = writer.stdin.take().unwrap();
+    for number in 1..=5 {
+        writeln!(stdin, "line {number}").unwrap();
+        assert_eq!(tail.line().unwrap(), format!("line {number}"));
+    }
+    // Two writers' lives later it still follows.
+    drop(stdin);
+    assert!(writer.wait().unwrap().success());
+    let more = place.write("more", "line 6\nline 7\n");
+    seawall(&["ingest", "--log", &log, &more]).expect(0);
+    assert_eq!(tail.line().unwrap(), "line 6");
+    assert_eq!(tail.line().unwrap(), "line 7");
+}
+
+#[test]
+fn a_busy_log_is_followed_without_a_gap() {
+    let place = Place::new();
+    let log = place.arg("log");
+    let bytes = text_file(8_000_000, 9);
+    let original = place.write("original", &bytes);
+    let small = place.write("config.toml", "segment_bytes_min = \"256 KiB\"\nsegment_bytes_max = \"1 MiB\"\n");
+    let follow = ["tail", "--log", &log, "--follow", "--from", "1", "--every", "1ms", "--format", "raw"];
+    let mut tail = Running::start(command(&follow));
+    seawall(&["ingest", "--log", &log, &original, "--config", &small, "--outstanding", "16"]).expect(0);
+    let mut followed = vec![0; bytes.len()];
+    std::io::Read::read_exact(&mut tail.lines, &mut followed).unwrap();
+    assert!(followed == bytes, "what was followed is not what was appended");
+}
+
+#[test]
+fn the_last_frames_or_those_from_a_place_on() {
+    let place = Place::new();
+    let log = place.arg("log");
+    let file = place.write("file", (1..=20).map(|n| format!("{n}\n")).collect::<String>());
+    seawall(&["ingest", "--log", &log, &file]).expect(0);
+    let lines = |args: &[&str]| seawall(&[&["tail", "--log", &log], args].concat()).expect(0).text();
+    assert_eq!(lines(&[]).lines().count(), 10);
+    assert_eq!(lines(&["-n", "2"]), "19\n20\n");
+    assert_eq!(lines(&["-n", "0"]), "");
+    assert_eq!(lines(&["--from", "18"]), "18\n19\n20\n");
+    let json = seawall(&["tail", "--log", &log, "-n", "1", "--format", "json"]).expect(0).json();
+    assert_eq!(
+        (&json[0]["lsn"], &json[0]["source"], &json[0]["payload"]),
+        (&20.into(), &"file".into(), &"20\n".into())
+    );
+}
+
+#[test]
+fn dump_takes_ranges_times_and_sources() {
+    let place = Place::new();
+    let log = place.arg("log");
+    let file = place.write("file", b"one\ntwo\nthree\n\xff\x1b\n");
+    seawall(&["ingest", "--log", &log, &file]).expect(0);
+    let dump = |args: &[&str]| seawall(&[&["dump", "--log", &log], args].concat()).expect(0).text();
+    assert_eq!(dump(&["--from", "2", "--to", "3", "--format", "raw"]), "two\nthree\n");
+    assert_eq!(dump(&["--to", "1"]).split('\t').nth(2), Some("file@0"));
+    assert_eq!(dump(&["--since", "1h"]).lines().count(), 4);
+    assert_eq!(dump(&["--since", "2999-01-01 00:00:00"]), "");
+    assert_eq!(dump(&["--source", "another"]), "");
+    assert!(dump(&["--from", "4"]).ends_with("\t\\xff\\u{1b}\n"));
+    assert!(dump(&["--from", "4", "--format", "json"]).contains("\"payload_hex\":\"ff1b0a\""));
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_failure() {
+    let place = Place::new();
+    let log = place.arg("log");
+    let file = place.write("file", text_file(3_000_000, 10));
+    seawall(&["ingest", "--log", &log, &file]).expect(0);
+    for args in [vec!["dump", "--log", &log], vec!["tail", "--log", &log, "--from", "1"]] {
+        let mut child = command(&args).spawn().unwrap();
+        let mut byte = [0];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
+        drop(child.stdout.take());
+        let ended = support::ended(child.wait_with_output().unwrap());
+        assert_eq!(ended.stderr, "");
+        ended.expect(0);
+    }
+}
+
+#[test]
+fn records_of_other_programs_are_shown_as_they_are() {
+    let place = Place::new();
+    let (log, _) = seawall::Log::open(place.path("log"), seawall::Config::default()).unwrap();
+    log.append(b"plain").unwrap().wait().unwrap();
+    log.append(b"\0bin").unwrap().wait().unwrap();
+    log.close(support::PATIENCE).unwrap();
+    let log = place.arg("log");
+    assert_eq!(seawall(&["tail", "--log", &log]).expect(0).text(), "plain\n\\u{0}bin\n");
+    assert_eq!(seawall(&["dump", "--log", &log, "--format", "raw"]).expect(0).stdout, b"plain\0bin");
+    assert!(seawall(&["verify", "--log", &log]).expect(0).text().contains("2 records are not of `ingest`"));
+}
+
+#[test]
+fn inspect_shows_files_and_on_demand_their_frames() {
+    let place = Place::new();
+    let log = place.arg("log");
+    let file = place.write("file", "one\ntwo\n");
+    seawall(&["ingest", "--log", &log, &file]).expect(0);
+    place.write("log/notes.txt", "mine");
+    let inspected = seawall(&["inspect", "--log", &log, "--frames", "--format", "json"]).expect(0).json().remove(0);
+    let files = inspected["files"].as_array().unwrap();
+    let role = |name: &str| files.iter().find(|file| file["name"] == name).unwrap()["role"].clone();
+    assert_eq!((role("notes.txt"), role("control")), ("not of the log".into(), "control file".into()));
+    let held: u64 = files.iter().filter_map(|file| file["holds"]["frames"].as_u64()).sum();
+    assert_eq!(held, 2);
+    assert_eq!((&inspected["first_lsn"], &inspected["last_lsn"]), (&1.into(), &2.into()));
+    assert!(seawall(&["inspect", "--log", &log]).expect(0).text().contains("closed cleanly"));
+}

@@ -1,0 +1,170 @@
+//! Inputs to start from. `tests/corpus.rs` writes them to `fuzz/corpus`.
+
+use seawall::internals as door;
+use seawall::{Chain, Lsn};
+
+use super::base::bases;
+use super::recovery::Damage;
+
+/// An input's name and bytes.
+pub type Seed = (String, Vec<u8>);
+
+/// Of each target.
+pub fn all() -> [(&'static str, Vec<Seed>); 3] {
+    [("frame", frame()), ("scanner", scanner()), ("recovery", recovery())]
+}
+
+fn named(inputs: Vec<(&str, Vec<u8>)>) -> Vec<Seed> {
+    inputs.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect()
+}
+
+fn frame() -> Vec<Seed> {
+    let input = |decoder: u8, repair: u8, seed: u32, bytes: &[u8]| {
+        let mut input = vec![decoder, repair];
+        input.extend(seed.to_le_bytes());
+        input.extend(bytes);
+        input
+    };
+    let mut data = vec![0; door::FRAME_HEADER_BYTES + 5];
+    door::encode_data(77, Lsn::new(42), Chain::start(0), b"hello", &mut data);
+    let mut forged = data.clone();
+    forged[0] = 130;
+    forged[16..24].fill(0);
+    let mut block = vec![0; 64];
+    block[..8].copy_from_slice(b"SEAWALLS");
+    block[8] = 1;
+    block[13] = 16;
+    let image = &bases()[0].image;
+    let control = &image["control"];
+    let slot = if control[..8] == *b"SEAWCTRL" { &control[..320] } else { &control[32 * 1024..32 * 1024 + 320] };
+    let index: Vec<u8> = (1..6u64).flat_map(|i| [i, i * 10, i * 4096]).flat_map(u64::to_le_bytes).collect();
+    let seal: Vec<u8> = (1..=10u64).flat_map(u64::to_le_bytes).collect();
+    named(vec![
+        ("header", input(0, 0, 77, &data)),
+        ("header-at-another-place", input(0, 0, 78, &data)),
+        ("header-of-a-marker", input(0, 1, 77, &forged)),
+        ("data-empty", input(1, 0, 3, b"")),
+        ("data", input(1, 0, 77, b"some record that is longer than a header is, if only by a little")),
+        ("control-one-slot", input(2, 1, 0, slot)),
+        ("control-both-slots", input(2, 1 | 2 | 4 | 8, 0, slot)),
+        ("control-short", input(2, 1 | 16, 0, slot)),
+        ("segment-header", input(3, 1, 0, &block)),
+        ("seal", input(4, 0, 0, &seal)),
+        ("marker", input(4, 0, 0, &seal[..16])),
+        ("index", input(5, 0, 1 << 20, &index)),
+    ])
+}
+
+/// A header that asks the scanner target to be made valid.
+fn asking(kind: u8, asked: u8, lsn: u64, flushed: u64, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0; door::FRAME_HEADER_BYTES];
+    frame[0] = kind;
+    frame[2] = asked;
+    frame[4..8].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    frame[16..24].copy_from_slice(&lsn.to_le_bytes());
+    frame[48..56].copy_from_slice(&flushed.to_le_bytes());
+    frame.extend(payload);
+    frame.resize(frame.len().next_multiple_of(8), 0);
+    frame
+}
+
+fn scanner() -> Vec<Seed> {
+    const BLOCK: usize = 512;
+    let words = |words: &[u64]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
+    let chain = Chain::start(0).get();
+    let seal = asking(129, 5, 0, 0, &words(&[0, 0, 0, chain, 0, 0, 1, 0, chain, 1]));
+    let data = |lsn: u64, flushed: u64| asking(1, 7, lsn, flushed, &[lsn as u8; 40]);
+    let marker = |lsn: u64| asking(130, 5, 0, lsn, &words(&[lsn, 9]));
+    let input = |shape: u8, groups: &[&[&[u8]]]| {
+        let mut input = vec![shape, 8, 0, 4];
+        for group in groups {
+            let start = input.len();
+            group.iter().for_each(|frame| input.extend(*frame));
+            input.resize(start + (input.len() - start).next_multiple_of(BLOCK), 0);
+        }
+        input
+    };
+    let mut broken = data(3, 2);
+    broken[2] = 3;
+    let inner: Vec<u8> = (1..4).flat_map(|lsn| data(100 + lsn, 0)).collect();
+    let own = data(1, 0);
+    named(vec![
+        ("blank", input(2, &[&[&[0; 64]]])),
+        ("seal-alone", input(2, &[&[&seal]])),
+        ("frames", input(2, &[&[&seal, &data(1, 0), &data(2, 0)], &[&data(3, 2)], &[&data(4, 3), &data(5, 3)]])),
+        ("marker", input(2, &[&[&seal, &data(1, 0)], &[&data(2, 1)], &[&marker(2)]])),
+        ("marker-without-its-frames", input(2, &[&[&seal, &data(1, 0)], &[&marker(9)]])),
+        ("hole", input(2, &[&[&seal, &data(1, 0)], &[&[9; 64]], &[&data(3, 1)]])),
+        ("damage", input(2, &[&[&seal, &data(1, 0)], &[&broken], &[&data(3, 2)]])),
+        ("damage-then-hole", input(2, &[&[&seal], &[&data(2, 1)], &[&data(4, 1)]])),
+        ("seal-damaged", input(2, &[&[&[7; 144], &data(1, 0)], &[&data(2, 1)]])),
+        ("numbered-by-the-target", input(2, &[&[&seal, &asking(1, 15, 0, 0, b"one"), &asking(1, 15, 0, 0, b"two")]])),
+        ("length-by-the-target", input(0, &[&[&seal, &asking(1, 31, 0, 0, &[5; 700])]])),
+        ("frames-in-a-payload", input(2, &[&[&seal, &asking(1, 7, 1, 0, &inner)], &[&data(2, 1)]])),
+        ("out-of-order", input(2, &[&[&seal, &data(2, 0), &own, &data(2, 0), &data(3, 2)]])),
+        ("ends-early", input(4, &[&[&seal, &data(1, 0)], &[&data(2, 1)], &[&data(3, 2)]])),
+        ("blocks-of-4096", input(3, &[&[&seal, &data(1, 0), &data(2, 0), &[0; 3700]], &[&data(3, 2)]])),
+    ])
+}
+
+fn recovery() -> Vec<Seed> {
+    let input = |log: u8, flags: u8, damages: &[Damage]| {
+        let mut input = vec![log, flags];
+        damages.iter().for_each(|damage| input.extend(damage.bytes()));
+        input
+    };
+    let damage = |what, file, at, count, value, other| Damage { what, file, at, count, value, other };
+    let last = |log: usize| (bases()[log].starts.len() - 1) as u16;
+    let mut inputs = Vec::new();
+    for log in 0..4u8 {
+        inputs.push((format!("untouched-{log}"), input(log, 0, &[])));
+        let last = last(log.into());
+        inputs.push((format!("last-frame-{log}"), input(log, 0, &[damage(0, 0, last, 70, 1, 0)])));
+        inputs.push((format!("header-within-{log}"), input(log, 0, &[damage(0, 0, last / 2, 20, 4, 0)])));
+        inputs.push((format!("late-{log}"), input(log, 1, &[damage(6, 3, 700, 0, 0, 0), damage(3, 2, 3, 4, 0, 0)])));
+    }
+    inputs.extend(named(vec![
+        ("hole", input(1, 0, &[damage(13, 0, last(1) - 3, 15, 0, 0)])),
+        ("two-holes", input(1, 0, &[damage(13, 0, last(1) - 4, 9, 0, 0), damage(13, 0, last(1) - 1, 9, 0, 0)])),
+        ("proof-without-frames", input(2, 0, &[damage(13, 0, last(2) - 2, 1, 0, 0)])),
+        ("control-gone", input(0, 0, &[damage(8, 4, 0, 0, 0, 0)])),
+        ("control-of-before", input(3, 0, &[damage(11, 255, 0, 1, 0, 0)])),
+        ("newest-segment-gone", input(1, 0, &[damage(8, 2, 0, 0, 0, 0)])),
+        ("segment-within-gone", input(0, 0, &[damage(8, 1, 0, 0, 0, 0)])),
+        ("cut-short", input(2, 0, &[damage(6, 2, 4000, 0, 0, 0)])),
+        ("lost-writes", input(1, 0, &[damage(12, 2, 20, 1, 9, 0)])),
+        ("misdirected-write", input(3, 0, &[damage(5, 2, 12, 3, 20, 1)])),
+        ("copied-segment", input(2, 0, &[damage(10, 1, 0, 0, 7, 0), damage(9, 2, 0, 0, 0, 3)])),
+        ("seal-and-the-first-groups-lost", input(3, 0, &[damage(69, 0, 0xC1, 0x26, 0x9D, 0)])),
+        ("newest-cut-below-its-seal", input(3, 0, &[damage(6, 3, 109, 0, 0, 0)])),
+        ("header-of-another-over-the-newest", input(1, 0, &[damage(5, 255, 0, 0, 0, 0)])),
+        (
+            "blank-below-the-newest",
+            input(
+                1,
+                0,
+                &[
+                    damage(235, 0xC2, 0x314A, 0xDC, 0x11, 0),
+                    damage(176, 0x90, 0x5EB9, 0xAA, 0xC3, 0),
+                    damage(100, 0x5C, 0x50, 0x49, 0x47, 0),
+                ],
+            ),
+        ),
+        (
+            "blank-below-a-cut-one",
+            input(
+                3,
+                0,
+                &[
+                    damage(188, 0xCE, 0x6D, 0x2F, 0x0E, 0),
+                    damage(221, 0x3A, 1, 0x86, 0xD3, 0),
+                    damage(9, 0xE4, 0x1FC, 0x46, 0xE6, 0),
+                ],
+            ),
+        ),
+        ("cut-below-one-block", input(2, 0, &[damage(6, 0, 184, 0, 0, 0)])),
+        ("cut-while-open", input(2, 1, &[damage(6, 0x13, 700, 0, 0, 0)])),
+        ("forged-claim", input(1, 0, &[damage(1, 0, last(1), 49, 1, 0)])),
+    ]));
+    inputs
+}

@@ -1,0 +1,283 @@
+//! What can be chosen about a log, with its limits.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::types::StreamId;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// How a log behaves. Every field has a default that is safe and fast; [`Config::validate`] says what is not usable.
+///
+/// With the `serde` feature, sizes read and write as `"64 MiB"` and times as `"100ms"`.
+///
+/// ```
+/// let config = seawall::Config { record_bytes_max: 4 << 20, ..Default::default() };
+/// assert!(config.validate().is_ok());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
+pub struct Config {
+    /// The stream this log holds; fixed when the log is created.
+    pub stream: StreamId,
+    /// What `open` does about damage.
+    pub recovery: RecoveryMode,
+    /// Create the log when the directory holds none.
+    pub create: bool,
+
+    /// How writes are carried; logs that share a driver share its choice. Default io_uring where it works.
+    pub backend: BackendChoice,
+    /// Whether files bypass the page cache. Default where the file system does it.
+    pub direct_io: DirectIo,
+
+    /// A record may be at most this long. Default 16 MiB, at most 1 GiB.
+    #[cfg_attr(feature = "serde", serde(with = "size"))]
+    pub record_bytes_max: u64,
+    /// Bytes appended and not yet flushed; beyond it `try_append` is `Busy` and `append` waits. Default 64 MiB.
+    #[cfg_attr(feature = "serde", serde(with = "size"))]
+    pub in_flight_bytes_max: u64,
+    /// A device write carries at most this much. Default 4 MiB.
+    #[cfg_attr(feature = "serde", serde(with = "size"))]
+    pub group_bytes_max: u64,
+    /// At most so many device writes in flight; the log finds the best number up to it by measuring. Default 8.
+    pub flush_depth_max: usize,
+    /// Let waiters of the last group rejoin before the next one is written. Default true.
+    pub gather: bool,
+    /// A frame nobody waits for is on its way to the device after at most this long. Default 1 ms.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub sweep_interval: Duration,
+    /// After this long without work a marker proves everything flushed. Default 100 ms.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub idle_proof_after: Duration,
+
+    /// The first segments are this long; later ones grow with the log. Default 1 MiB.
+    #[cfg_attr(feature = "serde", serde(with = "size"))]
+    pub segment_bytes_min: u64,
+    /// Segments grow up to this length. Default 64 MiB.
+    #[cfg_attr(feature = "serde", serde(with = "size"))]
+    pub segment_bytes_max: u64,
+    /// One index entry per so many bytes of a segment. Default 64 KiB.
+    #[cfg_attr(feature = "serde", serde(with = "size"))]
+    pub index_stride_bytes: u64,
+
+    /// All files of the log together take at most this much, prepared segments included. Default none.
+    #[cfg_attr(feature = "serde", serde(with = "size::option"))]
+    pub byte_limit: Option<u64>,
+    /// What an append does when the byte limit is reached or the disk is full.
+    pub when_full: WhenFull,
+    /// Sealed segments whose newest frame is older than this are trimmed at rotation. Default never.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde::option"))]
+    pub retain_for: Option<Duration>,
+    /// Sealed segments beyond this many bytes of data are trimmed, oldest first, at rotation. Default never.
+    #[cfg_attr(feature = "serde", serde(with = "size::option"))]
+    pub retain_bytes: Option<u64>,
+
+    /// Readers at the head are served from memory within this bound. Default 8 MiB.
+    #[cfg_attr(feature = "serde", serde(with = "size"))]
+    pub memory_tail_bytes: u64,
+    /// Compress payloads of at least 256 bytes when it makes them smaller.
+    pub compression: Compression,
+    /// How long `open` waits for writes of a dead process that are still in flight. Default 30 s.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub in_flight_wait: Duration,
+}
+
+/// Which way writes are to be carried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+pub enum BackendChoice {
+    /// io_uring where it works, otherwise positional writes, with the reason reported.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    IoUring,
+    /// Positional writes by a pool of threads.
+    Pwrite,
+}
+
+/// Whether files are written and read past the page cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+pub enum DirectIo {
+    /// Where the file system does it.
+    #[default]
+    Auto,
+    /// Not.
+    Never,
+    /// Or the directory is not opened.
+    Require,
+}
+
+/// What `open` does about damage.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+pub enum RecoveryMode {
+    /// Damage in the unsealed tail refuses appends until it is repaired or quarantined; reading goes on. Damage in a
+    /// sealed segment is an error to the reader who meets it.
+    #[default]
+    Strict,
+    /// Damaged ranges are recorded, kept on disk, and reported to readers as typed gaps; appends go on behind them.
+    Quarantine,
+    /// Nothing is written, nothing locked; the proven part of the log can be read, also while another process writes it.
+    ReadOnly,
+}
+
+/// What an append does when there is no room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+pub enum WhenFull {
+    /// `append` waits until a trim or the file system makes room.
+    Block,
+    /// `append` answers [`Error::Full`].
+    #[default]
+    Reject,
+    /// The oldest sealed segment is trimmed, each time as an event in the statistics. Such a log cannot promise exactly
+    /// once to its readers.
+    DropOldest,
+}
+
+/// How payloads are stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+pub enum Compression {
+    /// As they are.
+    #[default]
+    None,
+    /// LZ4 blocks; needs the `lz4` feature.
+    Lz4,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            stream: StreamId(0),
+            recovery: RecoveryMode::Strict,
+            create: true,
+            backend: BackendChoice::Auto,
+            direct_io: DirectIo::Auto,
+            record_bytes_max: 16 * MIB,
+            in_flight_bytes_max: 64 * MIB,
+            group_bytes_max: 4 * MIB,
+            flush_depth_max: 8,
+            gather: true,
+            sweep_interval: Duration::from_millis(1),
+            idle_proof_after: Duration::from_millis(100),
+            segment_bytes_min: MIB,
+            segment_bytes_max: 64 * MIB,
+            index_stride_bytes: 64 * KIB,
+            byte_limit: None,
+            when_full: WhenFull::Reject,
+            retain_for: None,
+            retain_bytes: None,
+            memory_tail_bytes: 8 * MIB,
+            compression: Compression::None,
+            in_flight_wait: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Config {
+    /// Says which field is not usable and what would be.
+    ///
+    /// # Errors
+    /// [`Error::Config`], naming the first such field.
+    pub fn validate(&self) -> Result<()> {
+        let wrong = |field, problem: String| Err(Error::Config { field, problem });
+        let within = |field, value: u64, low: u64, high: u64| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                wrong(field, format!("is {value}, must be within {low} and {high}"))
+            }
+        };
+        within("record_bytes_max", self.record_bytes_max, 1, 1024 * MIB)?;
+        within("in_flight_bytes_max", self.in_flight_bytes_max, 64 * KIB, 64 * 1024 * MIB)?;
+        within("group_bytes_max", self.group_bytes_max, 64 * KIB, 64 * MIB)?;
+        within("flush_depth_max", self.flush_depth_max as u64, 1, 64)?;
+        within("sweep_interval in µs", self.sweep_interval.as_micros() as u64, 50, 1_000_000)?;
+        within("idle_proof_after in µs", self.idle_proof_after.as_micros() as u64, 1_000, 3_600_000_000)?;
+        within("segment_bytes_min", self.segment_bytes_min, 64 * KIB, 16 * 1024 * MIB)?;
+        within("segment_bytes_max", self.segment_bytes_max, self.segment_bytes_min, 16 * 1024 * MIB)?;
+        within("index_stride_bytes", self.index_stride_bytes, 4 * KIB, 64 * MIB)?;
+        within("memory_tail_bytes", self.memory_tail_bytes, 0, 16 * 1024 * MIB)?;
+        for (field, value) in
+            [("segment_bytes_min", self.segment_bytes_min), ("segment_bytes_max", self.segment_bytes_max)]
+        {
+            if value % (64 * KIB) != 0 {
+                return wrong(field, format!("is {value}, must be a multiple of 64 KiB"));
+            }
+        }
+        if let Some(limit) = self.byte_limit
+            && limit < 4 * self.segment_bytes_min
+        {
+            return wrong("byte_limit", format!("is {limit}, must hold four segments of segment_bytes_min"));
+        }
+        if self.in_flight_bytes_max < self.record_bytes_max {
+            return wrong(
+                "in_flight_bytes_max",
+                "is below record_bytes_max: such a record could never be appended".into(),
+            );
+        }
+        if self.compression == Compression::Lz4 && !cfg!(feature = "lz4") {
+            return wrong("compression", "is lz4, but this build lacks the `lz4` feature".into());
+        }
+        Ok(())
+    }
+}
+
+/// Byte sizes as "64 MiB" or plain numbers.
+#[cfg(feature = "serde")]
+mod size {
+    use bytesize::ByteSize;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &u64, to: S) -> Result<S::Ok, S::Error> {
+        ByteSize(*bytes).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        ByteSize::deserialize(from).map(|size| size.0)
+    }
+
+    pub(super) mod option {
+        use super::*;
+
+        pub(in super::super) fn serialize<S: Serializer>(bytes: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+            bytes.map(ByteSize).serialize(to)
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+            Ok(Option::<ByteSize>::deserialize(from)?.map(|size| size.0))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_usable_is_named() {
+        assert!(Config::default().validate().is_ok());
+        type Spoil = fn(&mut Config);
+        let cases: [(&str, Spoil); 8] = [
+            ("record_bytes_max", |c| c.record_bytes_max = 0),
+            ("in_flight_bytes_max", |c| c.in_flight_bytes_max = 1),
+            ("in_flight_bytes_max", |c| c.in_flight_bytes_max = c.record_bytes_max - 1),
+            ("segment_bytes_max", |c| c.segment_bytes_max = c.segment_bytes_min - 1),
+            ("segment_bytes_min", |c| c.segment_bytes_min += 1),
+            ("flush_depth_max", |c| c.flush_depth_max = 0),
+            ("byte_limit", |c| c.byte_limit = Some(1)),
+            ("sweep_interval in µs", |c| c.sweep_interval = Duration::ZERO),
+        ];
+        for (expected, spoil) in cases {
+            let mut config = Config::default();
+            spoil(&mut config);
+            match config.validate() {
+                Err(Error::Config { field, .. }) => assert_eq!(field, expected),
+                other => panic!("{expected}: {other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What the log tells the `tracing` and `metrics` facades, when those features are on. Once per group or rarer: never
+//! per record.
+
+/// An event for `tracing`; nothing without the feature.
+macro_rules! event {
+    ($level:ident, $($field:tt)*) => {
+        #[cfg(feature = "tracing")]
+        ::tracing::$level!($($field)*);
+    };
+}
+pub(crate) use event;
+
+/// A group was flushed: times in µs.
+#[allow(unused_variables, reason = "without the feature there is nobody to tell")]
+pub(crate) fn group_flushed(frames: u64, bytes: u64, write_micros: u64, flush_micros: u64) {
+    #[cfg(feature = "metrics")]
+    {
+        ::metrics::counter!("seawall_frames_flushed_total").increment(frames);
+        ::metrics::counter!("seawall_device_bytes_total").increment(bytes);
+        ::metrics::counter!("seawall_groups_flushed_total").increment(1);
+        ::metrics::histogram!("seawall_group_frames").record(frames as f64);
+        ::metrics::histogram!("seawall_write_microseconds").record(write_micros as f64);
+        ::metrics::histogram!("seawall_flush_microseconds").record(flush_micros as f64);
+    }
+}
+
+/// How long a group's oldest frame waited to be written.
+#[allow(unused_variables, reason = "without the feature there is nobody to tell")]
+pub(crate) fn queue_waited(micros: u64) {
+    #[cfg(feature = "metrics")]
+    ::metrics::histogram!("seawall_queue_wait_microseconds").record(micros as f64);
+}
+
+/// Something rare happened: a rotation, a segment prepared, recycled or removed, damage met, a log poisoned.
+#[allow(unused_variables, reason = "without the feature there is nobody to tell")]
+pub(crate) fn happened(what: &'static str, count: u64) {
+    #[cfg(feature = "metrics")]
+    ::metrics::counter!("seawall_events_total", "event" => what).increment(count);
+}

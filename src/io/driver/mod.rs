@@ -1,0 +1,167 @@
+//! What carries writes to the device: one thread for any number of directories.
+//!
+//! The thread `seawall-io` takes what others left in its [`inbox`], calls the clients, and sleeps: in its [`ring`] where
+//! io_uring works, on a futex where a [`pool`] of threads does the writing. Nobody else touches the ring, and clients
+//! are called by this thread alone, so neither needs a lock. Jobs that may block run elsewhere.
+
+mod channel;
+mod inbox;
+mod pool;
+#[cfg_attr(not(feature = "io-uring"), path = "no_ring.rs")]
+mod ring;
+mod thread;
+mod timers;
+mod turns;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, mpsc};
+
+use parking_lot::Mutex;
+
+pub(crate) use channel::Channel;
+
+use super::Backend;
+use super::fork::{is_forked_child, watch_forks};
+use crate::config::BackendChoice;
+use channel::Shared;
+use ring::Ring;
+
+/// How a [`Driver`] works.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DriverConfig {
+    /// Which way writes are carried.
+    pub backend: BackendChoice,
+    /// Threads that may block in a write at the same time. One directory gets at most half of them.
+    pub pool_threads_max: usize,
+    /// Writes in flight in the ring at the same time. One directory gets at most half of them.
+    pub ring_entries: u32,
+}
+
+impl Default for DriverConfig {
+    fn default() -> DriverConfig {
+        DriverConfig { backend: BackendChoice::Auto, pool_threads_max: 16, ring_entries: 256 }
+    }
+}
+
+/// Carries the writes of any number of [`Disk`](super::Disk)s. A clone is another handle on the same one; the threads
+/// end when the last handle and the last disk are gone and everything in flight has been told.
+#[derive(Clone)]
+pub struct Driver(Arc<Lazy>);
+
+/// Started by its first use, so that the shared one needs no answer to "what if no thread can be started".
+struct Lazy {
+    config: DriverConfig,
+    running: OnceLock<Running>,
+    starting: Mutex<()>,
+}
+
+struct Running(Arc<Shared>);
+
+impl Driver {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// When no thread can be started, io_uring is required and does not work, or this process is a fork's child.
+    pub fn start(config: DriverConfig) -> io::Result<Driver> {
+        let driver = Driver::new(config);
+        driver.running()?;
+        Ok(driver)
+    }
+
+    /// The process's own, with the default configuration; it starts with its first disk and never ends.
+    #[must_use]
+    pub fn shared() -> Driver {
+        static SHARED: OnceLock<Driver> = OnceLock::new();
+        SHARED.get_or_init(|| Driver::new(DriverConfig::default())).clone()
+    }
+
+    fn new(config: DriverConfig) -> Driver {
+        Driver(Arc::new(Lazy { config, running: OnceLock::new(), starting: Mutex::new(()) }))
+    }
+
+    /// A way to this driver for a directory, how its writes are carried, and why not by io_uring if that was wanted.
+    pub(super) fn connect(&self) -> io::Result<(Arc<Channel>, Backend, Option<String>)> {
+        let shared = self.running()?;
+        let (backend, reason) = shared.carried.lock().clone();
+        Ok((Channel::open(shared)?, backend, reason))
+    }
+
+    fn running(&self) -> io::Result<&Arc<Shared>> {
+        watch_forks()?;
+        let _one_at_a_time = self.0.starting.lock();
+        if let Some(running) = self.0.running.get() {
+            return Ok(&running.0);
+        }
+        let shared = start(&self.0.config)?;
+        Ok(&self.0.running.get_or_init(|| Running(shared)).0)
+    }
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Driver").field(&self.0.config).finish()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // In a child the thread is not there, and the lock may be held by it for ever.
+        if !is_forked_child() {
+            self.0.inbox.close();
+        }
+    }
+}
+
+fn start(config: &DriverConfig) -> io::Result<Arc<Shared>> {
+    let shared = Shared::new(config)?;
+    let (tell, told) = mpsc::sync_channel(1);
+    let for_thread = (shared.clone(), config.clone());
+    std::thread::Builder::new().name("seawall-io".to_owned()).spawn(move || {
+        let (shared, config) = for_thread;
+        // The ring belongs to the thread that made it.
+        let chosen = choose(&shared, &config);
+        let ring = match chosen {
+            Ok(ring) => ring,
+            Err(e) => return drop(tell.send(Err(e))),
+        };
+        let _ = tell.send(Ok(()));
+        let _guard = AbortOnPanic;
+        thread::run(shared, ring);
+    })?;
+    told.recv().map_err(|_| io::Error::other("the driver's thread died while it started"))??;
+    Ok(shared)
+}
+
+fn choose(shared: &Arc<Shared>, config: &DriverConfig) -> io::Result<Option<Ring>> {
+    if config.backend == BackendChoice::Pwrite {
+        return Ok(None);
+    }
+    match Ring::new(shared.clone(), config.ring_entries, config.pool_threads_max) {
+        Ok(ring) => {
+            *shared.carried.lock() = (Backend::IoUring, None);
+            shared.has_ring.store(true, Ordering::Relaxed);
+            Ok(Some(ring))
+        }
+        Err(e) if config.backend == BackendChoice::Auto => {
+            shared.carried.lock().1 = Some(e.to_string());
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Ends the process when a thread panics whose death would leave clients waiting for ever: a log survives the end of
+/// its process, and nobody survives a wait without one. Clients' own panics never get here.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Seawall: a durable log for sources that cannot be asked again.
+//!
+//! An append is acknowledged when it survived a flush of the device, and never otherwise. Records of many threads share
+//! one device write; files are written ahead and used again; every byte is checksummed, and damage is told, never cut.
+//!
+//! ```
+//! use seawall::{Config, Log, Lsn};
+//! # fn main() -> Result<(), seawall::Error> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let dir = dir.path();
+//! let (log, recovery) = Log::open(dir, Config::default())?;
+//! println!("{} frames, {:?} in doubt", recovery.end, recovery.ambiguous_tail);
+//!
+//! let first = log.append(b"one")?;    // positions at once ...
+//! let second = log.append(b"two")?;
+//! second.wait()?;                     // ... durability when it is true
+//! first.wait()?;
+//!
+//! for frame in log.reader(Lsn::FIRST) {
+//!     let frame = frame?;
+//!     println!("{}: {:?}", frame.lsn, frame.payload);
+//! }
+//! log.close(std::time::Duration::from_secs(5))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Layers
+//!
+//! Imports only point down; a test reads the `use` lines.
+//!
+//! ```text
+//! L3  log                        one durable ordered log: commit pipeline, recovery, readers, retention
+//! L2  segment                    the byte format, pure
+//! L1  codec | io                 checksums and cursors | the only module that talks to files and rings
+//! L0  types | error | config | metrics | events
+//! ```
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "seawall supports Linux only: its durability rests on O_DIRECT, O_DSYNC and fdatasync as Linux defines them, and \
+     nothing weaker is done silently"
+);
+
+mod codec;
+mod config;
+mod error;
+mod events;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
+mod io;
+mod log;
+mod metrics;
+mod segment;
+mod types;
+
+pub use codec::Chain;
+pub use config::{BackendChoice, Compression, Config, DirectIo, RecoveryMode, WhenFull};
+pub use error::{Error, Result};
+#[cfg(feature = "stream")]
+pub use log::TailStream;
+pub use log::{Finding, Frame, Log, Pending, Permit, Reader, Recovery, Report, SegmentReport, Stats, Tail};
+pub use metrics::Summary;
+pub use types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber, StreamId, Watermarks};
+
+/// The one seam below the log: what a storage must do. Tests and unusual media bring their own.
+pub mod storage {
+    pub use crate::io::{
+        Access, Backend, Buffer, BufferPool, Client, DirLock, Disk, DiskFile, Driver, DriverConfig, GroupWrite, Hold,
+        LockFailed, MapWatch, Mapping, Medium, Storage, WriteTimes,
+    };
+}
+
+/// The README's example is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,126 @@
+//! The way out: a group ended, well or not.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Flight, Pipe, Released};
+use crate::error::Error;
+use crate::io::{Buffer, WriteTimes};
+use crate::types::Lsn;
+
+impl<F> Pipe<F> {
+    /// A group's write ended. `what`: the error's description of the write, made only when there is an error.
+    pub(crate) fn complete(
+        &mut self,
+        now: Instant,
+        token: u64,
+        mut parts: Vec<Arc<Buffer>>,
+        result: Result<WriteTimes, Error>,
+    ) -> Released<F> {
+        self.writes_in_flight -= 1;
+        parts.clear();
+        if self.parts_pool.len() < 16 {
+            self.parts_pool.push(parts);
+        }
+        let mut released = Released {
+            chunks: None,
+            flushed: self.flushed,
+            nudge: None,
+            kick: false,
+            rotations: Vec::new(),
+            group_frames: 0,
+            frame_bytes: 0,
+            room: false,
+            poisoned: false,
+        };
+        let Some(flight) = self.flights.iter_mut().find(|flight| flight.token == token) else {
+            debug_assert!(false, "a completion nobody waits for");
+            return released;
+        };
+        match result {
+            Ok(times) => {
+                flight.done = true;
+                let took = times.write + times.flush;
+                self.flush_time = (self.flush_time * 7 + took) / 8;
+                let (bytes, saturated) = (flight.bytes, !self.ready.is_empty());
+                self.depth.completed(now, bytes, saturated);
+            }
+            Err(error) => {
+                let from = flight.base.min(self.poison.as_ref().map_or(Lsn::MAX, |(from, _)| *from));
+                let cause = self.poison.take().map_or(error, |(_, first)| first);
+                self.poison = Some((from, cause));
+                released.poisoned = true;
+            }
+        }
+        let mut waiters = 0;
+        while self.flights.front().is_some_and(|flight| flight.done) {
+            let flight = self.flights.pop_front().expect("looked at above");
+            waiters += flight.waiters;
+            self.settle(flight, &mut released);
+        }
+        released.flushed = self.flushed;
+        if released.chunks.is_some() {
+            self.gather.released(now, waiters, self.queued_waiters, self.flush_time);
+        }
+        self.appoint(&mut released);
+        released
+    }
+
+    /// The front group is flushed.
+    fn settle(&mut self, flight: Flight, released: &mut Released<F>) {
+        if self.poison.as_ref().is_some_and(|(from, _)| flight.base >= *from) {
+            return;
+        }
+        let first = released.chunks.as_ref().map_or(*flight.chunks.start(), |chunks| *chunks.start());
+        released.chunks = Some(first..=*flight.chunks.end());
+        if flight.last >= flight.base {
+            released.group_frames += flight.last.since(flight.base.previous());
+            released.frame_bytes += flight.frame_bytes;
+            released.room = true;
+            self.flushed = flight.last;
+            self.flushed_chain = flight.last_chain;
+        }
+        self.proven = self.proven.max(flight.claims);
+        self.flushed_at = flight.ends_at;
+        self.in_flight_bytes -= flight.frame_bytes;
+        for chunk in flight.tail {
+            self.tail.push(chunk);
+        }
+        if flight.starts_segment
+            && let Some(rotation) = self.rotations.pop_front()
+        {
+            released.rotations.push(rotation);
+        }
+    }
+
+    /// Finds someone to look after what is queued.
+    fn appoint(&mut self, released: &mut Released<F>) {
+        let Some(front) = self.ready.front().or(self.open.as_ref()) else { return };
+        if self.deputy || self.poison.is_some() {
+            return;
+        }
+        if front.waiters > front.tasks {
+            released.nudge = Some(front.seq);
+        } else {
+            released.kick = true;
+        }
+    }
+
+    /// Lets go of every file: their claims end, the next writer need not wait. Only after [`Pipe::abandon`].
+    pub(crate) fn release_files(&mut self) {
+        debug_assert!(self.poison.is_some() && self.writes_in_flight == 0);
+        self.writer = None;
+        self.open = None;
+        self.spares.clear();
+        self.rotations.clear();
+        self.ready.clear();
+    }
+
+    /// Stops for good: whatever is queued is never written.
+    pub(crate) fn abandon(&mut self, cause: Error) {
+        if self.poison.is_none() {
+            let from = self.ready.front().or(self.open.as_ref()).map_or(self.next, |chunk| chunk.base);
+            self.poison = Some((from, cause));
+        }
+    }
+}

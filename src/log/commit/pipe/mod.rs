@@ -1,0 +1,269 @@
+//! The commit pipeline's state: everything that the lock which orders appends protects. No I/O happens here: groups go
+//! out through [`Pipe::turn`] and [`Pipe::take_for_driver`], their ends come back through [`Pipe::complete`].
+//!
+//! ```text
+//! append ─▶ open chunk ─▶ ready chunks ─▶ group in flight ─▶ flushed
+//!           (being filled)  (closed)        (one device write)   (over a gap-free prefix only)
+//! ```
+//!
+//! Invariants
+//! - Lsns, the chain and file offsets are assigned together, under one lock, in one order.
+//! - A chunk that starts a segment is a barrier: it is not written before everything before it is flushed, because its
+//!   first record states where the segment before it ends.
+//! - Groups may complete in any order; `flushed` moves over the gap-free prefix of completed groups.
+//! - After a failure nothing later is ever flushed: `poison` is set once and never cleared.
+mod append;
+mod chunk;
+mod ending;
+mod flight;
+mod turns;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{DepthController, Gather, MemoryTail};
+use crate::codec::Chain;
+use crate::error::Error;
+use crate::io::{Buffer, BufferPool};
+use crate::segment::{Control, FileName, Seal, SparseIndex, TrimPoint};
+use crate::types::{Incarnation, LogId, Lsn, SegmentNumber, StreamId, Watermarks};
+
+use chunk::Chunk;
+pub(crate) use chunk::{Body, Encoded, Spare, Writer, segment_bytes_for};
+use flight::Flight;
+pub(crate) use flight::{Group, Released, Rotation};
+
+/// Groups from this size on cost less in segments that are reserved and not written ahead.
+const LARGE_GROUP_BYTES: u64 = 256 * 1024;
+/// The driver writes without being asked when so many closed chunks wait: one alone is its own waiter's.
+const BACKLOG_CHUNKS: usize = 2;
+
+pub(crate) struct PipeConfig {
+    pub(crate) log: LogId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) stream: StreamId,
+    pub(crate) block_bytes: u32,
+    pub(crate) group_bytes_max: u64,
+    pub(crate) flush_depth_max: usize,
+    pub(crate) gather: bool,
+    pub(crate) index_stride_bytes: u64,
+    pub(crate) memory_tail_bytes: u64,
+    pub(crate) sweep_interval: Duration,
+}
+
+/// Where a record was put.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    pub(crate) lsn: Lsn,
+    pub(crate) chunk: u64,
+    /// The driver should be kicked.
+    pub(crate) kick: bool,
+}
+
+/// Why a record was not put anywhere. Nothing has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refused {
+    /// A prepared segment with room for so many bytes of group data is needed first.
+    NeedSegment { bytes: u64 },
+}
+
+/// What a waiting thread does next.
+pub(crate) enum Turn<F> {
+    /// Write this group.
+    Lead(Group<F>),
+    /// Sleep; with a time: the sleeper looks after the group then.
+    Sleep(Option<Duration>),
+}
+
+/// What the driver does next.
+pub(crate) enum DriverTurn<F> {
+    Submit(Group<F>),
+    /// Nothing to write; look again then.
+    At(Option<Instant>),
+}
+
+pub(crate) struct Pipe<F> {
+    config: PipeConfig,
+    pool: Arc<BufferPool>,
+    next: Lsn,
+    chain: Chain,
+    time_micros: u64,
+    writer: Option<Writer<F>>,
+    /// The segment to continue, and its end, when there was no space to start one at open.
+    pub(crate) predecessor: (SegmentNumber, u64),
+    pub(crate) spares: VecDeque<Spare<F>>,
+    rotations: VecDeque<Rotation<F>>,
+    open: Option<Chunk<F>>,
+    ready: VecDeque<Chunk<F>>,
+    next_chunk: u64,
+    queued_waiters: u32,
+    flights: VecDeque<Flight>,
+    next_token: u64,
+    /// Groups handed out and not yet ended.
+    pub(crate) writes_in_flight: usize,
+    pub(crate) in_flight_bytes: u64,
+    written: Lsn,
+    flushed: Lsn,
+    flushed_chain: Chain,
+    /// The segment being read at the head, and how far its groups are flushed.
+    flushed_at: (SegmentNumber, u64),
+    /// Everything up to here is proven flushed by a record that is itself flushed.
+    proven: Lsn,
+    pub(crate) poison: Option<(Lsn, Error)>,
+    /// A suffix truncation is under way: nothing may be appended.
+    pub(crate) paused: bool,
+    pub(crate) tail: MemoryTail,
+    gather: Gather,
+    depth: DepthController,
+    flush_time: Duration,
+    recent_group_bytes: u64,
+    deputy: bool,
+    /// The driver will look in by itself within a sweep interval.
+    pub(crate) driver_armed: bool,
+    parts_pool: Vec<Vec<Arc<Buffer>>>,
+}
+
+/// Where a pipe starts: what recovery found.
+pub(crate) struct Start {
+    pub(crate) end: Lsn,
+    pub(crate) chain: Chain,
+    pub(crate) time_micros: u64,
+    pub(crate) proven: Lsn,
+}
+
+impl<F> Pipe<F> {
+    pub(crate) fn new(config: PipeConfig, pool: Arc<BufferPool>, start: Start) -> Pipe<F> {
+        Pipe {
+            pool,
+            next: start.end.next(),
+            chain: start.chain,
+            time_micros: start.time_micros,
+            writer: None,
+            predecessor: (SegmentNumber::NONE, 0),
+            spares: VecDeque::new(),
+            rotations: VecDeque::new(),
+            open: None,
+            ready: VecDeque::new(),
+            next_chunk: 1,
+            queued_waiters: 0,
+            flights: VecDeque::new(),
+            next_token: 1,
+            writes_in_flight: 0,
+            in_flight_bytes: 0,
+            written: start.end,
+            flushed: start.end,
+            flushed_chain: start.chain,
+            flushed_at: (SegmentNumber::NONE, 0),
+            proven: start.proven,
+            poison: None,
+            paused: false,
+            tail: MemoryTail::new(config.memory_tail_bytes),
+            gather: Gather::new(config.gather),
+            depth: DepthController::new(config.flush_depth_max),
+            flush_time: Duration::from_micros(300),
+            recent_group_bytes: 0,
+            deputy: false,
+            driver_armed: false,
+            parts_pool: Vec::new(),
+            config,
+        }
+    }
+
+    pub(crate) fn config(&self) -> &PipeConfig {
+        &self.config
+    }
+
+    pub(crate) fn watermarks(&self, trimmed: Lsn) -> Watermarks {
+        let marks =
+            Watermarks { appended: self.next.previous(), written: self.written, flushed: self.flushed, trimmed };
+        marks.assert_ordered();
+        marks
+    }
+
+    pub(crate) fn end(&self) -> (Lsn, Chain, u64) {
+        (self.next.previous(), self.chain, self.time_micros)
+    }
+
+    pub(crate) fn flushed(&self) -> (Lsn, Chain) {
+        (self.flushed, self.flushed_chain)
+    }
+
+    /// The segment that holds the newest flushed group, and the offset behind that group.
+    pub(crate) fn flushed_at(&self) -> (SegmentNumber, u64) {
+        self.flushed_at
+    }
+
+    pub(crate) fn writer(&self) -> Option<&Writer<F>> {
+        self.writer.as_ref()
+    }
+
+    /// The index of the segment being written, or of one that is sealed but whose seal is not out yet.
+    pub(crate) fn index_of(&self, number: SegmentNumber) -> Option<&SparseIndex> {
+        self.writer
+            .iter()
+            .chain(self.rotations.iter().map(|rotation| &rotation.old))
+            .find(|writer| writer.number == number)
+            .map(|writer| &writer.index)
+    }
+
+    /// Small groups are written to blocks that were only reserved, and no written segment waits.
+    pub(crate) fn wants_written_spare(&self) -> bool {
+        !self.has_large_groups() && self.spares.front().is_some_and(|spare| !spare.written)
+    }
+
+    /// Groups of late are so large that segments need not be written ahead: reserving them is cheaper.
+    pub(crate) fn has_large_groups(&self) -> bool {
+        self.recent_group_bytes >= LARGE_GROUP_BYTES
+    }
+
+    pub(crate) fn rejoin_share(&self) -> f64 {
+        self.gather.rejoin_share()
+    }
+
+    pub(crate) fn depth(&self) -> usize {
+        self.depth.depth()
+    }
+
+    /// True when nothing is queued and nothing in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.open.is_none() && self.ready.is_empty() && self.flights.is_empty()
+    }
+
+    /// The name of the file that a write in flight goes to.
+    pub(crate) fn file_of(&self, token: u64) -> FileName {
+        let segment = self.flights.iter().find(|flight| flight.token == token).map(|flight| flight.ends_at.0);
+        FileName::Segment(segment.unwrap_or(SegmentNumber::NONE))
+    }
+}
+
+/// What a seal repeats of the control file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ControlFacts {
+    pub(crate) truncation_count: u64,
+    pub(crate) generation: u64,
+    pub(crate) trim: TrimPoint,
+}
+
+impl ControlFacts {
+    pub(crate) fn of(control: &Control) -> ControlFacts {
+        ControlFacts { truncation_count: control.truncation_count, generation: control.generation, trim: control.trim }
+    }
+}
+
+/// The seal of the segment that follows the one being written.
+pub(crate) fn seal_after<F>(pipe: &Pipe<F>, facts: &ControlFacts) -> Seal {
+    let (end, end_chain, end_time_micros) = pipe.end();
+    let (sealed_segment, sealed_end_offset) =
+        pipe.writer.as_ref().map_or(pipe.predecessor, |writer| (writer.number, writer.offset));
+    Seal {
+        sealed_segment,
+        sealed_end_offset,
+        end,
+        end_chain,
+        end_time_micros,
+        truncation_count: facts.truncation_count,
+        control_generation: facts.generation,
+        trim: facts.trim,
+    }
+}

@@ -1,0 +1,40 @@
+//! One durable, ordered log.
+//!
+//! | file | what it owns |
+//! |---|---|
+//! | `shared` | the open log: lock, waiters, storage, driver |
+//! | `commit` | the pipeline's decisions: chunks, groups, gathering, depth |
+//! | `recovery` | what a directory holds, judged (no writes) |
+//! | `open` | recovery acted upon |
+//! | `space` | segments prepared, settled, recycled; the control file |
+//! | `catalog` | which segment holds which frames |
+//! | `reader` | frames back out, verified |
+//! | `trim` | giving up a prefix, removing a suffix |
+//! | `verify` | every byte checked |
+
+mod catalog;
+mod commit;
+mod handle;
+mod open;
+mod pending;
+mod reader;
+mod readers;
+mod recovery;
+mod shared;
+mod source;
+mod space;
+mod stats;
+mod trim;
+mod verify;
+
+pub use handle::{Log, Permit};
+pub use open::Recovery;
+pub use pending::Pending;
+pub use reader::Frame;
+#[cfg(feature = "stream")]
+pub use readers::TailStream;
+pub use readers::{Reader, Tail};
+#[cfg(feature = "internals")]
+pub(crate) use recovery::{judge, scan_segment};
+pub use stats::Stats;
+pub use verify::{Finding, Report, SegmentReport};

@@ -1,0 +1,99 @@
+//! A record on its way to the device.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::shared::Shared;
+use crate::error::Result;
+use crate::io::{Disk, Storage};
+use crate::types::{Lsn, LsnRange};
+
+/// A record that has its position and is on its way to the device.
+///
+/// [`Pending::wait`] (or `.await`) returns when the record is durable. An error means *unknown*, not absent: after
+/// reopening the log the record is there, or can never come back. Dropping a `Pending` neither cancels nor waits: the
+/// record is written all the same.
+#[must_use = "the record is not durable before this is waited for"]
+pub struct Pending<S: Storage = Disk> {
+    shared: Arc<Shared<S>>,
+    first: Lsn,
+    last: Lsn,
+    chunk: u64,
+    task: Option<u64>,
+    arrived: bool,
+}
+
+impl<S: Storage> Pending<S> {
+    pub(super) fn new(shared: Arc<Shared<S>>, first: Lsn, last: Lsn, chunk: u64) -> Pending<S> {
+        Pending { shared, first, last, chunk, task: None, arrived: false }
+    }
+
+    /// The record's position; of several, the last one's.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        self.last
+    }
+
+    /// The positions of all records of this append.
+    #[must_use]
+    pub fn lsns(&self) -> LsnRange {
+        LsnRange::inclusive(self.first, self.last)
+    }
+
+    /// Whether the outcome is known already; `wait` would not block.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.shared.settled(self.last).is_some()
+    }
+
+    /// Blocks until the record survived a flush of the device. The calling thread writes its own group when that is the
+    /// fastest way.
+    ///
+    /// # Errors
+    /// [`crate::Error::Poisoned`], [`crate::Error::Unknown`]: the outcome is unknown until the log is reopened.
+    pub fn wait(self) -> Result<Lsn> {
+        self.shared.wait(self.last, self.chunk)?;
+        Ok(self.last)
+    }
+}
+
+impl<S: Storage> Future for Pending<S> {
+    type Output = Result<Lsn>;
+
+    /// Does no I/O: the driver writes what tasks wait for.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Lsn>> {
+        if let Some(settled) = self.shared.settled(self.last) {
+            return Poll::Ready(settled.map(|()| self.last));
+        }
+        let id = self.shared.waiters.register(self.last, self.task, context.waker());
+        self.task = Some(id);
+        if !std::mem::replace(&mut self.arrived, true) {
+            let kick = self.shared.pipe.lock().arrive_task(self.chunk, Instant::now());
+            if kick {
+                self.shared.storage.kick();
+            }
+        }
+        // What was settled between the look and the registration woke nobody.
+        match self.shared.settled(self.last) {
+            Some(settled) => Poll::Ready(settled.map(|()| self.last)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<S: Storage> Drop for Pending<S> {
+    fn drop(&mut self) {
+        if let Some(id) = self.task {
+            self.shared.waiters.deregister(id);
+        }
+    }
+}
+
+impl<S: Storage> std::fmt::Debug for Pending<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pending({})", self.lsns())
+    }
+}

@@ -1,0 +1,619 @@
+//! Reading frames back: in order, verified, without a copy where a sealed segment is mapped.
+//!
+//! A reader holds a *window*: bytes of one segment in which groups stand as they do on disk. It comes from the memory
+//! tail (no I/O), from a direct read of the active segment, or from a map of a sealed one. Frames are slices of it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use super::catalog::Located;
+use super::shared::Shared;
+use crate::codec::{Chain, crc32c};
+use crate::error::{Error, Result};
+use crate::events::{self, event};
+use crate::io::{Mapping, Storage};
+use crate::metrics::add;
+use crate::segment::{FLAG_LZ4, FRAME_ALIGN, FileName, FrameHeader, HEADER_BYTES, Kind, Salt, round_up};
+use crate::types::{Lsn, LsnRange, SegmentNumber};
+
+/// Bytes of the active segment read at a time.
+const READ_BYTES: u64 = 1024 * 1024;
+/// Mapped bytes are made safe to read in steps of this.
+const POPULATE_BYTES: usize = 2 * 1024 * 1024;
+
+/// A record as it was appended, with its place.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Its position.
+    pub lsn: Lsn,
+    /// The writer's clock when it was appended, µs since the Unix epoch; never decreasing from frame to frame.
+    pub time_micros: u64,
+    /// Its bytes. They never change and stay valid as long as this is kept, whatever happens to the log.
+    pub payload: Bytes,
+    /// The chain up to and including this frame.
+    pub chain: Chain,
+}
+
+impl Frame {
+    /// The writer's clock when the frame was appended.
+    #[must_use]
+    pub fn time(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_micros(self.time_micros)
+    }
+}
+
+impl std::fmt::Debug for Frame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Frame(lsn {}, {} bytes, chain {})", self.lsn, self.payload.len(), self.chain)
+    }
+}
+
+/// A frame's header and where it stands.
+pub(super) struct FoundFrame {
+    pub(super) header: FrameHeader,
+    pub(super) segment: SegmentNumber,
+    pub(super) offset: u64,
+}
+
+struct Window {
+    bytes: Bytes,
+    /// Where the window starts in its segment.
+    base: u64,
+    /// Where reading goes on, as an offset in the segment.
+    at: u64,
+    segment: SegmentNumber,
+    salt: Salt,
+    /// Already checked when it was written: served from memory.
+    trusted: bool,
+    /// Kept for `populate`; how far it is safe to read.
+    map: Option<(Arc<Mapping>, usize)>,
+    /// The window ends where its segment's data ends.
+    whole: bool,
+    /// The segment's last frame: what stands behind it, perhaps in the same block, was truncated or never acknowledged.
+    last: Lsn,
+}
+
+impl Window {
+    fn end(&self) -> u64 {
+        self.base + self.bytes.len() as u64
+    }
+
+    fn slice(&self, offset: u64, bytes: usize) -> Option<&[u8]> {
+        let at = offset.checked_sub(self.base)? as usize;
+        self.bytes.get(at..at.checked_add(bytes)?)
+    }
+}
+
+/// Reads frames in order; made by [`crate::Log::reader`] and its kin.
+pub(super) struct Cursor<S: Storage> {
+    pub(super) shared: Arc<Shared<S>>,
+    /// The next frame to read.
+    pub(super) next: Lsn,
+    /// The chain before it, when known.
+    chain: Option<Chain>,
+    window: Option<Window>,
+    truncations: u64,
+}
+
+enum Step {
+    Frame(FrameHeader, u64),
+    /// The window is used up.
+    EndOfWindow,
+    /// Frames before `resume` cannot be read.
+    Damage {
+        offset: u64,
+        resume: Option<(Lsn, u64)>,
+        what: &'static str,
+    },
+}
+
+impl<S: Storage> Cursor<S> {
+    pub(super) fn new(shared: Arc<Shared<S>>, next: Lsn) -> Cursor<S> {
+        let truncations = shared.truncations.load(Ordering::Acquire);
+        Cursor { shared, next: next.max(Lsn::FIRST), chain: None, window: None, truncations }
+    }
+
+    /// The next frame that is flushed; `None`: there is none yet. After an error that names frames, the cursor stands
+    /// behind them.
+    pub(super) fn read(&mut self) -> Result<Option<Frame>> {
+        self.check_place()?;
+        if self.next > self.shared.flushed() {
+            return Ok(None);
+        }
+        let before = self.next;
+        let read = self.read_here();
+        if let Err(error) = &read {
+            // The segment may have been trimmed, and its file used again, under our eyes: then what was read there
+            // says nothing about the log.
+            let after = std::mem::replace(&mut self.next, before);
+            if let Err(moved) = self.check_place() {
+                self.shared.faults.lock().retain(|fault| error.lsns() != Some(*fault));
+                return Err(moved);
+            }
+            self.next = after;
+        }
+        read
+    }
+
+    /// Is the next frame one that this log still has?
+    fn check_place(&mut self) -> Result<()> {
+        let truncations = self.shared.truncations.load(Ordering::Acquire);
+        if truncations != self.truncations {
+            self.truncations = truncations;
+            self.window = None;
+            self.chain = None;
+            let end = self.shared.flushed();
+            if self.next > end.next() {
+                let requested = std::mem::replace(&mut self.next, end.next());
+                return Err(Error::Truncated { requested, end });
+            }
+        }
+        let trimmed = self.shared.trimmed();
+        if self.next <= trimmed {
+            let requested = std::mem::replace(&mut self.next, trimmed.next());
+            self.window = None;
+            self.chain = None;
+            return Err(Error::Trimmed { requested, first: trimmed.next() });
+        }
+        Ok(())
+    }
+
+    fn read_here(&mut self) -> Result<Option<Frame>> {
+        if let Some(lsns) = self.shared.quarantined_at(self.next) {
+            self.window = None;
+            self.chain = None;
+            self.next = lsns.end;
+            return Err(Error::Quarantined { lsns });
+        }
+        loop {
+            if self.window.is_none() {
+                self.open_window()?;
+            }
+            match self.step()? {
+                Step::Frame(header, offset) => return self.take(&header, offset).map(Some),
+                Step::EndOfWindow => self.window = None,
+                Step::Damage { offset, resume, what } => return Err(self.damaged(offset, resume, what)),
+            }
+        }
+    }
+
+    /// Finds bytes that hold the next frame.
+    fn open_window(&mut self) -> Result<()> {
+        let shared = &self.shared;
+        if let Some(chunk) = shared.pipe.lock().tail.find(self.next) {
+            let bytes = Bytes::from_owner(SharedBuffer(chunk.buffer));
+            self.window = Some(Window {
+                bytes,
+                base: chunk.offset,
+                at: chunk.offset,
+                segment: chunk.segment,
+                salt: shared.catalog.salt(chunk.segment),
+                trusted: true,
+                map: None,
+                whole: false,
+                last: Lsn::MAX,
+            });
+            return Ok(());
+        }
+        let located = match shared.catalog.locate(&shared.storage, self.next) {
+            Ok(located) => located,
+            Err(error) => {
+                if let Error::Missing { lsns, .. } = &error {
+                    let lsns = LsnRange::new(self.next, lsns.end.min(shared.flushed().next()));
+                    let Error::Missing { segment, .. } = error else { unreachable!("matched above") };
+                    shared.note_fault(lsns);
+                    self.next = lsns.end;
+                    self.chain = None;
+                    return Err(Error::Missing { segment, lsns });
+                }
+                return Err(error);
+            }
+        };
+        if self.chain.is_none() && located.start == self.next {
+            self.chain = located.chain_before;
+        }
+        let window = if located.settled && located.end.is_some() {
+            let map = match shared.catalog.map(&shared.storage, &located) {
+                Err(Error::Foreign { .. }) => return Err(self.not_ours(&located)),
+                other => other?,
+            };
+            let index = shared.catalog.index(&shared.storage, &located)?;
+            let at = index.at_or_before(self.next).map_or(self.first_group(), |entry| entry.offset);
+            Window {
+                bytes: map.bytes().clone(),
+                base: 0,
+                at,
+                segment: located.number,
+                salt: located.salt,
+                trusted: false,
+                map: Some((map, at as usize)),
+                whole: true,
+                last: located.end.map_or(Lsn::MAX, |end| end.last),
+            }
+        } else {
+            let at = shared.active_index(&located, self.next).unwrap_or(self.first_group());
+            self.read_window(&located, at, READ_BYTES)?
+        };
+        self.window = Some(window);
+        Ok(())
+    }
+
+    /// Steps behind a segment whose file is another one.
+    fn not_ours(&mut self, located: &Located<S::File>) -> Error {
+        let end = located.end.map_or(self.next, |end| end.last).next();
+        let lsns = LsnRange::new(self.next, end.max(self.next.next()));
+        self.shared.note_fault(lsns);
+        self.next = lsns.end;
+        self.chain = None;
+        let what = "the file under this segment's name belongs to another segment or log";
+        Error::Corrupt { segment: located.number, offset: 0, lsns, what }
+    }
+
+    fn first_group(&self) -> u64 {
+        u64::from(self.shared.catalog.block_bytes)
+    }
+
+    /// Reads part of a segment that is not mapped.
+    fn read_window(&self, located: &Located<S::File>, at: u64, bytes: u64) -> Result<Window> {
+        let shared = &self.shared;
+        let block = u64::from(shared.catalog.block_bytes);
+        let base = at / block * block;
+        let end = match located.end {
+            Some(end) => end.offset,
+            None => shared.flushed_offset(located.number).unwrap_or(located.bytes),
+        };
+        let end = end.min(located.bytes);
+        let wanted = round_up(end.saturating_sub(base), block).min(round_up(bytes, block)).max(block);
+        let mut buffer = shared.pool.get(wanted as usize);
+        shared
+            .storage
+            .read_at(&located.file, base, wanted as usize, &mut buffer)
+            .map_err(|e| Error::io_at("read", FileName::Segment(located.number), base, e))?;
+        let valid = (end.saturating_sub(base) as usize).min(buffer.len());
+        buffer.set_len(valid);
+        let whole = base + valid as u64 >= end;
+        Ok(Window {
+            bytes: Bytes::from_owner(SharedBuffer(Arc::new(buffer))),
+            base,
+            at,
+            segment: located.number,
+            salt: located.salt,
+            trusted: false,
+            map: None,
+            whole,
+            last: located.end.map_or(Lsn::MAX, |end| end.last),
+        })
+    }
+
+    /// Looks at what stands at the window's position.
+    fn step(&mut self) -> Result<Step> {
+        let block = u64::from(self.shared.catalog.block_bytes);
+        // Where, since the last frame, bytes began that are none: padding mostly, damage when a frame is found missing.
+        let mut none_from: Option<u64> = None;
+        let mut tried_behind_seal = false;
+        loop {
+            let window = self.window.as_mut().expect("opened by the caller");
+            if let Some((map, safe)) = &mut window.map {
+                let need = ((window.at - window.base) as usize + HEADER_BYTES).min(window.bytes.len());
+                if need > *safe {
+                    let to = (need + POPULATE_BYTES).min(window.bytes.len());
+                    populate(&self.shared.storage, map, *safe..to, window.segment)?;
+                    *safe = to;
+                }
+            }
+            let at = window.at;
+            if self.next > window.last {
+                return Ok(Step::EndOfWindow);
+            }
+            let Some(head) = window.slice(at, HEADER_BYTES) else {
+                if window.trusted {
+                    return Ok(Step::EndOfWindow);
+                }
+                if !window.whole {
+                    none_from = none_from.map(|from| self.damage_at(from));
+                    self.slide(at)?;
+                    continue;
+                }
+                // A frame that ought to be in this segment is not.
+                if self.segment_should_hold_next() {
+                    let offset = self.damage_at(none_from.unwrap_or(at));
+                    return Ok(Step::Damage { offset, resume: None, what: "no valid frame stands there" });
+                }
+                return Ok(Step::EndOfWindow);
+            };
+            let Some(header) = FrameHeader::decode(window.salt.at(at), head) else {
+                if at == block && !tried_behind_seal && !window.trusted {
+                    // A damaged seal costs no frames: those behind it are found by its fixed length.
+                    tried_behind_seal = true;
+                    let behind = at + crate::segment::frame_bytes(crate::segment::Seal::PAYLOAD_BYTES);
+                    let found = window
+                        .slice(behind, HEADER_BYTES)
+                        .is_some_and(|head| FrameHeader::decode(window.salt.at(behind), head).is_some());
+                    if found {
+                        window.at = behind;
+                        continue;
+                    }
+                }
+                none_from.get_or_insert(at);
+                window.at = (at / block + 1) * block;
+                continue;
+            };
+            let frame_end = at + HEADER_BYTES as u64 + u64::from(header.payload_bytes);
+            if frame_end > window.end() {
+                if window.whole {
+                    // Its length is true, so the segment is shorter than it was.
+                    return Ok(Step::Damage {
+                        offset: at,
+                        resume: None,
+                        what: "the frame reaches beyond the segment's end",
+                    });
+                }
+                return self.widen(at, frame_end).map(|()| Step::EndOfWindow).and_then(|_| self.step());
+            }
+            if let Some((map, safe)) = &mut window.map {
+                let need = (frame_end - window.base) as usize;
+                if need > *safe {
+                    let to = (need + POPULATE_BYTES).min(window.bytes.len());
+                    populate(&self.shared.storage, map, *safe..to, window.segment)?;
+                    *safe = to;
+                }
+            }
+            let after = round_up(frame_end, FRAME_ALIGN);
+            if header.kind != Kind::Data || header.lsn < self.next {
+                window.at = after;
+                none_from = None;
+                continue;
+            }
+            if header.lsn > self.next {
+                let offset = self.damage_at(none_from.unwrap_or(at));
+                let what = "no valid frame stands where it ought to";
+                return Ok(Step::Damage { offset, resume: Some((header.lsn, at)), what });
+            }
+            window.at = after;
+            if !window.trusted {
+                let payload = window.slice(at + HEADER_BYTES as u64, header.payload_bytes as usize);
+                if payload.is_none_or(|payload| crc32c(payload) != header.payload_crc) {
+                    return Ok(Step::Damage {
+                        offset: at,
+                        resume: Some((header.lsn.next(), after)),
+                        what: "a payload does not match its checksum",
+                    });
+                }
+                if self.chain.is_some_and(|chain| header.chain_after(chain) != header.chain) {
+                    return Ok(Step::Damage {
+                        offset: at,
+                        resume: Some((header.lsn.next(), after)),
+                        what: "the frame does not continue the chain",
+                    });
+                }
+            }
+            return Ok(Step::Frame(header, at));
+        }
+    }
+
+    /// True when the window's segment ought to hold the next frame: then its absence is damage, not the window's end.
+    fn segment_should_hold_next(&self) -> bool {
+        let Some(window) = &self.window else { return false };
+        match self.shared.catalog.end_of(&self.shared.storage, window.segment) {
+            Ok(Some(end)) => self.next <= end.last,
+            Ok(None) => {
+                self.next <= self.shared.flushed() && self.shared.flushed_offset(window.segment) <= Some(window.end())
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Where damage begins, given where bytes began that are no frame: zeros up to the next group are padding.
+    fn damage_at(&self, none_from: u64) -> u64 {
+        let group = round_up(none_from, u64::from(self.shared.catalog.block_bytes));
+        let padding = self.window.as_ref().and_then(|window| window.slice(none_from, (group - none_from) as usize));
+        if padding.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0)) { group } else { none_from }
+    }
+
+    /// Nothing in the window is the next frame, and the segment goes on behind it.
+    fn slide(&mut self, at: u64) -> Result<()> {
+        let located = self.shared.catalog.locate(&self.shared.storage, self.next)?;
+        self.window = Some(self.read_window(&located, at, READ_BYTES)?);
+        Ok(())
+    }
+
+    /// The next frame is larger than the window: reads again, from its start to its end.
+    fn widen(&mut self, at: u64, frame_end: u64) -> Result<()> {
+        let located = self.shared.catalog.locate(&self.shared.storage, self.next)?;
+        let block = u64::from(self.shared.catalog.block_bytes);
+        let bytes = round_up(frame_end - at / block * block, block).max(READ_BYTES);
+        self.window = Some(self.read_window(&located, at, bytes)?);
+        Ok(())
+    }
+
+    fn take(&mut self, header: &FrameHeader, offset: u64) -> Result<Frame> {
+        let window = self.window.as_ref().expect("the frame was found in it");
+        let start = (offset - window.base) as usize + HEADER_BYTES;
+        let stored = window.bytes.slice(start..start + header.payload_bytes as usize);
+        self.chain = Some(header.chain);
+        self.next = header.lsn.next();
+        let payload = if header.flags & FLAG_LZ4 != 0 {
+            let limit = self.shared.config.record_bytes_max;
+            decompress(&stored, header.raw_bytes, limit).ok_or(Error::Corrupt {
+                segment: window.segment,
+                offset,
+                lsns: LsnRange::inclusive(header.lsn, header.lsn),
+                what: "the compressed payload does not decompress (or exceeds record_bytes_max, or needs the lz4 feature)",
+            })?
+        } else {
+            stored
+        };
+        Ok(Frame { lsn: header.lsn, time_micros: header.time_micros, payload, chain: header.chain })
+    }
+
+    /// Tells damage and steps behind it.
+    fn damaged(&mut self, offset: u64, resume: Option<(Lsn, u64)>, what: &'static str) -> Error {
+        let window = self.window.take().expect("damage is found in a window");
+        let end = match resume {
+            Some((lsn, _)) => lsn,
+            None => match self.shared.catalog.end_of(&self.shared.storage, window.segment) {
+                Ok(Some(end)) => end.last.next(),
+                _ => self.shared.flushed().next(),
+            },
+        };
+        let lsns = LsnRange::new(self.next, end.max(self.next.next()));
+        self.next = lsns.end;
+        self.chain = None;
+        self.shared.note_fault(lsns);
+        let segment = window.segment;
+        if let Some((_, at)) = resume {
+            self.window = Some(Window { at, ..window });
+        }
+        Error::Corrupt { segment, offset, lsns, what }
+    }
+}
+
+fn populate<S: Storage>(
+    storage: &S,
+    map: &Mapping,
+    range: std::ops::Range<usize>,
+    segment: SegmentNumber,
+) -> Result<()> {
+    let offset = range.start as u64;
+    storage.populate(map, range).map_err(|e| Error::io_at("read", FileName::Segment(segment), offset, e))
+}
+
+/// A pooled buffer as the owner of `Bytes`.
+struct SharedBuffer(Arc<crate::io::Buffer>);
+
+impl AsRef<[u8]> for SharedBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[cfg(feature = "lz4")]
+fn decompress(stored: &[u8], raw: u32, limit: u64) -> Option<Bytes> {
+    // The length comes from a checked header, and is bounded all the same before it is trusted for memory.
+    if u64::from(raw) > limit {
+        return None;
+    }
+    let bytes = lz4_flex::block::decompress(stored, raw as usize).ok()?;
+    (bytes.len() == raw as usize).then(|| Bytes::from(bytes))
+}
+
+#[cfg(not(feature = "lz4"))]
+fn decompress(_: &[u8], _: u32, _: u64) -> Option<Bytes> {
+    None
+}
+
+impl<S: Storage> Shared<S> {
+    /// How far the groups of a segment are flushed, if it is the one at the head.
+    fn flushed_offset(&self, segment: SegmentNumber) -> Option<u64> {
+        let (at, offset) = self.pipe.lock().flushed_at();
+        (at == segment).then_some(offset)
+    }
+
+    /// A group's offset at or before the frame in a segment that has no index on disk yet.
+    fn active_index(&self, located: &Located<S::File>, lsn: Lsn) -> Option<u64> {
+        let of_writer = {
+            let pipe = self.pipe.lock();
+            pipe.index_of(located.number).and_then(|index| index.at_or_before(lsn))
+        };
+        of_writer
+            .or_else(|| located.end.and_then(|_| self.catalog.index(&self.storage, located).ok()?.at_or_before(lsn)))
+            .map(|entry| entry.offset)
+    }
+
+    /// The quarantined range that holds a frame.
+    pub(super) fn quarantined_at(&self, lsn: Lsn) -> Option<LsnRange> {
+        if !self.has_quarantine.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.control.lock().quarantined.iter().map(|range| range.lsns).find(|range| range.contains(lsn))
+    }
+
+    /// Remembers damage that a reader met.
+    pub(super) fn note_fault(&self, lsns: LsnRange) {
+        let mut faults = self.faults.lock();
+        if !faults.contains(&lsns) && faults.len() < 1024 {
+            faults.push(lsns);
+            events::happened("damage met", 1);
+            event!(error, frames = %lsns, "a reader met damage");
+            add(&self.counters.faulty_ranges, 1);
+        }
+    }
+
+    /// Where a frame stands.
+    pub(super) fn find_frame(self: &Shared<S>, lsn: Lsn) -> Result<FoundFrame> {
+        let me = self.me.upgrade().ok_or(Error::Closed)?;
+        let mut cursor = Cursor::new(me, lsn);
+        // The trim point itself is still found while its segment is there.
+        if cursor.window.is_none() {
+            cursor.open_window()?;
+        }
+        loop {
+            match cursor.step()? {
+                Step::Frame(header, offset) => {
+                    let segment = cursor.window.as_ref().expect("the frame was found in it").segment;
+                    return Ok(FoundFrame { header, segment, offset });
+                }
+                Step::EndOfWindow => {
+                    cursor.window = None;
+                    if lsn > self.flushed() {
+                        return Err(Error::BeyondEnd { requested: lsn, flushed: self.flushed() });
+                    }
+                    cursor.open_window()?;
+                }
+                Step::Damage { offset, resume, what } => return Err(cursor.damaged(offset, resume, what)),
+            }
+        }
+    }
+
+    /// The first frame at or after a time.
+    pub(super) fn first_at(self: &Arc<Shared<S>>, time_micros: u64) -> Result<Lsn> {
+        let mut numbers = self.catalog.numbers();
+        let first = self.trimmed().next();
+        // The first segment whose end is not older.
+        let (mut low, mut high) = (0, numbers.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            match self.catalog.end_of(&self.storage, numbers[middle].0)? {
+                Some(end) if end.time_micros < time_micros => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        let mut start = first;
+        if low < numbers.len() {
+            let number = numbers.swap_remove(low).0;
+            if let Some(seal) = self.catalog.seal_of(&self.storage, number)? {
+                start = start.max(seal.end.next());
+            }
+            if start <= self.flushed() {
+                let located = self.catalog.locate(&self.storage, start)?;
+                let entry = {
+                    let pipe = self.pipe.lock();
+                    pipe.index_of(located.number).map(|index| index.before_time(time_micros))
+                };
+                let entry = match entry {
+                    Some(entry) => entry,
+                    None if located.end.is_some() => {
+                        self.catalog.index(&self.storage, &located)?.before_time(time_micros)
+                    }
+                    None => None,
+                };
+                start = entry.map_or(start, |entry| start.max(entry.lsn));
+            }
+        }
+        let mut cursor = Cursor::new(self.clone(), start);
+        loop {
+            let lsn = cursor.next;
+            match cursor.read() {
+                Ok(Some(frame)) if frame.time_micros < time_micros => {}
+                Ok(Some(frame)) => return Ok(frame.lsn),
+                Ok(None) => return Ok(cursor.next),
+                // Damage before the time does not matter; damage that may hide it is where reading starts.
+                Err(error) if error.lsns().is_some() && cursor.next > lsn => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

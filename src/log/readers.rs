@@ -1,0 +1,163 @@
+//! Readers: to an end (`Reader`), or for ever (`Tail`, `TailStream`).
+
+use std::time::Duration;
+
+use super::reader::{Cursor, Frame};
+use crate::error::Result;
+use crate::io::{Disk, Storage};
+use crate::types::Lsn;
+
+/// Frames in order up to an end. After an error that names frames ([`crate::Error::Corrupt`],
+/// [`crate::Error::Quarantined`], [`crate::Error::Trimmed`] …) iteration goes on behind them; any other error ends it.
+pub struct Reader<S: Storage = Disk> {
+    cursor: Cursor<S>,
+    end: Lsn,
+    failed: bool,
+}
+
+impl<S: Storage> Reader<S> {
+    pub(super) fn new(cursor: Cursor<S>, end: Lsn) -> Reader<S> {
+        Reader { cursor, end, failed: false }
+    }
+
+    /// The frame that comes next.
+    #[must_use]
+    pub fn position(&self) -> Lsn {
+        self.cursor.next
+    }
+}
+
+/// True when the cursor stepped over what the error names, so that reading can go on.
+fn goes_on<S: Storage>(cursor: &Cursor<S>, before: Lsn) -> bool {
+    cursor.next != before
+}
+
+impl<S: Storage> Iterator for Reader<S> {
+    type Item = Result<Frame>;
+
+    fn next(&mut self) -> Option<Result<Frame>> {
+        if self.failed || self.cursor.next >= self.end {
+            return None;
+        }
+        let before = self.cursor.next;
+        let read = self.cursor.read();
+        if read.is_err() {
+            self.failed = !goes_on(&self.cursor, before);
+        }
+        read.transpose()
+    }
+}
+
+/// Frames in order, for ever: `next` blocks until there is one. Ends (`None`) when the log is closed or abandoned and
+/// everything flushed has been read.
+pub struct Tail<S: Storage = Disk> {
+    cursor: Cursor<S>,
+    failed: bool,
+}
+
+impl<S: Storage> Tail<S> {
+    pub(super) fn new(cursor: Cursor<S>) -> Tail<S> {
+        Tail { cursor, failed: false }
+    }
+
+    /// The frame that comes next.
+    #[must_use]
+    pub fn position(&self) -> Lsn {
+        self.cursor.next
+    }
+
+    /// The next frame, or `None` when there is none within `patience` (or ever).
+    ///
+    /// # Errors
+    /// As [`crate::Log::read`]; reading goes on behind what an error names.
+    pub fn next_within(&mut self, patience: Duration) -> Result<Option<Frame>> {
+        let until = std::time::Instant::now() + patience;
+        loop {
+            let before = self.cursor.next;
+            match self.cursor.read() {
+                Ok(None) => {}
+                Err(error) => {
+                    self.failed = !goes_on(&self.cursor, before);
+                    return Err(error);
+                }
+                read => return read,
+            }
+            let shared = &self.cursor.shared;
+            let mut guard = shared.news_lock.lock();
+            if shared.flushed() >= self.cursor.next {
+                continue;
+            }
+            if shared.is_closed() || shared.news.wait_until(&mut guard, until).timed_out() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl<S: Storage> Iterator for Tail<S> {
+    type Item = Result<Frame>;
+
+    fn next(&mut self) -> Option<Result<Frame>> {
+        loop {
+            if self.failed {
+                return None;
+            }
+            match self.next_within(Duration::from_secs(3600)) {
+                Ok(None) if self.cursor.shared.is_closed() && self.cursor.shared.flushed() < self.cursor.next => {
+                    return None;
+                }
+                Ok(None) => {}
+                read => return read.transpose(),
+            }
+        }
+    }
+}
+
+/// Frames in order, for ever, as a `Stream`. Ends when the log is closed.
+#[cfg(feature = "stream")]
+pub struct TailStream<S: Storage = Disk> {
+    tail: Tail<S>,
+}
+
+#[cfg(feature = "stream")]
+impl<S: Storage> TailStream<S> {
+    pub(super) fn new(cursor: Cursor<S>) -> TailStream<S> {
+        TailStream { tail: Tail::new(cursor) }
+    }
+}
+
+#[cfg(feature = "stream")]
+impl<S: Storage> futures_core::Stream for TailStream<S> {
+    type Item = Result<Frame>;
+
+    fn poll_next(
+        self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame>>> {
+        use std::task::Poll;
+        let tail = &mut self.get_mut().tail;
+        if tail.failed {
+            return Poll::Ready(None);
+        }
+        for registered in [false, true] {
+            let before = tail.cursor.next;
+            match tail.cursor.read() {
+                Ok(None) => {}
+                Err(error) => {
+                    tail.failed = !goes_on(&tail.cursor, before);
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+            }
+            let shared = &tail.cursor.shared;
+            if shared.is_closed() {
+                return Poll::Ready(None);
+            }
+            if !registered {
+                // Registered first, then looked again: news in between are not missed.
+                shared.news_tasks.lock().push(context.waker().clone());
+            }
+        }
+        Poll::Pending
+    }
+}

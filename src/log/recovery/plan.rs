@@ -1,0 +1,182 @@
+//! The recovery table: what the tail of a log is judged to be. Pure; a test walks every row.
+//!
+//! | row | behind the last frame in order | claimed flushed beyond it | judged | then |
+//! |---|---|---|---|---|
+//! | A | nothing | no | `Clean` | the log ends there |
+//! | B | bytes that are no frame | no | `TornTail` | the log ends there |
+//! | C | a gap, then valid frames | no | `Hole` | never acknowledged: dropped, for ever |
+//! | D | a gap, then valid frames | yes, into the gap or beyond | `Damage` | the gap is named; frames behind it count |
+//! | E | a gap, frames, a gap, frames | into the first gap only | `Damage` | the second gap is a hole: dropped |
+//! | F | anything or nothing | yes, and no frame follows | `Damage` | everything up to the claim is named |
+//!
+//! "Claimed flushed" is the highest `flushed_through` that any valid record of the segment states: the writer wrote it
+//! only after the device had answered, so it is true whatever became of the frames.
+
+use super::scan::{Gap, Run, SegmentScan};
+use crate::codec::Chain;
+use crate::types::{Lsn, LsnRange};
+
+/// What the tail is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    Clean,
+    TornTail,
+    Hole,
+    Damage,
+}
+
+/// The judgment on a scanned tail.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Verdict {
+    pub(crate) outcome: Outcome,
+    /// Where the log ends.
+    pub(crate) end: Run,
+    /// Durable frames that cannot be read.
+    pub(crate) damage: Vec<Gap>,
+    /// Frames that were found and are dropped: never acknowledged.
+    pub(crate) dropped: Option<LsnRange>,
+    /// Where bytes begin that are no frame, behind the end.
+    pub(crate) torn_at: Option<u64>,
+    /// Everything up to here was proven flushed before the crash.
+    pub(crate) proven: Lsn,
+}
+
+impl Verdict {
+    /// Frames that are there but were never proven flushed before now.
+    pub(crate) fn ambiguous(&self) -> Option<LsnRange> {
+        Some(LsnRange::inclusive(self.proven.next(), self.end.last)).filter(|range| !range.is_empty())
+    }
+}
+
+/// Judges a tail.
+pub(crate) fn judge(scan: &SegmentScan) -> Verdict {
+    let mut end = scan.prefix;
+    let mut damage = Vec::new();
+    let mut dropped = None;
+    for gap in &scan.gaps {
+        if gap.lsns.start <= scan.claims {
+            damage.push(*gap);
+            end = gap.next;
+        } else {
+            dropped = Some(LsnRange::inclusive(gap.lsns.end, scan.last_run().last));
+            break;
+        }
+    }
+    if scan.claims > end.last {
+        // A claim comes from a frame behind the end (then its gap was counted above) or from a marker, which tells the
+        // chain to go on with.
+        let chain = scan.marker.filter(|m| m.flushed_through == scan.claims).map_or(Chain::default(), |m| m.chain);
+        let next = Run { last: scan.claims, chain, ..end };
+        damage.push(Gap {
+            offset: scan.unreadable.unwrap_or(end.end_offset),
+            lsns: LsnRange::inclusive(end.last.next(), scan.claims),
+            what: "frames that were proven durable are not there",
+            next,
+        });
+        end = next;
+    }
+    let torn_at = scan.unreadable.filter(|_| dropped.is_none());
+    let outcome = match (!damage.is_empty(), dropped.is_some(), torn_at.is_some()) {
+        (true, _, _) => Outcome::Damage,
+        (false, true, _) => Outcome::Hole,
+        (false, false, true) => Outcome::TornTail,
+        (false, false, false) => Outcome::Clean,
+    };
+    Verdict { outcome, end, damage, dropped, torn_at, proven: scan.claims.min(end.last) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::{FlushMarker, SparseIndex};
+
+    fn run(last: u64) -> Run {
+        Run {
+            last: Lsn::new(last),
+            chain: Chain::new(last),
+            time_micros: 0,
+            end_offset: 4096 * (last + 1),
+            frames_end: 4096 * last + 100,
+        }
+    }
+
+    fn scan(
+        prefix: u64,
+        gaps: &[(u64, u64)],
+        claims: u64,
+        marker: Option<u64>,
+        unreadable: Option<u64>,
+    ) -> SegmentScan {
+        let mut runs = vec![run(prefix)];
+        let gaps: Vec<Gap> = gaps
+            .iter()
+            .map(|&(resumes, last)| {
+                let start = runs.last().unwrap().last.next();
+                runs.push(run(last));
+                let lsns = LsnRange::new(start, Lsn::new(resumes));
+                Gap { offset: start.get() * 4096, lsns, what: "test", next: run(last) }
+            })
+            .collect();
+        SegmentScan {
+            seal: None,
+            prefix: run(prefix),
+            gaps,
+            first_data: None,
+            frames: 0,
+            payload_bytes: 0,
+            claims: Lsn::new(claims),
+            marker: marker.map(|m| FlushMarker { flushed_through: Lsn::new(m), chain: Chain::new(777) }),
+            strays: 0,
+            unreadable,
+            dirty_padding: Vec::new(),
+            scuffs: Vec::new(),
+            index: SparseIndex::new(1),
+        }
+    }
+
+    fn range(start: u64, end: u64) -> LsnRange {
+        LsnRange::new(Lsn::new(start), Lsn::new(end))
+    }
+
+    #[test]
+    fn every_row_of_the_table() {
+        let a = judge(&scan(10, &[], 8, None, None));
+        assert_eq!((a.outcome, a.end.last.get(), a.ambiguous()), (Outcome::Clean, 10, Some(range(9, 11))));
+
+        let b = judge(&scan(10, &[], 10, None, Some(50_000)));
+        assert_eq!((b.outcome, b.torn_at, b.ambiguous()), (Outcome::TornTail, Some(50_000), None));
+
+        let c = judge(&scan(10, &[(13, 15)], 10, None, Some(1)));
+        assert_eq!((c.outcome, c.end.last.get(), c.dropped), (Outcome::Hole, 10, Some(range(13, 16))));
+
+        let d = judge(&scan(10, &[(13, 15)], 11, None, None));
+        assert_eq!((d.outcome, d.end.last.get(), d.damage[0].lsns), (Outcome::Damage, 15, range(11, 13)));
+
+        let e = judge(&scan(10, &[(13, 15), (17, 20)], 12, None, None));
+        assert_eq!((e.outcome, e.end.last.get()), (Outcome::Damage, 15));
+        assert_eq!((e.damage.len(), e.dropped), (1, Some(range(17, 21))));
+
+        let f = judge(&scan(10, &[], 14, Some(14), Some(9)));
+        assert_eq!((f.outcome, f.end.last.get(), f.end.chain), (Outcome::Damage, 14, Chain::new(777)));
+        assert_eq!(f.damage[0].lsns, range(11, 15));
+    }
+
+    #[test]
+    fn nothing_claimed_is_ever_dropped() {
+        // Exhaustive over small shapes: whatever is claimed flushed is either before the end or named as damage.
+        for prefix in 0..4 {
+            for (gap, more) in [(0, 0), (1, 1), (2, 1), (1, 3)] {
+                for claims in 0..12 {
+                    let first = prefix + gap + 1;
+                    let gaps = if gap == 0 { vec![] } else { vec![(first, first + more)] };
+                    let verdict = judge(&scan(prefix, &gaps, claims, Some(claims), None));
+                    let kept = |lsn: u64| lsn <= verdict.end.last.get();
+                    assert!((1..=claims).all(kept), "{prefix} {gaps:?} {claims}: {verdict:?}");
+                    if claims > prefix && gap > 0 {
+                        assert_eq!(verdict.outcome, Outcome::Damage);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! Segments before and after their use: prepared ahead, indexed once sealed, recycled or removed once trimmed.
+//! Everything here runs on the storage's background thread or in a call that may block; never under the pipe's lock.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::catalog::{End, Removed};
+use super::commit::{ControlFacts, Rotation, Spare, segment_bytes_for};
+use super::shared::Shared;
+use crate::config::WhenFull;
+use crate::error::{Error, Result};
+use crate::events::{self, event};
+use crate::io::{Buffer, Hold, Storage};
+use crate::metrics::{add, get};
+use crate::segment::{
+    CONTROL_SLOT_BYTES, Control, FileName, INDEX_ENTRY_BYTES, Kind, SegmentHeader, SparseIndex, encode_local, round_up,
+};
+use crate::types::{Lsn, SegmentNumber};
+
+/// Prepared segments to have: one to rotate into, one that stays for the next open.
+const SPARES: usize = 2;
+/// Trimmed segments become prepared ones while there are fewer than this.
+const SPARES_RECYCLED: usize = 4;
+/// Zeros are written in pieces of this size.
+const PIECE_BYTES: u64 = 1024 * 1024;
+/// After a failure, preparation is tried again at most this often.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
+
+/// What preparation knows.
+#[derive(Debug, Default)]
+pub(super) struct Space {
+    /// The highest segment number ever made usable.
+    highest: u64,
+    /// Numbers that files of others stand under.
+    taken: BTreeSet<SegmentNumber>,
+    /// The length of the last segment prepared.
+    last_bytes: u64,
+    /// Bytes of all segment files, prepared ones included: counted where files are made and removed.
+    file_bytes: u64,
+    /// Somebody needs a segment with so much room for group data.
+    wanted: u64,
+    /// Why the last preparation failed.
+    pub(super) full: Option<Error>,
+    tried: Option<Instant>,
+    queued: bool,
+}
+
+impl Space {
+    pub(super) fn new(
+        highest: SegmentNumber,
+        taken: BTreeSet<SegmentNumber>,
+        last_bytes: u64,
+        file_bytes: u64,
+    ) -> Space {
+        Space { highest: highest.get(), taken, last_bytes, file_bytes, ..Space::default() }
+    }
+}
+
+impl<S: Storage> Shared<S> {
+    /// Asks for a segment with room for `bytes` of group data; the reason when the last preparation failed.
+    pub(super) fn want_segment(&self, bytes: u64) -> Option<Error> {
+        let mut space = self.space.lock();
+        space.wanted = space.wanted.max(bytes);
+        let retry = space.tried.is_none_or(|at| at.elapsed() >= RETRY_AFTER);
+        if !space.queued && (space.full.is_none() || retry) {
+            self.queue_preparation(&mut space);
+        }
+        space.full.clone()
+    }
+
+    /// Prepares ahead if too few segments are.
+    pub(super) fn keep_spares(&self) {
+        let few = {
+            let pipe = self.pipe.lock();
+            pipe.spares.len() < SPARES || pipe.wants_written_spare()
+        };
+        let mut space = self.space.lock();
+        if few && !space.queued {
+            self.queue_preparation(&mut space);
+        }
+    }
+
+    fn queue_preparation(&self, space: &mut Space) {
+        space.queued = true;
+        self.spawn(|shared| shared.prepare_ahead());
+    }
+
+    fn prepare_ahead(&self) {
+        loop {
+            let (count, first_bytes, unwritten) = {
+                let pipe = self.pipe.lock();
+                let first = pipe.spares.front();
+                let unwritten = pipe.wants_written_spare();
+                (pipe.spares.len(), first.map_or(0, |spare| spare.bytes), unwritten)
+            };
+            let wanted = std::mem::take(&mut self.space.lock().wanted);
+            let needed = segment_bytes_for(wanted, self.catalog.block_bytes, self.config.index_stride_bytes);
+            let too_small = wanted > 0 && count > 0 && first_bytes < needed;
+            if (count >= SPARES && !too_small && !unwritten) || self.is_closed() {
+                self.space.lock().queued = false;
+                return;
+            }
+            let done = if too_small {
+                self.enlarge_first_spare(needed)
+            } else if count < SPARES {
+                self.prepare_one(needed)
+            } else {
+                self.write_first_spare()
+            };
+            let mut space = self.space.lock();
+            space.tried = Some(Instant::now());
+            match done {
+                Ok(()) => space.full = None,
+                Err(error) => {
+                    space.wanted = space.wanted.max(wanted);
+                    drop(space);
+                    let may_drop = self.config.when_full == WhenFull::DropOldest && matches!(error, Error::Full { .. });
+                    if may_drop && self.drop_oldest() {
+                        continue;
+                    }
+                    let mut space = self.space.lock();
+                    if space.full.is_none() {
+                        events::happened("full", 1);
+                        event!(warn, %error, "no segment can be prepared");
+                    }
+                    space.full = Some(error);
+                    space.queued = false;
+                    drop(space);
+                    self.announce_room();
+                    return;
+                }
+            }
+            drop(space);
+            self.announce_room();
+        }
+    }
+
+    /// The length of the next segment: twice the last one used, within the configured bounds and the byte limit.
+    fn next_bytes(&self, needed: u64) -> Result<u64> {
+        let last = self.space.lock().last_bytes;
+        let rotations = get(&self.counters.rotations);
+        let grown = if rotations == 0 { last } else { last.saturating_mul(2) };
+        let mut bytes = grown.clamp(self.config.segment_bytes_min, self.config.segment_bytes_max).max(needed);
+        if let Some(limit) = self.config.byte_limit {
+            let used = self.used_bytes();
+            let left = limit.saturating_sub(used) / (64 * 1024) * (64 * 1024);
+            // Small steps near the limit: space comes back segment by segment.
+            let share = (limit / 8 / (64 * 1024) * (64 * 1024)).max(self.config.segment_bytes_min);
+            bytes = bytes.min(left).min(share.max(needed));
+            if bytes < needed.max(self.config.segment_bytes_min) {
+                return Err(Error::Full { reason: format!("the log's byte limit of {limit} bytes, {used} are used") });
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes of all segment files, prepared ones included.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.space.lock().file_bytes
+    }
+
+    /// Removes a segment's file and counts its bytes as free.
+    pub(super) fn remove_segment(&self, number: SegmentNumber, bytes: u64) {
+        // What cannot be removed now is removed at the next open; until then it counts as used.
+        if self.storage.remove(&FileName::Segment(number).to_string()).is_ok() {
+            let mut space = self.space.lock();
+            space.file_bytes = space.file_bytes.saturating_sub(bytes);
+            add(&self.counters.segments_removed, 1);
+            events::happened("segment removed", 1);
+        }
+    }
+
+    fn prepare_one(&self, needed: u64) -> Result<()> {
+        let bytes = self.next_bytes(needed)?;
+        let temporary = FileName::SegmentNew(SegmentNumber::new(self.space.lock().highest + 1)).to_string();
+        let made = self.fill_segment(&temporary, bytes).and_then(|(file, written)| {
+            // Numbers are given and made usable in one order: a lower number is never used after a higher one.
+            let _turn = self.numbering.lock();
+            let number = self.next_number();
+            self.christen(&file, number, &temporary)?;
+            self.adopt(Spare { number, file, bytes, written })?;
+            self.space.lock().file_bytes += bytes;
+            Ok(())
+        });
+        if made.is_err() {
+            let _ = self.storage.remove(&temporary);
+        }
+        made?;
+        add(&self.counters.segments_prepared, 1);
+        events::happened("segment prepared", 1);
+        Ok(())
+    }
+
+    /// A segment for an open that found no reserve.
+    pub(super) fn prepare_first(&self) -> Result<Option<Spare<S::File>>> {
+        self.prepare_one(0)?;
+        Ok(self.pipe.lock().spares.pop_front())
+    }
+
+    fn next_number(&self) -> SegmentNumber {
+        let mut space = self.space.lock();
+        space.highest += 1;
+        while space.taken.contains(&SegmentNumber::new(space.highest)) {
+            space.highest += 1;
+        }
+        SegmentNumber::new(space.highest)
+    }
+
+    /// Makes a prepared segment usable: only when the control file says that it exists may it hold frames.
+    fn adopt(&self, spare: Spare<S::File>) -> Result<()> {
+        let (number, bytes) = (spare.number, spare.bytes);
+        self.update_control(|control| control.adopt(number))?;
+        self.space.lock().last_bytes = bytes;
+        let mut pipe = self.pipe.lock();
+        pipe.spares.push_back(spare);
+        Ok(())
+    }
+
+    /// Creates a file of `bytes` under a temporary name, its blocks written or reserved.
+    fn fill_segment(&self, temporary: &str, bytes: u64) -> Result<(Arc<S::File>, bool)> {
+        let wrap = |op| move |e| no_space(op, temporary, e);
+        let storage = &self.storage;
+        let file = match storage.create(temporary) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                storage.remove(temporary).map_err(wrap("remove"))?;
+                storage.create(temporary).map_err(wrap("create"))?
+            }
+            other => other.map_err(wrap("create"))?,
+        };
+        storage.allocate(&file, bytes).map_err(wrap("reserve space for"))?;
+        let written = self.groups_are_small();
+        if written {
+            self.write_zeros(&file, temporary, 0, bytes)?;
+        }
+        Ok((Arc::new(file), written))
+    }
+
+    /// Gives a filled file its header and its final name, both durable.
+    fn christen(&self, file: &Arc<S::File>, number: SegmentNumber, current_name: &str) -> Result<()> {
+        let wrap = |op| move |e| no_space(op, current_name, e);
+        self.write_header(file, number, current_name)?;
+        self.storage.flush(file).map_err(wrap("flush"))?;
+        let name = FileName::Segment(number).to_string();
+        self.storage.rename(current_name, &name).map_err(wrap("rename"))?;
+        self.storage.sync_dir().map_err(wrap("sync the directory of"))?;
+        // A claim that a crash leaves in flight writes under; nobody else can have one on a file this new.
+        self.storage.hold(file, Hold::Exclusive).map_err(wrap("claim")).map(drop)
+    }
+
+    fn write_zeros(&self, file: &S::File, name: &str, from: u64, to: u64) -> Result<()> {
+        let mut zeros = Buffer::new(PIECE_BYTES.min(to - from) as usize);
+        let mut at = from;
+        while at < to {
+            zeros.set_len(PIECE_BYTES.min(to - at) as usize);
+            self.storage.write(file, at, &zeros).map_err(|e| no_space("write zeros to", name, e))?;
+            at += zeros.len() as u64;
+        }
+        add(&self.counters.prepared_bytes, to - from);
+        Ok(())
+    }
+
+    fn write_header(&self, file: &S::File, number: SegmentNumber, name: &str) -> Result<()> {
+        let header = {
+            let pipe = self.pipe.lock();
+            let config = pipe.config();
+            SegmentHeader {
+                block_bytes: config.block_bytes,
+                log: config.log,
+                incarnation: config.incarnation,
+                number,
+                stream: config.stream,
+            }
+        };
+        let mut block = Buffer::new(header.block_bytes as usize);
+        block.set_len(header.block_bytes as usize);
+        header.encode(&mut block);
+        self.storage.write(file, 0, &block).map_err(|e| no_space("write the header of", name, e))
+    }
+
+    /// A record needs more room than the next segment has: the segment grows where it stands. Its header does not tell
+    /// its length, so nothing of it is rewritten.
+    fn enlarge_first_spare(&self, needed: u64) -> Result<()> {
+        let bytes = self.next_bytes(needed)?.max(needed);
+        let Some(mut spare) = self.pipe.lock().spares.pop_front() else { return Ok(()) };
+        let name = FileName::Segment(spare.number).to_string();
+        let grown = (|| {
+            self.storage.allocate(&spare.file, bytes).map_err(|e| no_space("enlarge", &name, e))?;
+            self.write_zeros(&spare.file, &name, spare.bytes, bytes)?;
+            self.storage.flush(&spare.file).map_err(|e| no_space("flush", &name, e))
+        })();
+        if grown.is_ok() {
+            let mut space = self.space.lock();
+            space.file_bytes += bytes.saturating_sub(spare.bytes);
+            spare.bytes = bytes;
+            space.last_bytes = space.last_bytes.max(bytes);
+        }
+        self.pipe.lock().spares.push_front(spare);
+        grown
+    }
+
+    /// The load turned to small groups: a segment that was only reserved gets its blocks written.
+    fn write_first_spare(&self) -> Result<()> {
+        let Some(mut spare) = self.pipe.lock().spares.pop_front() else { return Ok(()) };
+        let name = FileName::Segment(spare.number).to_string();
+        let block = u64::from(self.catalog.block_bytes);
+        let written = self
+            .write_zeros(&spare.file, &name, block, spare.bytes)
+            .and_then(|()| self.storage.flush(&spare.file).map_err(|e| no_space("flush", &name, e)));
+        spare.written = written.is_ok();
+        self.pipe.lock().spares.push_front(spare);
+        written
+    }
+
+    fn groups_are_small(&self) -> bool {
+        !self.pipe.lock().has_large_groups()
+    }
+
+    // --- control file ----------------------------------------------------------------------------------------------
+
+    /// Changes the control file, durably. A failure poisons the log: which slot counts is unknown.
+    pub(super) fn update_control(&self, change: impl FnOnce(&mut Control)) -> Result<()> {
+        let mut control = self.control.lock();
+        let mut next = control.clone();
+        change(&mut next);
+        next.generation += 1;
+        match write_control(&self.storage, &next) {
+            Ok(()) => {
+                *self.facts.lock() = ControlFacts::of(&next);
+                *control = next;
+                Ok(())
+            }
+            Err(error) => {
+                drop(control);
+                self.abandon(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    // --- after use -------------------------------------------------------------------------------------------------
+
+    /// A new segment's seal is flushed: the one before it is history.
+    pub(super) fn rotated(&self, rotation: Rotation<S::File>) {
+        let Rotation { old, old_end, new, new_file, new_file_bytes, seal } = rotation;
+        let end = End { last: old_end, offset: seal.sealed_end_offset, time_micros: seal.end_time_micros };
+        let index = Arc::new(old.index);
+        self.catalog.add_active(new, new_file, new_file_bytes, seal);
+        self.catalog.seal(old.number, Some(old.file.clone()), end, Some(index.clone()));
+        self.settle_later(old.number, old.file, old.file_bytes, end, Some(index));
+        self.keep_spares();
+    }
+
+    /// Writes a sealed segment's index behind its end and lets it into the page cache.
+    pub(super) fn settle_later(
+        &self,
+        number: SegmentNumber,
+        file: Arc<S::File>,
+        file_bytes: u64,
+        end: End,
+        index: Option<Arc<SparseIndex>>,
+    ) {
+        self.spawn(move |shared| {
+            // Without an index the segment is scanned when it is needed: nothing depends on this write.
+            let index = index.map_or_else(|| shared.catalog.scan_index(&shared.storage, number, &file, end.offset), Ok);
+            let _ = index.and_then(|index| shared.write_index(number, &file, file_bytes, end, &index));
+            shared.catalog.settle(&shared.storage, number);
+            shared.apply_retention();
+        });
+    }
+
+    fn write_index(
+        &self,
+        number: SegmentNumber,
+        file: &S::File,
+        file_bytes: u64,
+        end: End,
+        index: &SparseIndex,
+    ) -> Result<()> {
+        let payload = index.encode();
+        let block = u64::from(self.catalog.block_bytes);
+        let at = round_up(end.offset, block);
+        let bytes = round_up((crate::segment::HEADER_BYTES + payload.len()) as u64, block);
+        if at + bytes > file_bytes || payload.len() < INDEX_ENTRY_BYTES {
+            return Ok(());
+        }
+        let mut buffer = self.pool.get(bytes as usize);
+        buffer.set_len(bytes as usize);
+        buffer.fill(0);
+        let seed = self.catalog.salt(number).at(at);
+        let stream = self.config.stream.0;
+        encode_local(Kind::Index, &payload, stream, end.time_micros, end.last, seed, &mut buffer);
+        self.storage
+            .write(file, at, &buffer)
+            .map_err(|e| Error::io_at("write the index of", FileName::Segment(number), at, e))
+    }
+
+    /// Trims what the configuration says may go.
+    pub(super) fn apply_retention(&self) {
+        let (age, bytes) = (self.config.retain_for, self.config.retain_bytes);
+        if age.is_none() && bytes.is_none() {
+            return;
+        }
+        let numbers = self.catalog.numbers();
+        let mut total: u64 = numbers.iter().map(|(_, bytes)| bytes).sum();
+        let oldest_kept = age.map(|age| super::shared::clock_micros().saturating_sub(age.as_micros() as u64));
+        let mut upto = Lsn::ZERO;
+        for (number, segment_bytes) in numbers.iter().take(numbers.len().saturating_sub(1)) {
+            let Ok(Some(end)) = self.catalog.end_of(&self.storage, *number) else { break };
+            let too_old = oldest_kept.is_some_and(|kept| end.time_micros < kept);
+            let too_much = bytes.is_some_and(|most| total > most);
+            if !too_old && !too_much {
+                break;
+            }
+            total -= segment_bytes;
+            upto = end.last;
+        }
+        if upto > Lsn::ZERO {
+            let _ = self.trim(upto);
+        }
+    }
+
+    /// Gives up the oldest sealed segment to make room; false when there is none.
+    fn drop_oldest(&self) -> bool {
+        let numbers = self.catalog.numbers();
+        if numbers.len() < 2 {
+            return false;
+        }
+        let Ok(Some(end)) = self.catalog.end_of(&self.storage, numbers[0].0) else { return false };
+        let before = Lsn::new(self.trimmed.load(std::sync::atomic::Ordering::Relaxed));
+        if end.last <= before || self.trim(end.last).is_err() {
+            return false;
+        }
+        add(&self.counters.dropped_frames, end.last.since(before));
+        events::happened("frame dropped", end.last.since(before));
+        event!(warn, frames = end.last.since(before), through = end.last.get(), "dropped the oldest frames: no room");
+        true
+    }
+
+    /// Recycles or removes segments that were given up. The control file no longer counts them.
+    pub(super) fn dispose(&self, removed: Vec<Removed<S::File>>) {
+        for segment in removed {
+            // When it cannot be, the log goes on without: the file is removed, now or at the next open.
+            let recycled = self.recycle(&segment).unwrap_or(false);
+            if !recycled {
+                self.remove_segment(segment.number, segment.bytes);
+            }
+        }
+        let _ = self.storage.sync_dir();
+        self.announce_room();
+    }
+
+    /// Turns a segment nobody can read any more into a prepared one: a new header, flushed, then a new name.
+    fn recycle(&self, segment: &Removed<S::File>) -> Result<bool> {
+        let wanted = self.space.lock().last_bytes;
+        let fits = segment.bytes >= wanted / 2 && segment.bytes >= self.config.segment_bytes_min;
+        if segment.in_use || !fits || self.pipe.lock().spares.len() >= SPARES_RECYCLED {
+            return Ok(false);
+        }
+        let old = FileName::Segment(segment.number).to_string();
+        let file = match &segment.file {
+            Some(file) => file.clone(),
+            None => Arc::new(self.storage.open(&old).map_err(|e| Error::io("open", &old, e))?),
+        };
+        // Readers of other processes hold a claim while they have it mapped.
+        if !self.storage.hold(&file, Hold::Exclusive).map_err(|e| Error::io("claim", &old, e))? {
+            return Ok(false);
+        }
+        let _turn = self.numbering.lock();
+        let number = self.next_number();
+        self.christen(&file, number, &old)?;
+        self.adopt(Spare { number, file, bytes: segment.bytes, written: true })?;
+        add(&self.counters.segments_recycled, 1);
+        events::happened("segment recycled", 1);
+        Ok(true)
+    }
+}
+
+/// Writes one slot of the control file.
+pub(super) fn write_control<S: Storage>(storage: &S, control: &Control) -> Result<()> {
+    let mut slot = Buffer::new(CONTROL_SLOT_BYTES);
+    slot.set_len(CONTROL_SLOT_BYTES);
+    slot.copy_from_slice(&control.encode());
+    let offset = control.slot_offset();
+    let file = storage.open("control").map_err(|e| Error::io("open", "control", e))?;
+    storage
+        .write_flushed(&file, offset, &[Arc::new(slot)])
+        .map(drop)
+        .map_err(|e| Error::io_at("write and flush", "control", offset, e))
+}
+
+fn no_space(op: &'static str, name: &str, error: std::io::Error) -> Error {
+    if Error::is_no_space(&error) {
+        return Error::Full { reason: format!("{op} {name}: {error}") };
+    }
+    Error::io(op, name, error)
+}

@@ -1,0 +1,167 @@
+//! Giving up a prefix (trim) and removing a suffix (truncate).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::catalog::End;
+use super::commit::{DriverTurn, seal_after};
+use super::reader::FoundFrame;
+use super::shared::Shared;
+use crate::error::{Error, Result};
+use crate::io::Storage;
+use crate::segment::TrimPoint;
+use crate::types::{Lsn, SegmentNumber};
+
+impl<S: Storage> Shared<S> {
+    pub(super) fn trimmed(&self) -> Lsn {
+        Lsn::new(self.trimmed.load(Ordering::Acquire))
+    }
+
+    /// Gives up everything up to and including `upto`. Segments that hold nothing else are recycled or removed.
+    pub(super) fn trim(&self, upto: Lsn) -> Result<()> {
+        self.check_usable()?;
+        if upto <= self.trimmed() {
+            return Ok(());
+        }
+        let flushed = self.flushed();
+        if upto > flushed {
+            return Err(Error::BeyondEnd { requested: upto, flushed });
+        }
+        // The chain at the trim point is what a member that lags behind it starts from. Damage there must not keep the
+        // log from being trimmed.
+        let chain = self.find_frame(upto).map(|frame| frame.header.chain).unwrap_or_default();
+        let first_segment = if upto == flushed {
+            self.segment_after(upto)
+        } else {
+            self.catalog.locate(&self.storage, upto.next()).map(|located| located.number).ok()
+        };
+        self.update_control(|control| {
+            let first_segment = first_segment.unwrap_or(control.trim.first_segment).max(control.trim.first_segment);
+            control.trim = TrimPoint { lsn: upto, chain, first_segment };
+            control.quarantined.retain(|range| range.lsns.end > upto.next());
+        })?;
+        self.trimmed.fetch_max(upto.get(), Ordering::AcqRel);
+        if let Some(first) = first_segment {
+            let removed = self.catalog.remove_before(first);
+            self.dispose(removed);
+        }
+        Ok(())
+    }
+
+    /// The segment that everything up to `upto`, the last flushed frame, may be given up before: the active one.
+    fn segment_after(&self, _upto: Lsn) -> Option<SegmentNumber> {
+        self.catalog.numbers().last().map(|(number, _)| *number)
+    }
+
+    /// Removes every frame above `end`: a new segment starts whose seal says so. Returns the truncation count.
+    pub(super) fn truncate(&self, end: Lsn) -> Result<u64> {
+        self.check_usable()?;
+        let trimmed = self.trimmed();
+        if end < trimmed {
+            return Err(Error::Trimmed { requested: end, first: trimmed.next() });
+        }
+        self.pipe.lock().paused = true;
+        let done = self.truncate_paused(end);
+        self.pipe.lock().paused = false;
+        self.announce_room();
+        self.announce_news();
+        done
+    }
+
+    fn truncate_paused(&self, end: Lsn) -> Result<u64> {
+        self.drain(None)?;
+        let flushed = self.flushed();
+        if end > flushed {
+            return Err(Error::BeyondEnd { requested: end, flushed });
+        }
+        if end == flushed {
+            return Ok(self.control.lock().truncation_count);
+        }
+        let cut = self.cut_at(end)?;
+        while self.pipe.lock().spares.is_empty() {
+            if let Some(full) = self.want_segment(0) {
+                return Err(full);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let count = self.control.lock().truncation_count + 1;
+        let (old, new, new_file, new_bytes, seal, group) = {
+            let mut pipe = self.pipe.lock();
+            let spare = pipe.spares.pop_front().ok_or(Error::Full { reason: "no prepared segment".into() })?;
+            let mut seal = seal_after(&pipe, &self.facts.lock());
+            seal.sealed_segment = cut.segment;
+            seal.sealed_end_offset = cut.end.offset;
+            seal.end = end;
+            seal.end_chain = cut.chain;
+            seal.end_time_micros = cut.end.time_micros;
+            seal.truncation_count = count;
+            let (new, new_file, new_bytes) = (spare.number, spare.file.clone(), spare.bytes);
+            let now = Instant::now();
+            let old = pipe.cut_back(end, cut.chain, cut.end.time_micros, spare, seal, now);
+            let DriverTurn::Submit(group) = pipe.take_for_driver(now, true) else {
+                unreachable!("the pipeline was idle and holds a seal")
+            };
+            (old, new, new_file, new_bytes, seal, group)
+        };
+        self.truncations.fetch_add(1, Ordering::AcqRel);
+        self.publish(&self.pipe.lock());
+        self.lead(group);
+        if let Some((from, cause)) = &self.pipe.lock().poison {
+            return Err(Error::Poisoned { from: *from, cause: Arc::new(cause.clone()) });
+        }
+        // The seal is flushed: what lies between is debris now, whatever happens next.
+        let removed = self.catalog.remove_after(cut.segment);
+        let (file, index) = match old {
+            Some(mut old) if old.number == cut.segment => {
+                old.index.truncate(end);
+                (Some(old.file.clone()), Some(Arc::new(old.index)))
+            }
+            _ => (None, None),
+        };
+        self.catalog.seal(cut.segment, file, cut.end, index);
+        self.catalog.settle(&self.storage, cut.segment);
+        self.catalog.add_active(new, new_file, new_bytes, seal);
+        for segment in removed {
+            // Never recycled: a truncated segment's bytes may still be mapped, and its number is skipped for good.
+            self.remove_segment(segment.number, segment.bytes);
+        }
+        let _ = self.storage.sync_dir();
+        self.update_control(|control| {
+            control.truncation_count = count;
+            control.quarantined.retain(|range| range.lsns.start <= end);
+        })?;
+        self.keep_spares();
+        Ok(count)
+    }
+
+    /// Where a truncation to `end` cuts.
+    fn cut_at(&self, end: Lsn) -> Result<Cut> {
+        if end > self.trimmed() {
+            let FoundFrame { header, segment, offset } = self.find_frame(end)?;
+            let end = End { last: end, offset: offset + header.frame_bytes(), time_micros: header.time_micros };
+            return Ok(Cut { segment, end, chain: header.chain });
+        }
+        // Everything that is left goes: the cut is before the first frame of the first segment that is left, or the
+        // trim point inside it.
+        let trim = self.control.lock().trim;
+        match self.find_frame(end) {
+            Ok(FoundFrame { header, segment, offset }) => {
+                let end = End { last: end, offset: offset + header.frame_bytes(), time_micros: header.time_micros };
+                Ok(Cut { segment, end, chain: header.chain })
+            }
+            Err(_) => {
+                let located = self.catalog.locate(&self.storage, end.next())?;
+                let offset = u64::from(self.catalog.block_bytes);
+                let end = End { last: end, offset, time_micros: 0 };
+                Ok(Cut { segment: located.number, end, chain: located.chain_before.unwrap_or(trim.chain) })
+            }
+        }
+    }
+}
+
+struct Cut {
+    segment: SegmentNumber,
+    end: End,
+    chain: crate::codec::Chain,
+}

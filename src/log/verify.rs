@@ -1,0 +1,289 @@
+//! Checks every byte that counts, and tells exactly which frames are affected.
+
+use std::sync::Arc;
+
+use super::catalog::End;
+use super::recovery::{read_header, scan_segment};
+use super::shared::Shared;
+use super::source::Window;
+use crate::codec::{Chain, crc32c};
+use crate::error::{Error, Result};
+use crate::io::Storage;
+use crate::segment::{
+    ByteSource, FileName, FrameHeader, HEADER_BYTES, Kind, QUARANTINED_MAX, Quarantined, SegmentHeader, is_zero,
+    round_up, was_index,
+};
+use crate::types::{Lsn, LsnRange, SegmentNumber};
+
+/// Something that is not as it was written.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The segment.
+    pub segment: SegmentNumber,
+    /// Where it begins.
+    pub offset: u64,
+    /// The frames that cannot be read because of it; empty when none is affected.
+    pub lsns: LsnRange,
+    /// What is wrong.
+    pub what: String,
+    /// An operator has set these frames aside already.
+    pub quarantined: bool,
+}
+
+/// One segment's share of the check.
+#[derive(Clone, Debug)]
+pub struct SegmentReport {
+    /// The segment.
+    pub number: SegmentNumber,
+    /// Its file's length.
+    pub file_bytes: u64,
+    /// The first and the last frame found, as a range.
+    pub lsns: LsnRange,
+    /// Frames found.
+    pub frames: u64,
+    /// Bytes of their payloads.
+    pub payload_bytes: u64,
+    /// True for the one appends go to.
+    pub active: bool,
+}
+
+/// What a check of the whole log found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Every segment, oldest first.
+    pub segments: Vec<SegmentReport>,
+    /// Everything that is not as it was written.
+    pub findings: Vec<Finding>,
+    /// The last frame that was checked.
+    pub end: Lsn,
+    /// The chain there, computed over all frames checked.
+    pub chain: Chain,
+    /// Frames checked.
+    pub frames: u64,
+}
+
+impl Report {
+    /// True when nothing is wrong but what was set aside before.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.findings.iter().all(|finding| finding.quarantined)
+    }
+}
+
+impl<S: Storage> Shared<S> {
+    pub(super) fn verify(&self, mut progress: impl FnMut(u64, u64)) -> Result<Report> {
+        let numbers = self.catalog.numbers();
+        let total: u64 = numbers.iter().map(|(_, bytes)| bytes).sum();
+        let quarantined: Vec<LsnRange> = self.control.lock().quarantined.iter().map(|range| range.lsns).collect();
+        let mut report = Report {
+            segments: Vec::new(),
+            findings: Vec::new(),
+            end: self.trimmed(),
+            chain: Chain::default(),
+            frames: 0,
+        };
+        let mut done = 0;
+        // What the segment before ended with; `None` before the first and behind a missing one.
+        let mut before: Option<(Lsn, Chain)> = None;
+        for (number, bytes) in numbers {
+            self.verify_segment(number, bytes, &mut before, &mut report)?;
+            done += bytes;
+            progress(done, total);
+        }
+        let trimmed = self.trimmed();
+        for finding in &mut report.findings {
+            finding.lsns.start = finding.lsns.start.max(trimmed.next().min(finding.lsns.end));
+            finding.quarantined = !finding.lsns.is_empty()
+                && quarantined.iter().any(|q| q.start <= finding.lsns.start && finding.lsns.end <= q.end);
+        }
+        Ok(report)
+    }
+
+    fn verify_segment(
+        &self,
+        number: SegmentNumber,
+        bytes: u64,
+        before: &mut Option<(Lsn, Chain)>,
+        report: &mut Report,
+    ) -> Result<()> {
+        let name = FileName::Segment(number).to_string();
+        let nowhere = LsnRange::new(Lsn::ZERO, Lsn::ZERO);
+        let (trimmed, is_first) = (self.trimmed(), report.segments.is_empty());
+        let mut tell = |offset, lsns, what: String| {
+            report.findings.push(Finding { segment: number, offset, lsns, what, quarantined: false });
+        };
+        let file = match self.catalog.file(&self.storage, number) {
+            Ok(file) => file,
+            Err(error) => {
+                tell(0, nowhere, error.to_string());
+                *before = None;
+                return Ok(());
+            }
+        };
+        match read_header(&self.storage, &file, number)? {
+            Err(_) => tell(0, nowhere, "the segment header is damaged".into()),
+            Ok(header) if header.number != number => {
+                tell(0, nowhere, format!("the file is a copy of segment {}", header.number));
+            }
+            Ok(header) if header.log != self.control.lock().log => {
+                tell(0, nowhere, format!("the file belongs to log {}", header.log));
+            }
+            // The checksum covers the header; the rest of its block is zero.
+            Ok(_)
+                if !self.is_zero(&file, &name, SegmentHeader::BYTES as u64, u64::from(self.catalog.block_bytes))? =>
+            {
+                tell(
+                    SegmentHeader::BYTES as u64,
+                    nowhere,
+                    "the block of the segment header is not zero behind it".into(),
+                );
+            }
+            Ok(_) => {}
+        }
+        let end = self.catalog.end_of(&self.storage, number)?;
+        // The active segment is checked as far as it was flushed when the check began.
+        let (at, flushed_offset) = self.pipe.lock().flushed_at();
+        let until = match end {
+            Some(end) => end.offset,
+            None if at == number => flushed_offset,
+            None => bytes,
+        };
+        let last = end.map_or_else(|| self.flushed(), |end| end.last);
+        if until > bytes {
+            tell(bytes, nowhere, format!("the file has {bytes} bytes, its frames end at {until}"));
+        }
+        if let Some(end) = end
+            && let Some((offset, what)) = self.verify_index(number, &file, bytes, &end)?
+        {
+            tell(offset, nowhere, what.into());
+        }
+        let mut window = Window::new(&self.storage, file, name, bytes);
+        let block = self.catalog.block_bytes;
+        let stride = self.config.index_stride_bytes;
+        let scan = match scan_segment(&mut window, self.catalog.salt(number), block, until, stride) {
+            Ok(scan) => scan,
+            Err(error) => {
+                let start = before.map_or(Lsn::FIRST, |(lsn, _)| lsn.next());
+                tell(0, LsnRange::inclusive(start, last), error.to_string());
+                *before = None;
+                return Ok(());
+            }
+        };
+        let start = self.catalog.start_of(&self.storage, number)?.0.max(trimmed.next());
+        match (&scan.seal, *before) {
+            (None, _) => tell(u64::from(block), nowhere, "the seal is damaged".into()),
+            (Some(seal), Some((lsn, chain))) if seal.end != lsn || seal.end_chain != chain => {
+                let lsns = LsnRange::new(lsn.next(), seal.end.next());
+                tell(u64::from(block), lsns, "the seal does not continue the segment before it".into());
+            }
+            (Some(seal), None) if is_first && seal.end > trimmed => {
+                let lsns = LsnRange::inclusive(trimmed.next(), seal.end);
+                tell(u64::from(block), lsns, "the segments before it are missing".into());
+            }
+            _ => {}
+        }
+        if scan.seal.is_none()
+            && let Some(first) = scan.first_data
+            && first > start
+        {
+            tell(u64::from(block), LsnRange::new(start, first), "frames behind a damaged seal are gone".into());
+        }
+        for gap in &scan.gaps {
+            tell(gap.offset, gap.lsns, gap.what.into());
+        }
+        for (offset, what) in &scan.scuffs {
+            tell(*offset, nowhere, (*what).into());
+        }
+        // What looks like padding where frames are missing is where they were.
+        let missing_at: Vec<u64> = scan.gaps.iter().map(|gap| gap.offset).chain(scan.unreadable).collect();
+        let tail_is_missing = scan.last_run().last < last;
+        let is_missing = |at: &u64| missing_at.contains(at) && (tail_is_missing || scan.unreadable != Some(*at));
+        for (offset, after) in scan.dirty_padding.iter().filter(|(at, _)| !is_missing(at)) {
+            let lsns = LsnRange::new(after.next(), after.next());
+            tell(*offset, lsns, format!("padding behind frame {after} is not zero (no frame is affected)"));
+        }
+        let run = scan.last_run();
+        let found_last = if scan.first_data.is_some() { run.last } else { start.previous() };
+        if found_last < last {
+            let lsns = LsnRange::inclusive(found_last.next(), last);
+            tell(scan.unreadable.unwrap_or(run.end_offset), lsns, "frames are not there".into());
+        } else if let Some(offset) = scan.unreadable
+            && !scan.dirty_padding.iter().any(|(at, _)| *at == offset)
+            && scan.seal.is_some()
+        {
+            tell(offset, LsnRange::new(run.last.next(), run.last.next()), "a local record is damaged".into());
+        }
+        report.frames += scan.frames;
+        report.end = last.max(report.end);
+        report.chain = run.chain;
+        report.segments.push(SegmentReport {
+            number,
+            file_bytes: bytes,
+            lsns: LsnRange::inclusive(start, found_last.max(start.previous())),
+            frames: scan.frames,
+            payload_bytes: scan.payload_bytes,
+            active: end.is_none(),
+        });
+        let found_any = scan.seal.is_some() || scan.first_data.is_some();
+        *before = (found_last == last && found_any).then_some((run.last, run.chain));
+        Ok(())
+    }
+
+    fn is_zero(&self, file: &Arc<S::File>, name: &str, from: u64, to: u64) -> Result<bool> {
+        let mut window = Window::new(&self.storage, file.clone(), name.into(), to);
+        window.bytes(from, (to - from) as usize).map(is_zero)
+    }
+
+    /// What is wrong with a sealed segment's index, if one was written. No frame depends on it.
+    fn verify_index(
+        &self,
+        number: SegmentNumber,
+        file: &Arc<S::File>,
+        bytes: u64,
+        end: &End,
+    ) -> Result<Option<(u64, &'static str)>> {
+        let block = u64::from(self.catalog.block_bytes);
+        let at = round_up(end.offset, block);
+        if at + block > bytes {
+            return Ok(None);
+        }
+        let name = FileName::Segment(number).to_string();
+        let mut window = Window::new(&self.storage, file.clone(), name, bytes);
+        let head = window.bytes(at, HEADER_BYTES)?;
+        let Some(header) =
+            FrameHeader::decode(self.catalog.salt(number).at(at), head).filter(|h| h.kind == Kind::Index)
+        else {
+            return Ok(was_index(head, end.last, end.time_micros).then_some((at, "the index's header is damaged")));
+        };
+        let payload_at = at + HEADER_BYTES as u64;
+        let behind = payload_at + u64::from(header.payload_bytes);
+        if behind > bytes || crc32c(window.bytes(payload_at, header.payload_bytes as usize)?) != header.payload_crc {
+            return Ok(Some((at, "the index does not match its checksum")));
+        }
+        let padding = window.bytes(behind, (round_up(behind, block).min(bytes) - behind) as usize)?;
+        Ok((!is_zero(padding)).then_some((behind, "the padding behind the index is not zero")))
+    }
+
+    /// Records frames as set aside.
+    pub(super) fn quarantine(&self, lsns: LsnRange) -> Result<()> {
+        self.check_usable()?;
+        if lsns.is_empty() || lsns.end > self.flushed().next() {
+            return Err(Error::Invalid { what: format!("{lsns} is not a range of flushed frames") });
+        }
+        let control = self.control.lock();
+        if control.quarantined.iter().any(|range| range.lsns == lsns) {
+            return Ok(());
+        }
+        if control.quarantined.len() >= QUARANTINED_MAX {
+            let what = format!("{QUARANTINED_MAX} ranges are quarantined already; trim the log past some of them");
+            return Err(Error::Invalid { what });
+        }
+        drop(control);
+        self.update_control(|control| {
+            control.quarantined.push(Quarantined { lsns, chain_after: Chain::default() });
+            control.quarantined.sort_by_key(|range| range.lsns.start);
+        })?;
+        self.has_quarantine.store(true, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+}

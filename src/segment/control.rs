@@ -1,0 +1,338 @@
+//! The control file: the few facts of a log that no segment can hold alone.
+//!
+//! Two slots of 32 KiB; each write goes to the slot the newest generation is *not* in, so one valid slot always
+//! remains. Written at open, preparation, trim, quarantine and close, never while appending.
+//!
+//! ```text
+//!   0 magic        8   "SEAWCTRL"
+//!   8 version      4
+//!  12 length       4   bytes of the slot that are covered by the checksum
+//!  16 generation   8   of this file; the higher valid slot counts
+//!  24 log id      16
+//!  40 incarnation  8
+//!  48 stream       8
+//!  56 block        4
+//!  60 zero         4
+//!  64 opens        8   times this log was opened for appending
+//!  72 highest      8   highest segment number ever made usable
+//!  80 truncations  8
+//!  88 trim        24   lsn, chain, first segment
+//! 112 close       48   flag, segment, end offset, lsn, chain, time: all 0 unless the log was closed cleanly
+//! 160 quarantined  8   count, then 24 each: start, end, chain at end-1
+//!     passed over  8   count, then 8 each: segment numbers up to the highest that never were and never will be used
+//!     extension    8   length, then the bytes: promise, ballot history, member configuration
+//!     crc          4   CRC-32C of all before
+//! ```
+
+use crate::codec::{Chain, Reader, Truncated, crc32c};
+use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber, StreamId};
+
+use super::FORMAT_VERSION;
+
+const MAGIC: [u8; 8] = *b"SEAWCTRL";
+
+/// Bytes of one slot.
+pub(crate) const CONTROL_SLOT_BYTES: usize = 32 * 1024;
+/// Bytes of the file.
+pub(crate) const CONTROL_FILE_BYTES: usize = 2 * CONTROL_SLOT_BYTES;
+/// At most this many quarantined ranges are remembered.
+pub(crate) const QUARANTINED_MAX: usize = 800;
+/// At most this many numbers passed over are remembered, the highest ones.
+pub(crate) const PASSED_OVER_MAX: usize = 128;
+/// At most this many bytes of extension.
+pub(crate) const EXTENSION_BYTES_MAX: usize = 12 * 1024;
+
+const _: () =
+    assert!(168 + QUARANTINED_MAX * 24 + 8 + PASSED_OVER_MAX * 8 + 8 + EXTENSION_BYTES_MAX + 4 <= CONTROL_SLOT_BYTES);
+
+/// What was given up: everything up to and including `lsn`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TrimPoint {
+    pub(crate) lsn: Lsn,
+    /// The chain at `lsn`.
+    pub(crate) chain: Chain,
+    /// The first segment still needed; lower numbers may be removed or recycled.
+    pub(crate) first_segment: SegmentNumber,
+}
+
+/// Where a clean close left the log; everything up to here was flushed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct CleanClose {
+    pub(crate) segment: SegmentNumber,
+    pub(crate) end_offset: u64,
+    pub(crate) lsn: Lsn,
+    pub(crate) chain: Chain,
+    /// The last frame's time, µs.
+    pub(crate) time_micros: u64,
+}
+
+/// A damaged range that was set aside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Quarantined {
+    pub(crate) lsns: LsnRange,
+    /// The chain after the range, from which the log goes on.
+    pub(crate) chain_after: Chain,
+}
+
+/// The content of the newest valid slot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Control {
+    pub(crate) generation: u64,
+    pub(crate) log: LogId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) stream: StreamId,
+    pub(crate) block_bytes: u32,
+    pub(crate) open_count: u64,
+    pub(crate) highest_segment: SegmentNumber,
+    pub(crate) truncation_count: u64,
+    pub(crate) trim: TrimPoint,
+    pub(crate) clean_close: Option<CleanClose>,
+    pub(crate) quarantined: Vec<Quarantined>,
+    /// Numbers that a stranger's file stands under, that a failed preparation used up, or whose loss was accepted.
+    pub(crate) passed_over: Vec<SegmentNumber>,
+    pub(crate) extension: Vec<u8>,
+}
+
+/// Why no control could be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ControlError {
+    /// Neither slot is valid.
+    Invalid,
+    /// A slot was written by a later version of this format.
+    Future { version: u32 },
+}
+
+impl Control {
+    /// The slot this generation belongs in: its byte offset in the file.
+    pub(crate) fn slot_offset(&self) -> u64 {
+        (self.generation % 2) * CONTROL_SLOT_BYTES as u64
+    }
+
+    /// A segment is usable from now on; numbers between it and the highest one so far never will be.
+    pub(crate) fn adopt(&mut self, number: SegmentNumber) {
+        self.pass_over((self.highest_segment.next().get()..number.get()).map(SegmentNumber::new));
+        self.highest_segment = self.highest_segment.max(number);
+    }
+
+    /// Remembers numbers that no file is missed under.
+    pub(crate) fn pass_over(&mut self, numbers: impl IntoIterator<Item = SegmentNumber>) {
+        let first = self.trim.first_segment;
+        self.passed_over.extend(numbers);
+        self.passed_over.sort_unstable();
+        self.passed_over.dedup();
+        self.passed_over.retain(|number| *number >= first);
+        let surplus = self.passed_over.len().saturating_sub(PASSED_OVER_MAX);
+        self.passed_over.drain(..surplus);
+    }
+
+    /// The bytes of one slot, zero-padded.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        assert!(self.quarantined.len() <= QUARANTINED_MAX && self.extension.len() <= EXTENSION_BYTES_MAX);
+        assert!(self.passed_over.len() <= PASSED_OVER_MAX);
+        let mut bytes = Vec::with_capacity(CONTROL_SLOT_BYTES);
+        let words = |bytes: &mut Vec<u8>, words: &[u64]| {
+            for word in words {
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
+        };
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]); // length, below
+        words(&mut bytes, &[self.generation]);
+        bytes.extend_from_slice(&self.log.get().to_le_bytes());
+        words(&mut bytes, &[self.incarnation.get(), self.stream.0, u64::from(self.block_bytes)]);
+        words(&mut bytes, &[self.open_count, self.highest_segment.get(), self.truncation_count]);
+        words(&mut bytes, &[self.trim.lsn.get(), self.trim.chain.get(), self.trim.first_segment.get()]);
+        words(
+            &mut bytes,
+            &match self.clean_close {
+                Some(at) => [1, at.segment.get(), at.end_offset, at.lsn.get(), at.chain.get(), at.time_micros],
+                None => [0; 6],
+            },
+        );
+        words(&mut bytes, &[self.quarantined.len() as u64]);
+        for range in &self.quarantined {
+            words(&mut bytes, &[range.lsns.start.get(), range.lsns.end.get(), range.chain_after.get()]);
+        }
+        words(&mut bytes, &[self.passed_over.len() as u64]);
+        for number in &self.passed_over {
+            words(&mut bytes, &[number.get()]);
+        }
+        words(&mut bytes, &[self.extension.len() as u64]);
+        bytes.extend_from_slice(&self.extension);
+        let length = bytes.len() as u32;
+        bytes[12..16].copy_from_slice(&length.to_le_bytes());
+        let crc = crc32c(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes.resize(CONTROL_SLOT_BYTES, 0);
+        bytes
+    }
+
+    /// The newest valid slot of a control file's bytes.
+    pub(crate) fn decode(file: &[u8]) -> Result<Control, ControlError> {
+        let slots = [file.get(..CONTROL_SLOT_BYTES), file.get(CONTROL_SLOT_BYTES..CONTROL_FILE_BYTES)];
+        let mut newest: Result<Control, ControlError> = Err(ControlError::Invalid);
+        for slot in slots.into_iter().flatten() {
+            match Self::decode_slot(slot) {
+                // A future slot beside a readable one still means that a later version wrote here: hands off.
+                Err(future @ ControlError::Future { .. }) => return Err(future),
+                Ok(control)
+                    if newest.as_ref().is_err() || newest.as_ref().is_ok_and(|n| n.generation < control.generation) =>
+                {
+                    newest = Ok(control);
+                }
+                _ => {}
+            }
+        }
+        newest
+    }
+
+    fn decode_slot(slot: &[u8]) -> Result<Control, ControlError> {
+        let invalid = |_: Truncated| ControlError::Invalid;
+        let mut head = Reader::new(slot);
+        if head.bytes(8).map_err(invalid)? != MAGIC {
+            return Err(ControlError::Invalid);
+        }
+        let version = head.u32().map_err(invalid)?;
+        let length = head.u32().map_err(invalid)? as usize;
+        let covered = slot.get(..length).ok_or(ControlError::Invalid)?;
+        let crc = slot.get(length..length + 4).ok_or(ControlError::Invalid)?;
+        if crc != crc32c(covered).to_le_bytes() {
+            return Err(ControlError::Invalid);
+        }
+        if version != FORMAT_VERSION {
+            return Err(ControlError::Future { version });
+        }
+        Self::decode_body(covered.get(16..).ok_or(ControlError::Invalid)?).map_err(invalid)
+    }
+
+    fn decode_body(body: &[u8]) -> Result<Control, Truncated> {
+        let mut r = Reader::new(body);
+        let generation = r.u64()?;
+        let log = LogId::new(r.u128()?);
+        let incarnation = Incarnation::new(r.u64()?);
+        let stream = StreamId(r.u64()?);
+        let block_bytes = u32::try_from(r.u64()?).map_err(|_| Truncated)?;
+        let open_count = r.u64()?;
+        let highest_segment = SegmentNumber::new(r.u64()?);
+        let truncation_count = r.u64()?;
+        let trim = TrimPoint {
+            lsn: Lsn::new(r.u64()?),
+            chain: Chain::new(r.u64()?),
+            first_segment: SegmentNumber::new(r.u64()?),
+        };
+        let closed = r.u64()?;
+        let at = CleanClose {
+            segment: SegmentNumber::new(r.u64()?),
+            end_offset: r.u64()?,
+            lsn: Lsn::new(r.u64()?),
+            chain: Chain::new(r.u64()?),
+            time_micros: r.u64()?,
+        };
+        let count = r.u64()?;
+        if closed > 1 || count > QUARANTINED_MAX as u64 {
+            return Err(Truncated);
+        }
+        let mut quarantined = Vec::with_capacity(count as usize);
+        for _ in 0..count {
+            quarantined.push(Quarantined {
+                lsns: LsnRange::new(Lsn::new(r.u64()?), Lsn::new(r.u64()?)),
+                chain_after: Chain::new(r.u64()?),
+            });
+        }
+        let count = r.u64()?;
+        if count > PASSED_OVER_MAX as u64 {
+            return Err(Truncated);
+        }
+        let mut passed_over = Vec::with_capacity(count as usize);
+        for _ in 0..count {
+            passed_over.push(SegmentNumber::new(r.u64()?));
+        }
+        let extension_bytes = r.u64()?;
+        if extension_bytes > EXTENSION_BYTES_MAX as u64 {
+            return Err(Truncated);
+        }
+        let extension = r.bytes(extension_bytes as usize)?.to_vec();
+        r.finish()?;
+        Ok(Control {
+            generation,
+            log,
+            incarnation,
+            stream,
+            block_bytes,
+            open_count,
+            highest_segment,
+            truncation_count,
+            trim,
+            clean_close: (closed == 1).then_some(at),
+            quarantined,
+            passed_over,
+            extension,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control(generation: u64) -> Control {
+        Control {
+            generation,
+            log: LogId::new(1 << 77),
+            incarnation: Incarnation::new(3),
+            stream: StreamId(9),
+            block_bytes: 4096,
+            open_count: 4,
+            highest_segment: SegmentNumber::new(8),
+            truncation_count: 2,
+            trim: TrimPoint { lsn: Lsn::new(5), chain: Chain::new(6), first_segment: SegmentNumber::new(2) },
+            clean_close: Some(CleanClose {
+                segment: SegmentNumber::new(6),
+                end_offset: 8192,
+                lsn: Lsn::new(50),
+                chain: Chain::new(51),
+                time_micros: 7,
+            }),
+            quarantined: vec![Quarantined {
+                lsns: LsnRange::new(Lsn::new(7), Lsn::new(9)),
+                chain_after: Chain::new(1),
+            }],
+            passed_over: vec![SegmentNumber::new(7)],
+            extension: b"promise".to_vec(),
+        }
+    }
+
+    #[test]
+    fn the_newer_valid_slot_counts() {
+        let mut file = vec![0u8; CONTROL_FILE_BYTES];
+        assert_eq!(Control::decode(&file), Err(ControlError::Invalid));
+        for generation in [4, 5] {
+            let at = control(generation).slot_offset() as usize;
+            file[at..at + CONTROL_SLOT_BYTES].copy_from_slice(&control(generation).encode());
+        }
+        assert_eq!(Control::decode(&file), Ok(control(5)));
+        // Any bit of the newer slot's covered bytes: the older one counts.
+        let newer = control(5).slot_offset() as usize;
+        let covered = u32::from_le_bytes(file[newer + 12..newer + 16].try_into().unwrap()) as usize + 4;
+        for bit in 0..covered * 8 {
+            file[newer + bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Control::decode(&file), Ok(control(4)), "bit {bit}");
+            file[newer + bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn a_future_slot_is_refused_even_beside_a_readable_one() {
+        let mut file = vec![0u8; CONTROL_FILE_BYTES];
+        let old = control(4);
+        file[..CONTROL_SLOT_BYTES].copy_from_slice(&old.encode());
+        let mut future = control(5).encode();
+        future[8] = 2;
+        let length = u32::from_le_bytes(future[12..16].try_into().unwrap()) as usize;
+        let crc = crc32c(&future[..length]);
+        future[length..length + 4].copy_from_slice(&crc.to_le_bytes());
+        file[CONTROL_SLOT_BYTES..].copy_from_slice(&future);
+        assert_eq!(Control::decode(&file), Err(ControlError::Future { version: 2 }));
+    }
+}

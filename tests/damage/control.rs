@@ -1,0 +1,218 @@
+//! The control file: an old copy, bad slots, gone.
+
+use std::time::Duration;
+
+use seawall::{Config, Error, Lsn, RecoveryMode};
+use tempfile::TempDir;
+
+use super::bed::{Files, append_each, buffered, close, direct, empty, in_mode, open, record, settle, sized, try_open};
+use super::bytes::u64_at;
+use super::oracle::{holds, lsns};
+use super::shelf::{Shelf, on_shelves};
+
+const STRICT: RecoveryMode = RecoveryMode::Strict;
+const SLOT: usize = 32 * 1024;
+
+fn control(files: &mut Files) -> &mut Vec<u8> {
+    files.0.get_mut("control").unwrap()
+}
+
+/// The slot that counts.
+fn newest_slot(control: &[u8]) -> usize {
+    (0..2).max_by_key(|slot| u64_at(control, slot * SLOT + 16)).unwrap()
+}
+
+fn refused(dir: &TempDir, config: &Config, mode: RecoveryMode, case: &str) {
+    let before = Files::of(dir.path());
+    let opened = try_open(dir, &in_mode(config, mode));
+    assert!(matches!(&opened, Err(Error::Control { .. })), "{case}: {opened:?}");
+    assert!(Files::of(dir.path()) == before, "{case}: files changed");
+}
+
+/// A log that lives through opens, rotations and trims; its control file as it was after each step.
+struct Life {
+    config: Config,
+    files: Files,
+    records: Vec<Vec<u8>>,
+    /// What was done, the control file afterwards, whether a frame or a trim came after it.
+    controls: Vec<(&'static str, Vec<u8>)>,
+    trimmed: u64,
+}
+
+impl Life {
+    fn new(config: &Config) -> Life {
+        let dir = empty(config);
+        let mut records: Vec<Vec<u8>> = Vec::new();
+        let mut controls = Vec::new();
+        let mut keep = |what| controls.push((what, std::fs::read(dir.path().join("control")).unwrap()));
+        for round in 0..3u64 {
+            let (log, _) = open(&dir, config);
+            settle(&log);
+            keep("opened");
+            for i in 0..4 {
+                records.push(sized(round * 10 + i, 25_000));
+                append_each(&log, &records[records.len() - 1..]);
+                settle(&log);
+            }
+            keep("rotated");
+            if round == 1 {
+                log.trim(Lsn::new(3)).unwrap();
+                settle(&log);
+                keep("trimmed");
+            }
+            if round < 2 {
+                close(log);
+                keep("closed");
+            }
+        }
+        Life { config: config.clone(), files: Files::of(dir.path()), records, controls, trimmed: 3 }
+    }
+}
+
+#[test]
+fn an_older_control_file_is_noticed_or_harmless() {
+    for config in [buffered(), direct()] {
+        let life = Life::new(&config);
+        let newest = life.controls.len() - 1;
+        let mut noticed = 0;
+        for (i, (what, control)) in life.controls[..newest].iter().enumerate() {
+            let case = format!("control {i}, {what}");
+            let mut files = life.files.clone();
+            files.0.insert("control".into(), control.clone());
+            let dir = files.lay_out(&config);
+            let before = Files::of(dir.path());
+            match try_open(&dir, &config) {
+                // Every open writes a seal that states the control it stands on: whatever is older than that shows.
+                Err(Error::Control { .. }) => {
+                    noticed += 1;
+                    assert!(Files::of(dir.path()) == before, "{case}: files changed");
+                    refused(&dir, &config, RecoveryMode::Quarantine, &case);
+                }
+                // What it does not know is only that spares were prepared.
+                opened => {
+                    let (log, recovery) = opened.unwrap();
+                    assert!(i + 2 >= newest && recovery.damage.is_empty(), "{case}: {recovery:?}");
+                    assert_eq!(log.first(), Lsn::new(life.trimmed + 1), "{case}");
+                    holds(&log, &life.records, &[]).unwrap_or_else(|what| panic!("{case}: {what}"));
+                    continue;
+                }
+            }
+            // The way out: the control goes, and is rebuilt.
+            std::fs::remove_file(dir.path().join("control")).unwrap();
+            rebuilds(&dir, &life, &case);
+        }
+        assert!(noticed > newest / 2, "{noticed} of {newest} noticed");
+    }
+}
+
+fn rebuilds(dir: &TempDir, life: &Life, case: &str) {
+    refused(dir, &life.config, STRICT, case);
+    let mut expected = life.records.clone();
+    for (round, mode) in [RecoveryMode::Quarantine, STRICT, STRICT].into_iter().enumerate() {
+        let (log, recovery) = open(dir, &in_mode(&life.config, mode));
+        assert_eq!(recovery.control_rebuilt, round == 0, "{case}: {recovery:?}");
+        assert!(recovery.damage.is_empty(), "{case}: {recovery:?}");
+        assert_eq!(log.first(), Lsn::new(life.trimmed + 1), "{case}");
+        holds(&log, &expected, &[]).unwrap_or_else(|what| panic!("{case}, round {round}: {what}"));
+        expected.push(record(round as u64));
+        append_each(&log, &expected[expected.len() - 1..]);
+        assert!(log.verify(|_, _| {}).unwrap().is_sound(), "{case}");
+    }
+}
+
+#[test]
+fn an_old_closed_control_over_a_segment_that_was_resumed_is_noticed() {
+    for config in [buffered(), direct()] {
+        let dir = empty(&config);
+        let (log, _) = open(&dir, &config);
+        settle(&log);
+        close(log);
+        let old = std::fs::read(dir.path().join("control")).unwrap();
+        // The next open goes on in the same, empty segment: no new seal tells.
+        let (log, _) = open(&dir, &config);
+        append_each(&log, &[record(1), record(2)]);
+        drop(log);
+        let mut files = Files::of(dir.path());
+        *control(&mut files) = old;
+        let dir = files.lay_out(&config);
+        match try_open(&dir, &config) {
+            Err(Error::Control { .. }) => {}
+            Ok((log, recovery)) => {
+                assert_eq!(recovery.end, Lsn::new(2), "acknowledged frames were given up: {recovery:?}");
+                holds(&log, &[record(1), record(2)], &[]).unwrap();
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn one_bad_slot_is_made_up_for_by_the_other_or_told() {
+    for closed in [false, true] {
+        on_shelves(closed, |shelf| {
+            let newest = newest_slot(&shelf.files.0["control"]);
+            for slot in 0..2 {
+                for fill in [0, 0xFF] {
+                    let dir = shelf.lay_out(|files| control(files)[slot * SLOT..(slot + 1) * SLOT].fill(fill));
+                    let case = format!("slot {slot}, newest {newest}, closed {closed}");
+                    // The last thing the newest slot said was that a spare is there, or that the log was closed.
+                    let (log, recovery) = shelf.open(&dir, STRICT);
+                    assert!(recovery.damage.is_empty(), "{case}: {recovery:?}");
+                    holds(&log, &shelf.records, &[]).unwrap_or_else(|what| panic!("{case}: {what}"));
+                    append_each(&log, &[record(1)]);
+                    drop(log);
+                    let (log, _) = shelf.open(&dir, STRICT);
+                    assert_eq!(log.flushed(), Lsn::new(shelf.end() + 1), "{case}");
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn both_slots_bad_or_no_control_at_all() {
+    for closed in [false, true] {
+        on_shelves(closed, |shelf| {
+            type Spoil<'a> = &'a dyn Fn(&mut Files);
+            let cases: [(&str, Spoil<'_>); 4] = [
+                ("bits", &|files| control(files).chunks_mut(SLOT).for_each(|slot| slot[70] ^= 1)),
+                ("zeros", &|files| control(files).fill(0)),
+                ("short", &|files| control(files).truncate(10)),
+                ("gone", &|files| drop(files.0.remove("control"))),
+            ];
+            for (case, spoil) in cases {
+                let dir = shelf.lay_out(|files| spoil(files));
+                refused(&dir, &shelf.config, STRICT, case);
+                refused(&dir, &shelf.config, RecoveryMode::ReadOnly, case);
+                let mut expected = shelf.records.clone();
+                for mode in [RecoveryMode::Quarantine, STRICT, STRICT] {
+                    let (log, recovery) = shelf.open(&dir, mode);
+                    assert_eq!(recovery.control_rebuilt, mode != STRICT, "{case}: {recovery:?}");
+                    assert!(recovery.damage.is_empty() && recovery.quarantined.is_empty(), "{case}: {recovery:?}");
+                    holds(&log, &expected, &[]).unwrap_or_else(|what| panic!("{case}: {what}"));
+                    expected.push(record(7));
+                    append_each(&log, &expected[expected.len() - 1..]);
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_rebuilt_control_keeps_the_gap_of_an_earlier_quarantine() {
+    let config = buffered();
+    let shelf = Shelf::new(&config, false);
+    let frame = super::bytes::data_frames(&shelf.files.0[&super::bytes::segment_name(shelf.active)])[0];
+    let lost = [lsns(frame.lsn, frame.lsn)];
+    let dir = shelf.lay_out(|files| files.segment(shelf.active)[frame.offset + 65] ^= 1);
+    let (log, _) = shelf.open(&dir, RecoveryMode::Quarantine);
+    append_each(&log, &[record(1)]);
+    drop(log);
+    std::fs::remove_file(dir.path().join("control")).unwrap();
+    let (log, _) = shelf.open(&dir, RecoveryMode::Quarantine);
+    let mut expected = shelf.records.clone();
+    expected.push(record(1));
+    // Who set it aside is forgotten with the control; that it cannot be read is not.
+    holds(&log, &expected, &lost).unwrap();
+    log.close(Duration::from_secs(1)).unwrap();
+}

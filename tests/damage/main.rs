@@ -1,0 +1,21 @@
+//! Damage, case by case, on real files: each is told with its segment, place and frames, nothing that was proven is
+//! cut off, and every other frame is still read.
+
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+#[path = "../support/bed.rs"]
+mod bed;
+#[path = "../support/bytes.rs"]
+mod bytes;
+#[path = "../support/oracle.rs"]
+mod oracle;
+#[path = "../support/sim/mod.rs"]
+mod sim;
+
+mod bits;
+mod control;
+mod files;
+mod heads;
+mod reuse;
+mod shelf;
+mod tail;

@@ -1,0 +1,12 @@
+//! What the operating system refuses: errors, full disks, limits. Whoever was not told "durable" is told why; whoever
+//! was, keeps it.
+
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+#[path = "../support/sim/mod.rs"]
+mod sim;
+#[path = "../crash/story.rs"]
+mod story;
+
+mod matrix;
+mod rows;

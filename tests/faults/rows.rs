@@ -1,0 +1,316 @@
+//! The rows of the fault table, one by one.
+
+use std::io::ErrorKind;
+use std::process::Command;
+use std::time::Duration;
+
+use seawall::{BackendChoice, Config, DirectIo, Error, Log, Lsn, RecoveryMode};
+
+use super::sim::{CrashChoice, DiskOptions, Effect, Fault, KillChoice, OpKind, Outcome, SimDisk, errno};
+use super::story::{SimLog, Story};
+
+fn started(options: DiskOptions) -> (Story, SimLog) {
+    let mut story = Story::new(options);
+    let log = story.open();
+    story.append(&log, &[100]);
+    story.append(&log, &[200]);
+    (story, log)
+}
+
+fn both(test: impl Fn(DiskOptions)) {
+    [DiskOptions::DIRECT, DiskOptions::BUFFERED].into_iter().for_each(test);
+}
+
+/// The failure behind an error, with its operation, file and offset.
+fn cause(error: &Error) -> (&'static str, String, Option<u64>, ErrorKind) {
+    match error {
+        Error::Poisoned { cause: inner, .. } => cause(inner),
+        Error::Io { op, file, offset, source } => (op, file.clone(), *offset, source.kind()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_failed_group_fails_its_waiters_and_all_later_ones_and_nothing_is_tried_again() {
+    both(|options| {
+        for fault in [
+            Fault::new(OpKind::WriteFlushed, 0, errno::EIO),
+            Fault::short(OpKind::WriteFlushed, 0),
+            Fault::new(OpKind::WriteFlushed, 0, errno::ENOSPC),
+        ] {
+            let kind = fault.error.error().kind();
+            let (mut story, log) = started(options);
+            story.disk.fail(fault);
+            let first = story.submit(&log, &[300]);
+            let second = story.submit(&log, &[300]);
+            let error = first.wait().unwrap_err();
+            let (op, file, offset, source) = cause(&error);
+            assert_eq!((op, file.as_str(), source), ("write and flush", "00000000000000000001.seg", kind), "{error:?}");
+            assert!(offset.is_some_and(|offset| offset > 0 && offset % 4096 == 0), "{error:?}");
+            assert_eq!(cause(&second.wait().unwrap_err()).3, kind);
+            let writes = story.disk.count(OpKind::WriteFlushed) + story.disk.count(OpKind::Submit);
+            let flushes = story.disk.count(OpKind::Flush);
+            assert!(matches!(log.append(b"later").map(drop), Err(Error::Poisoned { from, .. }) if from == Lsn::new(3)));
+            assert!(log.flush().is_err() && log.stats().poisoned);
+            for _ in 0..5 {
+                std::thread::sleep(Duration::from_millis(2));
+                story.disk.tick();
+            }
+            assert_eq!(log.flushed(), Lsn::new(2), "earlier acknowledgments stand");
+            assert!(log.read(Lsn::new(2)).is_ok());
+            let after = story.disk.count(OpKind::WriteFlushed) + story.disk.count(OpKind::Submit);
+            assert_eq!((after, story.disk.count(OpKind::Flush)), (writes, flushes), "tried again");
+        }
+    });
+}
+
+#[test]
+fn a_failed_write_of_the_driver_poisons_too() {
+    both(|options| {
+        for outcome in [Outcome::error(errno::EIO), Outcome::Short(512)] {
+            let (mut story, log) = started(options);
+            story.disk.set_manual(true);
+            let pending = story.submit(&log, &[300]);
+            while story.disk.pending().is_empty() {
+                std::thread::sleep(Duration::from_millis(1));
+                story.disk.tick();
+            }
+            story.disk.complete(story.disk.pending()[0], outcome);
+            assert!(matches!(pending.wait(), Err(Error::Poisoned { from, .. }) if from == Lsn::new(3)));
+            assert!(matches!(log.append(b"later").map(drop), Err(Error::Poisoned { .. })));
+            assert_eq!(log.flushed(), Lsn::new(2));
+        }
+    });
+}
+
+#[test]
+fn a_completion_that_never_comes_is_unknown_at_the_deadline() {
+    let (mut story, log) = started(DiskOptions::DIRECT);
+    story.disk.set_manual(true);
+    let pending = story.submit(&log, &[300]);
+    while story.disk.pending().is_empty() {
+        std::thread::sleep(Duration::from_millis(1));
+        story.disk.tick();
+    }
+    let other = log.clone();
+    let closed = other.close(Duration::from_millis(50));
+    assert!(matches!(closed, Err(Error::TimedOut { .. })), "{closed:?}");
+    let settled = pending.is_settled();
+    story.disk.complete(story.disk.pending()[0], Outcome::error(errno::EIO));
+    let waited = pending.wait();
+    assert!(matches!(waited, Err(Error::Unknown { .. } | Error::Poisoned { .. })), "{waited:?}, settled {settled}");
+}
+
+#[test]
+fn a_control_file_that_cannot_be_written_poisons() {
+    both(|options| {
+        let (mut story, log) = started(options);
+        story.disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO).on("control"));
+        let error = story.try_trim(&log, 1).unwrap_err();
+        assert_eq!(cause(&error).1, "control");
+        let refused = log.append(b"later").map(drop).unwrap_err();
+        assert!(matches!(refused, Error::Poisoned { .. }), "{refused:?}");
+        assert_eq!(cause(&refused).1, "control");
+    });
+}
+
+/// Bugs this guards against: a recovery that believes what a kill left in a cache, or what the page cache shows after a
+/// flush that failed.
+#[test]
+fn what_only_sits_in_a_cache_is_durable_once_it_was_reported() {
+    both(|options| survives_its_report(options, false));
+    survives_its_report(DiskOptions::BUFFERED, true);
+}
+
+/// Known: with direct I/O the tail is flushed when it is opened, and not written again. A device that dropped from its
+/// cache what it failed to flush, and reads it from there all the same, takes it back.
+#[test]
+#[ignore = "a known hole of the direct medium after a failed flush: the tail would have to be copied into the next segment"]
+fn what_a_device_failed_to_flush_is_durable_once_it_was_reported() {
+    survives_its_report(DiskOptions::DIRECT, true);
+}
+
+/// A frame is written and never acknowledged; the next open reports it, a reader sees it, power is lost.
+fn survives_its_report(options: DiskOptions, failed_flush: bool) {
+    let (mut story, log) = started(options);
+    if failed_flush {
+        story.disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO).effect(Effect::AfterFull));
+        assert!(story.try_append(&log, &[300]).is_err());
+    } else {
+        story.disk.set_manual(true);
+        drop(story.submit(&log, &[300]));
+        while story.disk.pending().is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+            story.disk.tick();
+        }
+        story.disk.set_manual(false);
+    }
+    story.kill(log);
+    let (log, recovery) = Log::open_on(story.disk.open(), story.config.clone()).unwrap();
+    story.disk.pump();
+    assert!(recovery.damage.is_empty() && recovery.end == Lsn::new(3), "{recovery:?}");
+    assert_eq!(recovery.ambiguous_tail.map(|lsns| lsns.end), Some(Lsn::new(4)), "{recovery:?}");
+    let seen = log.read(Lsn::new(3)).unwrap().payload;
+    story.append(&log, &[400]);
+    let disk = story.disk.crash(&CrashChoice::lost());
+    let (log, recovery) = Log::open_on(disk.open(), story.config.clone()).unwrap();
+    assert!(recovery.damage.is_empty() && recovery.end == Lsn::new(4), "{recovery:?}");
+    assert_eq!(log.read(Lsn::new(3)).unwrap().payload, seen, "what a reader has seen is gone");
+}
+
+#[test]
+fn a_full_disk_is_told_and_appends_go_on_when_there_is_room() {
+    both(|options| {
+        for errno in [errno::ENOSPC, errno::EDQUOT] {
+            let (mut story, log) = started(options);
+            story.disk.set_capacity(Some((story.disk.used_bytes(), errno)));
+            let mut appended = 0;
+            let error = loop {
+                match story.try_append(&log, &[20_000]) {
+                    Ok(()) => appended += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, Error::Full { .. }), "{error:?}");
+            assert!(appended >= 3, "what still fitted did not go on: {appended}");
+            assert!(!log.stats().poisoned && log.stats().full.is_some());
+            assert!(log.stats().spare_segments >= 1, "no reserve for the next open");
+            // Room by a trim, still on the full disk.
+            story.trim(&log, 2 + appended);
+            std::thread::sleep(Duration::from_millis(30));
+            story.append(&log, &[20_000]);
+            // Room on the disk.
+            while story.try_append(&log, &[20_000]).is_ok() {}
+            story.disk.set_capacity(None);
+            std::thread::sleep(Duration::from_millis(30));
+            for _ in 0..5 {
+                story.append(&log, &[20_000]);
+            }
+            assert_eq!(log.stats().full, None);
+            let at = story.disk.note(0u64) + 1;
+            story.kill(log);
+            story.survives(&story.disk, at, &story.config).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_log_opens_and_trims_with_no_free_byte() {
+    both(|options| {
+        let (mut story, log) = started(options);
+        while story.disk.used_bytes() < 1 << 20 {
+            story.append(&log, &[20_000]);
+        }
+        story.disk.set_capacity(Some((story.disk.used_bytes(), errno::ENOSPC)));
+        while story.try_append(&log, &[20_000]).is_ok() {}
+        story.kill(log);
+        story.disk.set_capacity(Some((story.disk.used_bytes(), errno::ENOSPC)));
+        let log = story.open();
+        assert!(matches!(story.try_append(&log, &[20_000]), Ok(()) | Err(Error::Full { .. })));
+        let flushed = log.flushed().get();
+        story.trim(&log, flushed);
+        std::thread::sleep(Duration::from_millis(30));
+        story.append(&log, &[20_000]);
+    });
+}
+
+#[test]
+fn too_many_files_or_too_large_ones_at_rotation_leave_the_segment_intact() {
+    both(|options| {
+        let faults = [
+            (OpKind::Create, errno::EMFILE),
+            (OpKind::Open, errno::EMFILE),
+            (OpKind::Allocate, errno::EFBIG),
+            (OpKind::Write, errno::EFBIG),
+        ];
+        for (kind, errno) in faults {
+            let (mut story, log) = started(options);
+            story.disk.fail(Fault::new(kind, 0, errno).forever().on(".seg"));
+            let mut told = None;
+            for _ in 0..12 {
+                if let Err(error) = story.try_append(&log, &[20_000]) {
+                    told = Some(error);
+                    break;
+                }
+            }
+            let fits = told.is_none() && kind == OpKind::Open;
+            assert!(fits || matches!(told, Some(Error::Io { .. })), "{kind:?}: {told:?}");
+            assert!(!log.stats().poisoned, "{kind:?}");
+            let flushed = log.flushed();
+            assert!(log.read(flushed).is_ok());
+            story.disk.heal();
+            std::thread::sleep(Duration::from_millis(30));
+            // The last failure may be told once more, while preparation is tried again.
+            let _ = story.try_append(&log, &[20_000]);
+            story.disk.pump();
+            for _ in 0..6 {
+                story.append(&log, &[20_000]);
+            }
+            let at = story.disk.note(0u64) + 1;
+            story.kill(log);
+            story.survives(&story.disk, at, &story.config).unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_unreadable_sector_is_this_reader_s_error_only() {
+    both(|options| {
+        let (mut story, log) = started(options);
+        for _ in 0..6 {
+            story.append(&log, &[30_000]);
+        }
+        story.disk.make_unreadable("00000000000000000002.seg", 8192..12288);
+        let reads: Vec<_> = (1..=log.flushed().get()).map(|lsn| log.read(Lsn::new(lsn))).collect();
+        let failed = reads.iter().filter(|read| read.is_err()).count();
+        assert!(failed >= 1, "nothing was unreadable");
+        assert!(reads.iter().all(|read| matches!(read, Ok(_) | Err(Error::Io { .. }))), "{reads:?}");
+        assert!(reads[0].is_ok() && reads[reads.len() - 1].is_ok());
+        story.append(&log, &[100]);
+        assert!(!log.stats().poisoned);
+    });
+}
+
+#[test]
+fn a_real_disk_that_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(dir.path()).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: no right to mount a small tmpfs");
+        return;
+    }
+    let outcome = std::panic::catch_unwind(|| full_disk(dir.path()));
+    assert!(Command::new("umount").arg("-l").arg(dir.path()).status().unwrap().success());
+    outcome.unwrap();
+}
+
+fn full_disk(dir: &std::path::Path) {
+    let segment = 64 << 10;
+    let config = Config { segment_bytes_min: segment, segment_bytes_max: segment, ..Config::default() };
+    let open = || Log::open_with(dir, config.clone(), &config.driver().unwrap()).unwrap();
+    let (log, _) = open();
+    let mut acknowledged = 0;
+    let error = loop {
+        match log.append(&[acknowledged as u8; 10_000]).and_then(|pending| pending.wait()) {
+            Ok(_) => acknowledged += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Full { .. }), "{error:?}");
+    assert!(acknowledged > 50, "{acknowledged}");
+    // Not one byte is left.
+    let filler = std::fs::write(dir.join("filler"), vec![1; 1 << 20]);
+    assert!(filler.is_err());
+    drop(log);
+    let (log, recovery) = open();
+    assert!(recovery.damage.is_empty() && recovery.end == Lsn::new(acknowledged), "{recovery:?}");
+    assert!(log.reader(Lsn::FIRST).enumerate().all(|(i, frame)| frame.unwrap().payload[0] == i as u8));
+    std::fs::remove_file(dir.join("filler")).unwrap();
+    log.trim(Lsn::new(acknowledged)).unwrap();
+    let mut tries = 0;
+    while let Err(error) = log.append(&[7; 10_000]).and_then(|pending| pending.wait()) {
+        assert!(matches!(error, Error::Full { .. }) && tries < 200, "{error:?}");
+        tries += 1;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,500 @@
+//! The log as its users see it: append, wait, reopen, read, tail, trim, truncate, limits. Each test runs on both
+//! backends.
+
+use std::future::Future;
+use std::io::IoSlice;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake};
+use std::time::Duration;
+
+use seawall::{BackendChoice, Config, DirectIo, Error, Log, Lsn, LsnRange, RecoveryMode, WhenFull};
+use tempfile::TempDir;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn configs() -> Vec<Config> {
+    let base = Config { segment_bytes_max: 4 << 20, ..Config::default() };
+    vec![
+        Config { backend: BackendChoice::Auto, ..base.clone() },
+        Config { backend: BackendChoice::Pwrite, ..base.clone() },
+        Config { backend: BackendChoice::Auto, direct_io: DirectIo::Never, ..base.clone() },
+        Config { backend: BackendChoice::Pwrite, direct_io: DirectIo::Never, ..base },
+    ]
+}
+
+fn on_every_backend(test: impl Fn(&TempDir, Config)) {
+    for config in configs() {
+        eprintln!("backend {:?}, direct {:?}", config.backend, config.direct_io);
+        test(&tempfile::tempdir().unwrap(), config);
+    }
+}
+
+fn open(dir: &TempDir, config: &Config) -> Log {
+    let driver = config.driver().unwrap();
+    Log::open_with(dir.path(), config.clone(), &driver).unwrap().0
+}
+
+fn record(i: u64) -> Vec<u8> {
+    let mut bytes = format!("record {i} ").into_bytes();
+    bytes.resize(20 + (i as usize * 37) % 700, b'.');
+    bytes
+}
+
+fn payloads(log: &Log, from: Lsn) -> Vec<Vec<u8>> {
+    log.reader(from).map(|frame| frame.unwrap().payload.to_vec()).collect()
+}
+
+#[test]
+fn what_was_waited_for_is_there_after_reopening() {
+    on_every_backend(|dir, config| {
+        let log = open(dir, &config);
+        let mut expected = Vec::new();
+        for i in 0..300 {
+            let pending = log.append(&record(i)).unwrap();
+            assert_eq!(pending.lsn(), Lsn::new(i + 1), "the position is known at once");
+            assert_eq!(pending.wait().unwrap(), Lsn::new(i + 1));
+            expected.push(record(i));
+        }
+        assert_eq!(payloads(&log, Lsn::FIRST), expected);
+        drop(log);
+        for clean in [false, true] {
+            let (log, recovery) = Log::open(dir.path(), config.clone()).unwrap();
+            assert_eq!((recovery.clean, recovery.end), (clean, Lsn::new(300)));
+            assert!(recovery.damage.is_empty() && recovery.dropped.is_none(), "{recovery:?}");
+            assert_eq!(payloads(&log, Lsn::FIRST), expected);
+            assert_eq!(payloads(&log, Lsn::new(299)), expected[298..]);
+            assert!(log.verify(|_, _| {}).unwrap().is_sound());
+            log.close(SECOND).unwrap();
+        }
+    });
+}
+
+#[test]
+fn many_threads_share_groups_and_every_position_is_used_once() {
+    on_every_backend(|dir, config| {
+        let log = open(dir, &config);
+        let mut lsns: Vec<u64> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..16)
+                .map(|t| {
+                    let log = &log;
+                    scope.spawn(move || {
+                        (0..100)
+                            .map(|i| log.append(&record(t * 1000 + i)).unwrap().wait().unwrap().get())
+                            .collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        lsns.sort_unstable();
+        assert_eq!(lsns, (1..=1600).collect::<Vec<_>>());
+        let groups = log.stats().group_frames.count;
+        assert!(groups < 1600, "no group was ever shared");
+        assert_eq!(payloads(&log, Lsn::FIRST).len(), 1600);
+    });
+}
+
+#[test]
+fn large_and_small_records_across_many_segments() {
+    on_every_backend(|dir, config| {
+        let config = Config { segment_bytes_min: 1 << 20, segment_bytes_max: 1 << 20, ..config };
+        let log = open(dir, &config);
+        let mut expected = Vec::new();
+        let mut pending = Vec::new();
+        for i in 0..120u64 {
+            let size = match i % 4 {
+                0 => 10,
+                1 => 70_000,
+                2 => 4096 - 64,
+                _ => 300_001,
+            };
+            let bytes: Vec<u8> = (0..size).map(|k| (k as u64 * 31 + i) as u8).collect();
+            pending.push(log.append(&bytes).unwrap());
+            expected.push(bytes);
+        }
+        // One larger than the segments: the next segment grows for it.
+        let large = vec![9u8; 3 << 20];
+        pending.push(log.append(&large).unwrap());
+        expected.push(large);
+        for pending in pending {
+            pending.wait().unwrap();
+        }
+        assert!(log.stats().rotations >= 10);
+        assert_eq!(payloads(&log, Lsn::FIRST), expected);
+        log.close(SECOND).unwrap();
+        let log = open(dir, &config);
+        assert_eq!(payloads(&log, Lsn::FIRST), expected);
+        assert!(log.verify(|_, _| {}).unwrap().is_sound());
+        assert_eq!(log.read(Lsn::new(121)).unwrap().payload.len(), 3 << 20);
+    });
+}
+
+struct Unpark(std::thread::Thread);
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park_timeout(Duration::from_secs(10)),
+        }
+    }
+}
+
+#[test]
+fn pendings_are_futures_and_dropped_ones_are_written_all_the_same() {
+    on_every_backend(|dir, config| {
+        let log = open(dir, &config);
+        block_on(async {
+            for i in 0..50 {
+                let permit = log.reserve(2000).await.unwrap();
+                assert_eq!(permit.append(&record(i)).unwrap().await.unwrap(), Lsn::new(i + 1));
+            }
+        });
+        drop(log.append(b"dropped").unwrap());
+        let held = log.append(b"held").unwrap();
+        let mut tail = log.tail(Lsn::new(51));
+        assert_eq!(&tail.next_within(5 * SECOND).unwrap().unwrap().payload[..], b"dropped");
+        assert_eq!(&tail.next_within(5 * SECOND).unwrap().unwrap().payload[..], b"held");
+        assert!(held.is_settled());
+    });
+}
+
+#[test]
+fn parts_batches_and_buffers_of_users() {
+    on_every_backend(|dir, config| {
+        let log = open(dir, &config);
+        log.append_vectored(&[IoSlice::new(b"a"), IoSlice::new(b""), IoSlice::new(b"bc")]).unwrap().wait().unwrap();
+        let pending = log.append_many(&[b"one".as_slice(), b"two", b""]).unwrap();
+        assert_eq!(pending.lsns(), LsnRange::inclusive(Lsn::new(2), Lsn::new(4)));
+        pending.wait().unwrap();
+        let chained = bytes::Buf::chain(&b"first "[..], &b"second"[..]);
+        log.append_buf(chained).unwrap().wait().unwrap();
+        let all = payloads(&log, Lsn::FIRST);
+        assert_eq!(all, [&b"abc"[..], b"one", b"two", b"", b"first second"]);
+    });
+}
+
+/// Says that bytes remain and gives none.
+struct Liar;
+impl bytes::Buf for Liar {
+    fn remaining(&self) -> usize {
+        10
+    }
+    fn chunk(&self) -> &[u8] {
+        &[]
+    }
+    fn advance(&mut self, _: usize) {}
+}
+
+/// Panics when it is read.
+struct Bomb;
+impl bytes::Buf for Bomb {
+    fn remaining(&self) -> usize {
+        10
+    }
+    fn chunk(&self) -> &[u8] {
+        panic!("boom")
+    }
+    fn advance(&mut self, _: usize) {}
+}
+
+#[test]
+fn a_lying_or_panicking_buffer_stops_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir, &Config::default());
+    assert!(matches!(log.append_buf(Liar), Err(Error::Invalid { .. })));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| log.append_buf(Bomb).map(drop))).is_err());
+    assert_eq!(log.append(b"fine").unwrap().wait().unwrap(), Lsn::FIRST);
+}
+
+#[test]
+fn limits_are_errors_and_the_log_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { record_bytes_max: 1000, in_flight_bytes_max: 64 << 10, ..Config::default() };
+    let log = open(&dir, &config);
+    assert!(matches!(log.append(&[0; 1001]), Err(Error::RecordTooLarge { bytes: 1001, limit_bytes: 1000 })));
+    let mut busy = false;
+    let mut pending = Vec::new();
+    for _ in 0..200_000 {
+        match log.try_append(&[1; 1000]) {
+            Ok(p) => pending.push(p),
+            Err(Error::Busy { in_flight_bytes, limit_bytes }) => {
+                assert!(in_flight_bytes <= limit_bytes);
+                busy = true;
+                break;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(busy, "the in-flight limit was never reached");
+    let waited = log.append(&[2; 1000]).unwrap();
+    waited.wait().unwrap();
+    assert_eq!(payloads(&log, Lsn::FIRST).len(), pending.len() + 1);
+}
+
+#[test]
+fn trimming_gives_space_back_and_readers_are_told() {
+    on_every_backend(|dir, config| {
+        let config = Config { segment_bytes_min: 256 << 10, segment_bytes_max: 256 << 10, ..config };
+        let log = open(dir, &config);
+        for i in 0..2000 {
+            let pending = log.append(&[i as u8; 1000]).unwrap();
+            if i % 100 == 0 {
+                pending.wait().unwrap();
+            }
+        }
+        log.flush().unwrap();
+        let held = log.read(Lsn::new(10)).unwrap();
+        let before = log.stats();
+        log.trim(Lsn::new(1500)).unwrap();
+        let after = log.stats();
+        assert!(after.segments < before.segments);
+        assert_eq!(log.first(), Lsn::new(1501));
+        assert!(matches!(log.read(Lsn::new(1500)), Err(Error::Trimmed { first, .. }) if first == Lsn::new(1501)));
+        assert_eq!(log.read(Lsn::new(1501)).unwrap().payload[0], (1500 % 256) as u8);
+        let mut reader = log.reader(Lsn::FIRST);
+        assert!(matches!(reader.next(), Some(Err(Error::Trimmed { .. }))));
+        assert_eq!(reader.count(), 500, "iteration goes on behind the trim point");
+        for i in 0..2000 {
+            drop(log.append(&[i as u8; 1000]).unwrap());
+        }
+        log.flush().unwrap();
+        assert!(held.payload.iter().all(|b| *b == 9), "bytes in somebody's hands changed");
+        assert!(matches!(log.trim(Lsn::new(99_999)), Err(Error::BeyondEnd { .. })));
+        drop(log);
+        let log = open(dir, &config);
+        assert_eq!(log.first(), Lsn::new(1501));
+        assert_eq!(log.reader(Lsn::new(1501)).count(), 2500);
+        assert!(log.verify(|_, _| {}).unwrap().is_sound());
+    });
+}
+
+#[test]
+fn a_truncated_suffix_never_comes_back() {
+    on_every_backend(|dir, config| {
+        let config = Config { segment_bytes_min: 256 << 10, segment_bytes_max: 256 << 10, ..config };
+        let log = open(dir, &config);
+        for i in 0..1000u64 {
+            drop(log.append(&[i as u8; 1000]).unwrap());
+        }
+        log.flush().unwrap();
+        let mut reader = log.reader(Lsn::new(700));
+        assert_eq!(reader.next().unwrap().unwrap().lsn, Lsn::new(700));
+        assert_eq!(log.truncate(Lsn::new(333)).unwrap(), 1);
+        assert_eq!(log.flushed(), Lsn::new(333));
+        assert!(matches!(reader.next(), Some(Err(Error::Truncated { end, .. })) if end == Lsn::new(333)));
+        assert!(matches!(log.read(Lsn::new(334)), Err(Error::BeyondEnd { .. })));
+        let new = log.append(b"instead").unwrap();
+        assert_eq!(new.wait().unwrap(), Lsn::new(334));
+        assert_eq!(&reader.next().unwrap().unwrap().payload[..], b"instead");
+        assert_eq!(log.truncate(Lsn::new(334)).unwrap(), 1, "nothing to remove");
+        drop(log);
+        let (log, recovery) = Log::open(dir.path(), config.clone()).unwrap();
+        assert_eq!(recovery.end, Lsn::new(334), "{recovery:?}");
+        assert_eq!(&log.read(Lsn::new(334)).unwrap().payload[..], b"instead");
+        assert_eq!(log.read(Lsn::new(333)).unwrap().payload[0], (332 % 256) as u8);
+        assert_eq!(log.reader(Lsn::FIRST).filter(Result::is_ok).count(), 334);
+        assert!(log.verify(|_, _| {}).unwrap().is_sound());
+        assert_eq!(log.truncate(Lsn::ZERO).unwrap(), 2);
+        assert_eq!(log.append(b"from the start").unwrap().wait().unwrap(), Lsn::FIRST);
+        drop(log);
+        let log = open(dir, &config);
+        assert_eq!(payloads(&log, Lsn::FIRST), [b"from the start"]);
+    });
+}
+
+#[test]
+fn a_byte_limit_and_its_three_policies() {
+    let config = Config {
+        byte_limit: Some(2 << 20),
+        segment_bytes_min: 256 << 10,
+        segment_bytes_max: 256 << 10,
+        record_bytes_max: 64 << 10,
+        ..Config::default()
+    };
+    let fill = |log: &Log| loop {
+        match log.append(&[7; 10_000]) {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    // Reject: a typed error; after a trim appends work again.
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir, &Config { when_full: WhenFull::Reject, ..config.clone() });
+    assert!(matches!(fill(&log), Error::Full { .. }));
+    assert!(log.stats().used_bytes <= 2 << 20, "{:?}", log.stats());
+    let end = log.flush().unwrap();
+    log.trim(end).unwrap();
+    let mut tries = 0;
+    while let Err(error) = log.append(&[8; 10_000]) {
+        assert!(matches!(error, Error::Full { .. }) && tries < 500, "{error}");
+        tries += 1;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    log.flush().unwrap();
+    drop(log);
+
+    // Block: waits until somebody trims.
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir, &Config { when_full: WhenFull::Block, ..config.clone() });
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| (0..400).for_each(|_| drop(log.append(&[7; 10_000]).unwrap())));
+        while !writer.is_finished() {
+            std::thread::sleep(Duration::from_millis(20));
+            let flushed = log.flushed();
+            log.trim(flushed).unwrap();
+        }
+    });
+    assert_eq!(log.flush().unwrap(), Lsn::new(400));
+    assert!(log.stats().used_bytes <= 2 << 20);
+    drop(log);
+
+    // DropOldest: goes on, and says what it gave up.
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir, &Config { when_full: WhenFull::DropOldest, ..config });
+    for _ in 0..1000 {
+        drop(log.append(&[7; 10_000]).unwrap());
+    }
+    log.flush().unwrap();
+    let stats = log.stats();
+    assert_eq!(stats.dropped_frames, log.first().get() - 1);
+    assert!(stats.dropped_frames > 0 && stats.used_bytes <= 2 << 20, "{stats:?}");
+    assert_eq!(log.reader(log.first()).count() as u64, 1000 - stats.dropped_frames);
+}
+
+#[test]
+fn one_writer_at_a_time_any_number_of_readers() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir, &Config::default());
+    for i in 0..10 {
+        log.append(&record(i)).unwrap().wait().unwrap();
+    }
+    match Log::open(dir.path(), Config::default()) {
+        Err(Error::Locked { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
+        other => panic!("{other:?}"),
+    }
+    // The idle proof makes everything readable for others.
+    let read_only = Config { recovery: RecoveryMode::ReadOnly, create: false, ..Config::default() };
+    let mut seen = 0;
+    for _ in 0..200 {
+        let (reader, _) = Log::open(dir.path(), read_only.clone()).unwrap();
+        seen = reader.reader(Lsn::FIRST).filter(Result::is_ok).count();
+        assert!(matches!(reader.append(b"x"), Err(Error::ReadOnly)));
+        if seen == 10 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(seen, 10);
+    drop(log);
+    open(&dir, &Config::default());
+}
+
+#[test]
+fn opening_a_thousand_times_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config::default();
+    let log = open(&dir, &config);
+    log.append(b"only").unwrap().wait().unwrap();
+    drop(log);
+    let files = |dir: &TempDir| {
+        // Preparation goes on in the background for a moment.
+        let mut names: Vec<(String, u64)> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().len())
+            })
+            .filter(|(name, _)| name.ends_with(".seg"))
+            .collect();
+        names.sort();
+        names
+    };
+    for _ in 0..3 {
+        let log = open(&dir, &config);
+        while log.stats().spare_segments < 2 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let before = files(&dir);
+    for i in 0..1000 {
+        let (log, recovery) = Log::open(dir.path(), config.clone()).unwrap();
+        assert_eq!(recovery.end, Lsn::FIRST);
+        if i % 2 == 0 {
+            log.close(SECOND).unwrap();
+        }
+    }
+    assert_eq!(files(&dir), before);
+}
+
+#[test]
+fn what_was_dropped_unclosed_is_unknown_not_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { sweep_interval: SECOND, ..Config::default() };
+    let log = open(&dir, &config);
+    log.append(b"flushed").unwrap().wait().unwrap();
+    let pending = log.append(b"never written").unwrap();
+    drop(log);
+    assert!(matches!(pending.wait(), Err(Error::Unknown { .. })));
+}
+
+#[test]
+fn a_reader_from_a_time() {
+    on_every_backend(|dir, config| {
+        let config = Config { segment_bytes_min: 256 << 10, segment_bytes_max: 256 << 10, ..config };
+        let log = open(dir, &config);
+        let mut times = Vec::new();
+        for i in 0..1000 {
+            drop(log.append(&[i as u8; 1000]).unwrap());
+            if i % 50 == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        log.flush().unwrap();
+        for frame in log.reader(Lsn::FIRST) {
+            times.push(frame.unwrap().time_micros);
+        }
+        assert!(times.is_sorted());
+        for at in [0, 1, 499, 500, 998, 999] {
+            let first = times.iter().position(|t| *t >= times[at]).unwrap() as u64 + 1;
+            assert_eq!(log.first_at(times[at]).unwrap(), Lsn::new(first));
+        }
+        assert_eq!(log.first_at(0).unwrap(), Lsn::FIRST);
+        assert_eq!(log.first_at(u64::MAX).unwrap(), Lsn::new(1001));
+    });
+}
+
+#[test]
+fn the_forked_child_gets_an_error() {
+    // The child must not touch locks that other threads of the parent may have held: it only asks and leaves.
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir, &Config::default());
+    log.append(b"parent").unwrap().wait().unwrap();
+    let code = fork_and(|| i32::from(!matches!(log.append(b"child"), Err(Error::Forked))));
+    assert_eq!(code, 0, "the child could append");
+    assert_eq!(log.append(b"parent").unwrap().wait().unwrap(), Lsn::new(2));
+}
+
+#[allow(unsafe_code)]
+fn fork_and(child: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the child calls one function that takes no lock and allocates nothing, and leaves without unwinding.
+    unsafe {
+        match libc::fork() {
+            0 => libc::_exit(child()),
+            pid => {
+                let mut status = 0;
+                assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
+                libc::WEXITSTATUS(status)
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The simulated storage itself: a simulator that loses nothing finds nothing.
+
+mod support;
