@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
         false => None,
     };
     let files = files(dir, report.as_ref()).map_err(|e| Failure::file("list", dir, e))?;
-    let damaged = open::is_damaged(&recovery) || report.as_ref().is_some_and(|report| !report.is_sound());
+    let damaged = open::is_damaged(&recovery) || report.as_ref().is_some_and(|report| !report.is_readable());
     let inspected = inspected(dir, &log, &recovery, files);
     let mut out = Out::new();
     if global.format == Format::Json {

@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
     let repair = if args.what.dry_run { look(args, global)? } else { quarantine(args, global)? };
     print(args, global, &repair)?;
     let undone = args.what.dry_run && !(repair.set_aside.is_empty() && repair.end.is_empty());
-    Ok(if undone || !repair.left.is_empty() { Ending::Damage } else { Ending::Done })
+    Ok(if undone { Ending::Damage } else { Ending::Done })
 }
 
 fn look(args: &Args, global: &Global) -> Result<Repair, Failure> {

@@ -97,7 +97,7 @@ fn scanner() -> Vec<Seed> {
         ("hole", input(2, &[&[&seal, &data(1, 0)], &[&[9; 64]], &[&data(3, 1)]])),
         ("damage", input(2, &[&[&seal, &data(1, 0)], &[&broken], &[&data(3, 2)]])),
         ("damage-then-hole", input(2, &[&[&seal], &[&data(2, 1)], &[&data(4, 1)]])),
-        ("seal-damaged", input(2, &[&[&[7; 144], &data(1, 0)], &[&data(2, 1)]])),
+        ("seal-damaged", input(2, &[&[&[7; 152], &data(1, 0)], &[&data(2, 1)]])),
         ("numbered-by-the-target", input(2, &[&[&seal, &asking(1, 15, 0, 0, b"one"), &asking(1, 15, 0, 0, b"two")]])),
         ("length-by-the-target", input(0, &[&[&seal, &asking(1, 31, 0, 0, &[5; 700])]])),
         ("frames-in-a-payload", input(2, &[&[&seal, &asking(1, 7, 1, 0, &inner)], &[&data(2, 1)]])),

@@ -294,7 +294,7 @@ impl<S: Storage> Opening<S> {
         let mut old = None;
         if let Some((state, verdict)) = self.findings.active.take() {
             if unused {
-                let seal = state.scan.seal.expect("a segment without a seal holds damage");
+                let seal = state.scan.seal.expect("looked at by holds_nothing");
                 let spare = Spare { number: state.number, file: state.file.clone(), bytes: state.bytes, written: true };
                 catalog.add_active(state.number, state.file, state.bytes, seal);
                 pipe.resume_in(Writer::new(pipe.config(), spare, verdict.end.end_offset));
@@ -432,14 +432,14 @@ fn start(end: &Run, proven: Lsn) -> Start {
     Start { end: end.last, chain: end.chain, time_micros: end.time_micros, proven }
 }
 
-/// True for a segment that holds its seal, perhaps markers, and not one byte more that could ever validate.
+/// True for a whole segment that holds its seal, perhaps markers, and not one byte more that could ever validate.
 fn holds_nothing<F>(state: &SegmentState<F>, verdict: &Verdict) -> bool {
     let scan = &state.scan;
-    scan.seal.is_some()
-        && scan.frames == 0
+    scan.frames == 0
         && scan.strays == 0
         && scan.gaps.is_empty()
         && scan.first_data.is_none()
+        && scan.seal.is_some_and(|seal| seal.file_bytes <= state.bytes)
         && matches!(verdict.outcome, Outcome::Clean | Outcome::TornTail)
 }
 
@@ -460,7 +460,7 @@ impl<S: Storage> Shared<S> {
         let (seal, number, file, bytes, group) = {
             let mut pipe = self.pipe.lock();
             let facts: ControlFacts = *self.facts.lock();
-            let seal = seal_after(&pipe, &facts);
+            let seal = seal_after(&pipe, &facts, &spare);
             let (number, file, bytes) = (spare.number, spare.file.clone(), spare.bytes);
             pipe.begin_segment(spare, seal, Instant::now());
             let DriverTurn::Submit(group) = pipe.take_for_driver(Instant::now(), true) else {

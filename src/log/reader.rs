@@ -72,6 +72,8 @@ struct Window {
     map: Option<(Arc<Mapping>, usize)>,
     /// The window ends where its segment's data ends.
     whole: bool,
+    /// The file ended before the segment's data did: somebody cut it.
+    short: bool,
     /// The segment's last frame: what stands behind it, perhaps in the same block, was truncated or never acknowledged.
     last: Lsn,
 }
@@ -194,6 +196,7 @@ impl<S: Storage> Cursor<S> {
                 trusted: true,
                 map: None,
                 whole: false,
+                short: false,
                 last: Lsn::MAX,
             });
             return Ok(());
@@ -231,6 +234,7 @@ impl<S: Storage> Cursor<S> {
                 trusted: false,
                 map: Some((map, at as usize)),
                 whole: true,
+                short: false,
                 last: located.end.map_or(Lsn::MAX, |end| end.last),
             }
         } else {
@@ -272,9 +276,11 @@ impl<S: Storage> Cursor<S> {
             .storage
             .read_at(&located.file, base, wanted as usize, &mut buffer)
             .map_err(|e| Error::io_at("read", FileName::Segment(located.number), base, e))?;
-        let valid = (end.saturating_sub(base) as usize).min(buffer.len());
+        let wanted = wanted.min(end.saturating_sub(base)) as usize;
+        let valid = wanted.min(buffer.len());
         buffer.set_len(valid);
-        let whole = base + valid as u64 >= end;
+        let short = valid < wanted;
+        let whole = short || base + valid as u64 >= end;
         Ok(Window {
             bytes: Bytes::from_owner(SharedBuffer(Arc::new(buffer))),
             base,
@@ -284,6 +290,7 @@ impl<S: Storage> Cursor<S> {
             trusted: false,
             map: None,
             whole,
+            short,
             last: located.end.map_or(Lsn::MAX, |end| end.last),
         })
     }
@@ -318,6 +325,10 @@ impl<S: Storage> Cursor<S> {
                     continue;
                 }
                 // A frame that ought to be in this segment is not.
+                if window.short {
+                    let offset = window.end();
+                    return Ok(Step::Damage { offset, resume: None, what: "the file ends before its frames do" });
+                }
                 if self.segment_should_hold_next() {
                     let offset = self.damage_at(none_from.unwrap_or(at));
                     return Ok(Step::Damage { offset, resume: None, what: "no valid frame stands there" });

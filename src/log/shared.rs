@@ -291,9 +291,10 @@ impl<S: Storage> Shared<S> {
                 continue;
             }
             let clock = clock_micros();
-            let placed = pipe.append(record.take().expect("taken once per success"), clock, Instant::now, |pipe| {
-                seal_after(pipe, &self.facts.lock())
-            });
+            let placed =
+                pipe.append(record.take().expect("taken once per success"), clock, Instant::now, |pipe, next| {
+                    seal_after(pipe, &self.facts.lock(), next)
+                });
             match placed {
                 Ok(placed) => return Ok(placed),
                 Err((refused, back)) => {

@@ -89,7 +89,7 @@ impl<S: Storage> Shared<S> {
         let (old, new, new_file, new_bytes, seal, group) = {
             let mut pipe = self.pipe.lock();
             let spare = pipe.spares.pop_front().ok_or(Error::Full { reason: "no prepared segment".into() })?;
-            let mut seal = seal_after(&pipe, &self.facts.lock());
+            let mut seal = seal_after(&pipe, &self.facts.lock(), &spare);
             seal.sealed_segment = cut.segment;
             seal.sealed_end_offset = cut.end.offset;
             seal.end = end;

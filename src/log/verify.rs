@@ -22,7 +22,7 @@ pub struct Finding {
     pub segment: SegmentNumber,
     /// Where it begins.
     pub offset: u64,
-    /// The frames that cannot be read because of it; empty when none is affected.
+    /// The frames that cannot be read because of it; empty when none is: a header, an index, padding.
     pub lsns: LsnRange,
     /// What is wrong.
     pub what: String,
@@ -63,10 +63,17 @@ pub struct Report {
 }
 
 impl Report {
-    /// True when nothing is wrong but what was set aside before.
+    /// True when nothing is wrong but what was set aside before: every byte is as it was written.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.findings.iter().all(|finding| finding.quarantined)
+    }
+
+    /// True when every frame that was not set aside can be read. Bytes that no frame needs may have changed: the medium
+    /// is then not to be trusted, and nothing is lost yet.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.findings.iter().all(|finding| finding.quarantined || finding.lsns.is_empty())
     }
 }
 
@@ -86,7 +93,19 @@ impl<S: Storage> Shared<S> {
         // What the segment before ended with; `None` before the first and behind a missing one.
         let mut before: Option<(Lsn, Chain)> = None;
         for (number, bytes) in numbers {
-            self.verify_segment(number, bytes, &mut before, &mut report)?;
+            if let Err(error) = self.verify_segment(number, bytes, &mut before, &mut report) {
+                // What cannot be read is a finding like any other: the check goes on behind it.
+                let lsns = self.frames_of(number, before);
+                report.findings.push(Finding {
+                    segment: number,
+                    offset: 0,
+                    lsns,
+                    what: error.to_string(),
+                    quarantined: false,
+                });
+                report.end = report.end.max(lsns.end.previous());
+                before = None;
+            }
             done += bytes;
             progress(done, total);
         }
@@ -112,14 +131,7 @@ impl<S: Storage> Shared<S> {
         let mut tell = |offset, lsns, what: String| {
             report.findings.push(Finding { segment: number, offset, lsns, what, quarantined: false });
         };
-        let file = match self.catalog.file(&self.storage, number) {
-            Ok(file) => file,
-            Err(error) => {
-                tell(0, nowhere, error.to_string());
-                *before = None;
-                return Ok(());
-            }
-        };
+        let file = self.catalog.file(&self.storage, number)?;
         match read_header(&self.storage, &file, number)? {
             Err(_) => tell(0, nowhere, "the segment header is damaged".into()),
             Ok(header) if header.number != number => {
@@ -130,7 +142,12 @@ impl<S: Storage> Shared<S> {
             }
             // The checksum covers the header; the rest of its block is zero.
             Ok(_)
-                if !self.is_zero(&file, &name, SegmentHeader::BYTES as u64, u64::from(self.catalog.block_bytes))? =>
+                if !self.is_zero(
+                    &file,
+                    &name,
+                    SegmentHeader::BYTES as u64,
+                    u64::from(self.catalog.block_bytes).min(bytes),
+                )? =>
             {
                 tell(
                     SegmentHeader::BYTES as u64,
@@ -160,15 +177,7 @@ impl<S: Storage> Shared<S> {
         let mut window = Window::new(&self.storage, file, name, bytes);
         let block = self.catalog.block_bytes;
         let stride = self.config.index_stride_bytes;
-        let scan = match scan_segment(&mut window, self.catalog.salt(number), block, until, stride) {
-            Ok(scan) => scan,
-            Err(error) => {
-                let start = before.map_or(Lsn::FIRST, |(lsn, _)| lsn.next());
-                tell(0, LsnRange::inclusive(start, last), error.to_string());
-                *before = None;
-                return Ok(());
-            }
-        };
+        let scan = scan_segment(&mut window, self.catalog.salt(number), block, until, stride)?;
         let start = self.catalog.start_of(&self.storage, number)?.0.max(trimmed.next());
         match (&scan.seal, *before) {
             (None, _) => tell(u64::from(block), nowhere, "the seal is damaged".into()),
@@ -227,6 +236,20 @@ impl<S: Storage> Shared<S> {
         let found_any = scan.seal.is_some() || scan.first_data.is_some();
         *before = (found_last == last && found_any).then_some((run.last, run.chain));
         Ok(())
+    }
+
+    /// The frames of a segment that cannot be read, as its neighbours tell.
+    fn frames_of(&self, number: SegmentNumber, before: Option<(Lsn, Chain)>) -> LsnRange {
+        let start = match (before, self.catalog.start_of(&self.storage, number)) {
+            (Some((lsn, _)), _) => lsn.next(),
+            (None, Ok((start, _))) => start.max(self.trimmed().next()),
+            (None, Err(_)) => self.trimmed().next(),
+        };
+        let last = match self.catalog.end_of(&self.storage, number) {
+            Ok(Some(end)) => end.last,
+            _ => self.flushed(),
+        };
+        LsnRange::inclusive(start.min(last.next()), last)
     }
 
     fn is_zero(&self, file: &Arc<S::File>, name: &str, from: u64, to: u64) -> Result<bool> {

@@ -28,10 +28,12 @@ pub(crate) struct Seal {
     pub(crate) control_generation: u64,
     /// The trim point then, so that a lost control file can be rebuilt.
     pub(crate) trim: TrimPoint,
+    /// How long the file was that this record stands in: shorter, it was cut, and what it held there is unknown.
+    pub(crate) file_bytes: u64,
 }
 
 impl Seal {
-    pub(crate) const PAYLOAD_BYTES: usize = 10 * 8;
+    pub(crate) const PAYLOAD_BYTES: usize = 11 * 8;
 
     pub(crate) fn encode(&self) -> [u8; Seal::PAYLOAD_BYTES] {
         let words = [
@@ -45,6 +47,7 @@ impl Seal {
             self.trim.lsn.get(),
             self.trim.chain.get(),
             self.trim.first_segment.get(),
+            self.file_bytes,
         ];
         encode_words(words)
     }
@@ -64,6 +67,7 @@ impl Seal {
                 chain: Chain::new(reader.u64()?),
                 first_segment: SegmentNumber::new(reader.u64()?),
             },
+            file_bytes: reader.u64()?,
         };
         reader.finish()?;
         Ok(seal)
@@ -145,6 +149,7 @@ mod tests {
             truncation_count: 1,
             control_generation: 12,
             trim: TrimPoint { lsn: Lsn::new(2), chain: Chain::new(4), first_segment: SegmentNumber::new(1) },
+            file_bytes: 1 << 20,
         };
         assert_eq!(Seal::decode(&seal.encode()), Ok(seal));
         assert!(Seal::decode(&seal.encode()[1..]).is_err());

@@ -4,7 +4,7 @@ use seawall::{Error, Log, Lsn, LsnRange, Recovery, RecoveryMode};
 use tempfile::TempDir;
 
 use super::bed::{Files, append_each, in_mode, open, record, sized, try_open};
-use super::bytes::{segment_name, set_version};
+use super::bytes::{BLOCK, data_frames, segment_name, set_version};
 use super::oracle::{holds, lsns};
 use super::shelf::{Shelf, on_shelves};
 
@@ -223,4 +223,46 @@ fn a_later_version_is_refused_and_left_as_it_is() {
         assert_eq!(log.read(Lsn::FIRST).unwrap().payload, shelf.records[0]);
         assert_eq!(lsns(1, shelf.end()).frames(), log.flushed().get());
     });
+}
+
+#[test]
+fn a_shortened_tail_refuses_appends_wherever_it_was_cut() {
+    for closed in [false, true] {
+        on_shelves(closed, |shelf| {
+            let whole = shelf.files.0[&segment_name(shelf.active)].len();
+            let frames = data_frames(&shelf.files.0[&segment_name(shelf.active)]);
+            let end = frames.last().unwrap().offset;
+            let cuts = (0..=2 * BLOCK).step_by(1024).chain((end - 2 * BLOCK..end + 3 * BLOCK).step_by(512));
+            for bytes in cuts.chain([whole - BLOCK, whole - 1]) {
+                let case = format!("{bytes} of {whole} bytes are left, closed {closed}");
+                let dir = shelf.lay_out(|files| files.segment(shelf.active).truncate(bytes));
+                // A close wrote down where the log ends: what is cut behind that held nothing.
+                if closed && bytes >= end + BLOCK {
+                    let (log, recovery) = shelf.open(&dir, STRICT);
+                    assert!(recovery.damage.is_empty() && recovery.clean, "{case}: {recovery:?}");
+                    let mut expected = shelf.records.clone();
+                    expected.push(record(7));
+                    append_each(&log, &expected[expected.len() - 1..]);
+                    drop(log);
+                    let (log, recovery) = shelf.open(&dir, STRICT);
+                    assert!(recovery.damage.is_empty(), "{case}: {recovery:?}");
+                    holds(&log, &expected, &[]).unwrap();
+                    continue;
+                }
+                let (log, recovery) = shelf.open(&dir, STRICT);
+                assert!(!recovery.damage.is_empty(), "{case}: {recovery:?}");
+                assert!(matches!(log.append(b"x").map(drop), Err(Error::Damaged { .. })), "{case}");
+                drop(log);
+                assert!(!shelf.open(&dir, RecoveryMode::ReadOnly).1.damage.is_empty(), "{case}");
+                let (log, recovery) = shelf.open(&dir, RecoveryMode::Quarantine);
+                assert!(!recovery.quarantined.is_empty(), "{case}: {recovery:?}");
+                let lsn = log.append(b"after the loss").unwrap().wait().unwrap();
+                assert!(lsn.get() > shelf.end(), "{case}: frame {lsn} was acknowledged before the loss");
+                drop(log);
+                let (log, recovery) = shelf.open(&dir, STRICT);
+                assert!(recovery.damage.is_empty(), "{case}: {recovery:?}");
+                assert_eq!(log.read(lsn).unwrap().payload, &b"after the loss"[..], "{case}");
+            }
+        });
+    }
 }

@@ -38,6 +38,10 @@ pub(crate) struct Args {
     /// Compare a source's bytes with this file.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
+    /// Also end with the code for damage when bytes have changed that no frame needs (a header, an index, padding):
+    /// nothing is lost, but the medium forgets.
+    #[arg(long)]
+    strict: bool,
 }
 
 /// Everything a check found.
@@ -51,9 +55,9 @@ pub(crate) struct Checked {
 }
 
 impl Checked {
-    /// True when something is damaged that nobody has set aside.
+    /// True when frames are damaged that nobody has set aside.
     pub(crate) fn is_damaged(&self) -> bool {
-        !self.report.is_sound()
+        !self.report.is_readable()
             || self.unreadable_frames > 0
             || !self.recovery.damage.is_empty()
             || !self.recovery.missing_segments.iter().all(|number| self.is_set_aside(*number))
@@ -66,14 +70,19 @@ impl Checked {
         self.report.findings.iter().any(|finding| Some(finding.segment) == behind && finding.quarantined)
     }
 
+    /// True when bytes have changed that no frame needs: headers, indexes, padding.
+    pub(crate) fn is_changed(&self) -> bool {
+        !self.report.is_sound()
+    }
+
     /// True when every source is whole, and equal to its original where that was asked.
     pub(crate) fn is_whole(&self) -> bool {
         self.sequences.sources().all(|source| source.is_whole())
             && self.comparison.as_ref().is_none_or(|comparison| comparison.difference.is_none())
     }
 
-    fn ending(&self) -> Ending {
-        match (self.is_damaged(), self.is_whole()) {
+    fn ending(&self, strict: bool) -> Ending {
+        match (self.is_damaged() || (strict && self.is_changed()), self.is_whole()) {
             (true, _) => Ending::Damage,
             (false, false) => Ending::BrokenSequence,
             (false, true) => Ending::Done,
@@ -97,7 +106,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
         }
         let checked = checked?;
         report::print(&log, &args.log, &checked, global)?;
-        return Ok(checked.ending());
+        return Ok(checked.ending(args.strict));
     }
     unreachable!("the last look is believed")
 }

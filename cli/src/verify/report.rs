@@ -59,6 +59,7 @@ fn verdict(checked: &Checked) -> &'static str {
     match (checked.is_damaged(), checked.is_whole()) {
         (true, _) => "damaged",
         (false, false) => "broken sequence",
+        (false, true) if checked.is_changed() => "every frame can be read, but bytes that no frame needs have changed",
         (false, true) if set_aside => "sound but for what was set aside",
         (false, true) => "sound",
     }
@@ -139,7 +140,11 @@ fn text(log: &Log, dir: &LogDir, checked: &Checked, out: &mut Out) -> Result<(),
 /// One finding, as `repair` shows it too.
 pub(crate) fn finding_line(finding: &Finding) -> String {
     let Finding { segment, offset, lsns, what, quarantined, .. } = finding;
-    let label = if *quarantined { "set aside" } else { "damage  " };
+    let label = match (*quarantined, lsns.is_empty()) {
+        (true, _) => "set aside",
+        (false, true) => "changed ",
+        (false, false) => "damage  ",
+    };
     let frames = if lsns.is_empty() { "no frame affected".into() } else { format!("frames {lsns}") };
     format!("{label} segment {segment} at byte {offset}, {frames}: {what}")
 }

@@ -17,7 +17,8 @@ use crate::segment::{
 };
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber};
 
-/// No segment is prepared with less: a shorter file was cut, and may have held anything.
+/// No segment is prepared with less: a shorter file was cut, and may have held anything. A seal tells its own file's
+/// length exactly.
 const SEGMENT_BYTES_LEAST: u64 = 64 * 1024;
 
 /// A segment file's header, seen against the log it should belong to.
@@ -297,7 +298,8 @@ impl<S: Storage> Look<'_, S> {
         }
         let closed = self.control.clean_close;
         let clean = match (closed, &candidate) {
-            (Some(at), Some((number, _))) => at.segment == *number,
+            // Cut below the place of the close, its frames are looked for one by one.
+            (Some(at), Some((number, _))) => at.segment == *number && segments[number] >= at.end_offset,
             _ => false,
         };
         // Where the log was closed, something must stand; what is newer was written after this control was copied.
@@ -377,6 +379,7 @@ impl<S: Storage> Look<'_, S> {
         spares.reverse();
         let mut verdict = None;
         let mut lost_with_seal = None;
+        let mut cut_bytes = 0;
         if let (Some((number, _)), false) = (candidate, past_candidate) {
             let bytes = segments[&number];
             let state = match closed.filter(|_| clean) {
@@ -422,12 +425,13 @@ impl<S: Storage> Look<'_, S> {
                     what: "the segment header is damaged, its frames are not",
                 });
             }
-            if state.bytes < SEGMENT_BYTES_LEAST {
+            cut_bytes = if clean { 0 } else { self.cut_bytes(state)? };
+            if cut_bytes > 0 {
                 damage.push(Error::Corrupt {
                     segment: number,
                     offset: state.bytes,
-                    lsns: LsnRange::new(Lsn::ZERO, Lsn::ZERO),
-                    what: "the file is shorter than any that was prepared",
+                    lsns: LsnRange::new(judged.end.last.next(), Lsn::MAX),
+                    what: "the file is shorter than it was when it was prepared",
                 });
             }
             if state.scan.seal.is_none() {
@@ -499,7 +503,7 @@ impl<S: Storage> Look<'_, S> {
                 }
             }
             if let (Some(verdict), RecoveryMode::Quarantine) = (&mut verdict, self.config.recovery) {
-                self.give_up(&unaccounted, verdict, &spares);
+                self.give_up(&unaccounted, cut_bytes, verdict, &spares);
             }
         } else if self.control.highest_segment >= first {
             for n in first.get()..=self.control.highest_segment.get() {
@@ -526,26 +530,45 @@ impl<S: Storage> Look<'_, S> {
         })
     }
 
-    /// Quarantine's answer to segments that are gone from the log's end: their numbers are passed over, and so are as
-    /// many Lsns as they can have held, so that no frame that may have been acknowledged is ever followed by another one
-    /// of its name.
-    fn give_up(&mut self, unaccounted: &BTreeSet<SegmentNumber>, verdict: &mut Verdict, spares: &[Spare<S::File>]) {
+    /// Bytes that somebody cut from the end of the newest segment's file: what they held is unknown.
+    fn cut_bytes(&self, state: &SegmentState<S::File>) -> Result<u64> {
+        let prepared = state.scan.seal.map_or(SEGMENT_BYTES_LEAST, |seal| seal.file_bytes);
+        if state.bytes >= prepared {
+            return Ok(0);
+        }
+        // A live writer may have made it longer since the directory was listed, before it began to use it.
+        let name = FileName::Segment(state.number);
+        let bytes = self.storage.len(&state.file).map_err(|e| Error::io("get the length of", name, e))?;
+        Ok(prepared.saturating_sub(bytes))
+    }
+
+    /// Quarantine's answer to segments that are gone from the log's end, and to the end of one that is: their numbers
+    /// are passed over, and so are as many Lsns as they can have held, so that no frame that may have been acknowledged
+    /// is ever followed by another one of its name.
+    fn give_up(
+        &mut self,
+        unaccounted: &BTreeSet<SegmentNumber>,
+        cut_bytes: u64,
+        verdict: &mut Verdict,
+        spares: &[Spare<S::File>],
+    ) {
         // A segment is begun only when the one before it is flushed: behind a blank one there was nothing.
         let blank = spares.first().map_or(SegmentNumber::new(u64::MAX), |spare| spare.number);
         let may_have_held = unaccounted.range(..blank).count() as u64;
         self.control.pass_over(unaccounted.iter().copied());
-        if may_have_held == 0 {
+        if may_have_held == 0 && cut_bytes == 0 {
             return;
         }
         let end = verdict.end;
         let largest = self.config.segment_bytes_max.max(self.config.record_bytes_max);
-        let guess = end.last.advance(may_have_held * (largest / HEADER_BYTES as u64));
+        let lost_bytes = may_have_held * largest + cut_bytes;
+        let guess = end.last.advance(lost_bytes.div_ceil(HEADER_BYTES as u64));
         let upto = self.control.clean_close.map(|at| at.lsn).filter(|lsn| *lsn > end.last).unwrap_or(guess);
         verdict.end = Run { last: upto, ..end };
         verdict.damage.push(Gap {
             offset: end.end_offset,
             lsns: LsnRange::inclusive(end.last.next(), upto),
-            what: "the segments behind this one are gone",
+            what: "what the log held behind this place is gone",
             next: verdict.end,
         });
     }

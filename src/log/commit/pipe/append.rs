@@ -67,7 +67,7 @@ impl<F> Pipe<F> {
         record: Encoded<'a>,
         clock_micros: u64,
         now: impl Fn() -> Instant,
-        seal: impl FnOnce(&Self) -> Seal,
+        seal: impl FnOnce(&Self, &Spare<F>) -> Seal,
     ) -> Result<Placed, (Refused, Encoded<'a>)> {
         let bytes = frame_bytes(record.payload_bytes as usize);
         let solo = matches!(record.body, Body::Solo(_));
@@ -133,7 +133,7 @@ impl<F> Pipe<F> {
         bytes: u64,
         solo: bool,
         now: impl Fn() -> Instant,
-        seal: impl FnOnce(&Self) -> Seal,
+        seal: impl FnOnce(&Self, &Spare<F>) -> Seal,
     ) -> Result<(), Refused> {
         let block = u64::from(self.config.block_bytes);
         let needed = round_up(bytes, block);
@@ -151,8 +151,8 @@ impl<F> Pipe<F> {
                 return Err(Refused::NeedSegment { bytes: needed });
             }
             self.close_open();
-            let seal = seal(self);
             let spare = self.spares.pop_front().expect("counted above");
+            let seal = seal(self, &spare);
             self.begin_segment(spare, seal, now());
             if !solo && self.open.as_ref().is_some_and(|chunk| chunk.room() as u64 >= bytes) {
                 return Ok(());

@@ -251,8 +251,8 @@ impl ControlFacts {
     }
 }
 
-/// The seal of the segment that follows the one being written.
-pub(crate) fn seal_after<F>(pipe: &Pipe<F>, facts: &ControlFacts) -> Seal {
+/// The first record of `next`, the segment that follows the one being written.
+pub(crate) fn seal_after<F>(pipe: &Pipe<F>, facts: &ControlFacts, next: &Spare<F>) -> Seal {
     let (end, end_chain, end_time_micros) = pipe.end();
     let (sealed_segment, sealed_end_offset) =
         pipe.writer.as_ref().map_or(pipe.predecessor, |writer| (writer.number, writer.offset));
@@ -265,5 +265,6 @@ pub(crate) fn seal_after<F>(pipe: &Pipe<F>, facts: &ControlFacts) -> Seal {
         truncation_count: facts.truncation_count,
         control_generation: facts.generation,
         trim: facts.trim,
+        file_bytes: next.bytes,
     }
 }
