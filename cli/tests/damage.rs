@@ -92,3 +92,41 @@ fn a_sequence_that_is_broken_without_damage_has_a_code_of_its_own() {
     let differs = seawall(&["verify", "--log", &log, "--against", &place.arg("other")]).expect(3);
     assert!(differs.text().contains("DIFFERS from \"file\" at offset 4 (frame 2)"), "{}", differs.text());
 }
+
+#[test]
+fn what_no_frame_needs_is_told_and_is_no_loss() {
+    let place = Place::new();
+    let (log, _) = damaged_log(&place);
+    // The header of a sealed segment, without which its frames are found all the same.
+    let path = &segments(&place.path("log"))[2];
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+    seawall(&["repair", "--log", &log, "--quarantine"]).expect(0);
+    let found = verify(&log, 0);
+    assert_eq!(found["verdict"], "every frame can be read, but bytes that no frame needs have changed");
+    let text = seawall(&["verify", "--log", &log]).expect(0).text();
+    assert!(text.contains("changed  segment 3 at byte 0, no frame affected"), "{text}");
+    seawall(&["verify", "--log", &log, "--strict"]).expect(2);
+    seawall(&["inspect", "--log", &log, "--frames"]).expect(0);
+}
+
+#[test]
+fn a_shortened_tail_is_found_and_set_aside() {
+    let place = Place::new();
+    let (log, _) = damaged_log(&place);
+    seawall(&["repair", "--log", &log, "--quarantine"]).expect(0);
+    // The close is forgotten: the next open finds the tail as a killed writer left it.
+    let opened = seawall(&["ingest", "--log", &log, "--source", "more", &place.write("more", b"one more line\n")]);
+    opened.expect(0);
+    let newest = segments(&place.path("log")).into_iter().rev().find(|path| {
+        let bytes = std::fs::read(path).unwrap();
+        bytes[4096..].iter().any(|byte| *byte != 0)
+    });
+    let newest = newest.unwrap();
+    std::fs::OpenOptions::new().write(true).open(&newest).unwrap().set_len(4096 + 100).unwrap();
+    assert_eq!(verify(&log, 2)["verdict"], "damaged");
+    seawall(&["ingest", "--log", &log, "--source", "again", &place.path("more").display().to_string()]).expect(2);
+    seawall(&["repair", "--log", &log, "--quarantine"]).expect(0);
+    verify(&log, 0);
+}
