@@ -381,6 +381,59 @@ fn a_byte_limit_and_its_three_policies() {
 }
 
 #[test]
+fn readers_beside_a_writer_that_trims_and_recycles_meet_nothing_but_the_trim() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        segment_bytes_min: 64 << 10,
+        segment_bytes_max: 64 << 10,
+        record_bytes_max: 32 << 10,
+        idle_proof_after: Duration::from_millis(1),
+        ..Config::default()
+    };
+    let log = open(&dir, &config);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (mut trimmed, mut frames) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _stop = StopOnDrop(&stop);
+            for i in 0..6000u64 {
+                let lsn = log.append(&[i as u8; 3000]).unwrap().wait().unwrap();
+                if i % 16 == 15 {
+                    log.trim(Lsn::new(lsn.get().saturating_sub(60))).unwrap();
+                }
+            }
+        });
+        let read_only = Config { recovery: RecoveryMode::ReadOnly, create: false, ..config.clone() };
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let (reader, recovery) = Log::open(dir.path(), read_only.clone()).unwrap();
+            assert!(recovery.damage.is_empty() && recovery.missing_segments.is_empty(), "{recovery:?}");
+            for frame in reader.reader(reader.first()) {
+                match frame {
+                    Ok(frame) => {
+                        assert_eq!(frame.payload, [(frame.lsn.get() - 1) as u8; 3000][..]);
+                        frames += 1;
+                    }
+                    Err(Error::Trimmed { .. }) => trimmed += 1,
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            let report = reader.verify(|_, _| {}).unwrap();
+            assert!(report.is_readable(), "{:?}", report.findings);
+        }
+    });
+    assert!(log.stats().segments_recycled > 0 && frames > 0);
+    println!("{frames} frames read, overtaken {trimmed} times");
+}
+
+struct StopOnDrop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
 fn one_writer_at_a_time_any_number_of_readers() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(&dir, &Config::default());

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::Log;
 use super::catalog::{Catalog, End};
 use super::commit::{ControlFacts, DriverTurn, Pipe, PipeConfig, Spare, Start, Writer, seal_after};
-use super::recovery::{Findings, Outcome, Run, SegmentState, Verdict, empty_run, look};
+use super::recovery::{Findings, Outcome, Run, SegmentState, Verdict, empty_run, look, look_beside_a_writer};
 use super::shared::{Parts, Shared};
 use super::source::Window;
 use super::space::{Space, write_control};
@@ -68,7 +68,8 @@ pub(super) fn open<S: Storage>(storage: S, config: Config) -> Result<(Log<S>, Re
     let began = Instant::now();
     let read_only = config.recovery == RecoveryMode::ReadOnly;
     let lock = if read_only { None } else { Some(lock(&storage)?) };
-    let (findings, created) = match look(&storage, &config)? {
+    let found = if read_only { look_beside_a_writer(&storage, &config)? } else { look(&storage, &config)? };
+    let (findings, created) = match found {
         Some(findings) => (findings, false),
         None if config.create && !read_only => {
             create_control(&storage, &config)?;

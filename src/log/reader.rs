@@ -121,23 +121,31 @@ impl<S: Storage> Cursor<S> {
     /// The next frame that is flushed; `None`: there is none yet. After an error that names frames, the cursor stands
     /// behind them.
     pub(super) fn read(&mut self) -> Result<Option<Frame>> {
-        self.check_place()?;
-        if self.next > self.shared.flushed() {
-            return Ok(None);
-        }
-        let before = self.next;
-        let read = self.read_here();
-        if let Err(error) = &read {
+        loop {
+            self.check_place()?;
+            if self.next > self.shared.flushed() {
+                return Ok(None);
+            }
+            let before = self.next;
+            let error = match self.read_here() {
+                Err(error) => error,
+                read => return read,
+            };
             // The segment may have been trimmed, and its file used again, under our eyes: then what was read there
             // says nothing about the log.
             let after = std::mem::replace(&mut self.next, before);
+            if self.shared.look_for_trim() {
+                self.shared.forget_fault(&error);
+                (self.window, self.chain) = (None, None);
+                continue;
+            }
             if let Err(moved) = self.check_place() {
-                self.shared.faults.lock().retain(|fault| error.lsns() != Some(*fault));
+                self.shared.forget_fault(&error);
                 return Err(moved);
             }
             self.next = after;
+            return Err(error);
         }
-        read
     }
 
     /// Is the next frame one that this log still has?
@@ -551,6 +559,11 @@ impl<S: Storage> Shared<S> {
             event!(error, frames = %lsns, "a reader met damage");
             add(&self.counters.faulty_ranges, 1);
         }
+    }
+
+    /// It was no damage after all.
+    fn forget_fault(&self, error: &Error) {
+        self.faults.lock().retain(|fault| error.lsns() != Some(*fault));
     }
 
     /// Where a frame stands.

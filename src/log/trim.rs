@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::catalog::End;
 use super::commit::{DriverTurn, seal_after};
 use super::reader::FoundFrame;
+use super::recovery::read_control;
 use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::io::Storage;
@@ -16,6 +17,25 @@ use crate::types::{Lsn, SegmentNumber};
 impl<S: Storage> Shared<S> {
     pub(super) fn trimmed(&self) -> Lsn {
         Lsn::new(self.trimmed.load(Ordering::Acquire))
+    }
+
+    /// Learns what the writer has given up since, in a log that was opened read-only: what was read of that meanwhile
+    /// says nothing about the log. True when there was something to learn.
+    pub(super) fn look_for_trim(&self) -> bool {
+        if !matches!(self.refusal, Some(Error::ReadOnly)) {
+            return false;
+        }
+        let Ok(Some(newer)) = read_control(&self.storage, true) else { return false };
+        {
+            let mut control = self.control.lock();
+            if newer.log != control.log || newer.trim.lsn <= control.trim.lsn {
+                return false;
+            }
+            control.trim = newer.trim;
+        }
+        self.trimmed.fetch_max(newer.trim.lsn.get(), Ordering::AcqRel);
+        self.catalog.remove_before(newer.trim.first_segment);
+        true
     }
 
     /// Gives up everything up to and including `upto`. Segments that hold nothing else are recycled or removed.

@@ -109,7 +109,11 @@ impl<S: Storage> Shared<S> {
             done += bytes;
             progress(done, total);
         }
+        // Segments that were given up while they were checked may be in use again.
+        self.look_for_trim();
+        let first = self.control.lock().trim.first_segment;
         let trimmed = self.trimmed();
+        report.findings.retain(|finding| finding.segment >= first);
         for finding in &mut report.findings {
             finding.lsns.start = finding.lsns.start.max(trimmed.next().min(finding.lsns.end));
             finding.quarantined = !finding.lsns.is_empty()

@@ -21,6 +21,9 @@ use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber};
 /// length exactly.
 const SEGMENT_BYTES_LEAST: u64 = 64 * 1024;
 
+/// How often to look again beside a writer.
+const LOOKS_MAX: u32 = 20;
+
 /// A segment file's header, seen against the log it should belong to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum HeaderState {
@@ -98,7 +101,28 @@ pub(crate) fn look<S: Storage>(storage: &S, config: &Config) -> Result<Option<Fi
     look.run(files, leftovers, control_rebuilt).map(Some)
 }
 
-fn read_control<S: Storage>(storage: &S, there: bool) -> Result<Option<Control>> {
+/// Looks without being the writer: one may be at work, who takes segments away, uses them again and writes on behind the
+/// place that is being read. What such a look finds wrong is believed when the next one finds the same.
+pub(crate) fn look_beside_a_writer<S: Storage>(storage: &S, config: &Config) -> Result<Option<Findings<S::File>>> {
+    let complaint = |looked: &Result<Option<Findings<S::File>>>| match looked {
+        Ok(Some(found)) if found.damage.is_empty() && found.missing.is_empty() => None,
+        Ok(Some(found)) => Some(format!("{:?} {:?}", found.damage, found.missing)),
+        Ok(None) => None,
+        Err(error) => Some(error.to_string()),
+    };
+    let mut looked = look(storage, config);
+    for _ in 0..LOOKS_MAX {
+        let Some(before) = complaint(&looked) else { break };
+        looked = look(storage, config);
+        if complaint(&looked).as_ref() == Some(&before) {
+            break;
+        }
+    }
+    looked
+}
+
+/// The control file, if there is one that can be read.
+pub(crate) fn read_control<S: Storage>(storage: &S, there: bool) -> Result<Option<Control>> {
     if !there {
         return Ok(None);
     }

@@ -5,7 +5,9 @@ mod inspect;
 mod plan;
 mod scan;
 
-pub(super) use inspect::{Findings, SegmentState, empty_run, look, open_segment, read_header, read_seal};
+pub(super) use inspect::{
+    Findings, SegmentState, empty_run, look, look_beside_a_writer, open_segment, read_control, read_header, read_seal,
+};
 #[cfg(feature = "internals")]
 pub(crate) use plan::judge;
 pub(super) use plan::{Outcome, Verdict};
