@@ -216,6 +216,36 @@ fn a_lying_or_panicking_buffer_stops_nobody() {
     assert_eq!(log.append(b"fine").unwrap().wait().unwrap(), Lsn::FIRST);
 }
 
+struct BadWaker;
+
+impl std::task::Wake for BadWaker {
+    fn wake(self: std::sync::Arc<Self>) {
+        panic!("a bug in somebody's executor");
+    }
+}
+
+#[test]
+fn a_panicking_waker_costs_nobody_else_a_wake_up() {
+    on_every_backend(|dir, config| {
+        let log = open(dir, &config);
+        for _ in 0..50 {
+            let mut bad = Box::pin(log.append(b"bad").unwrap());
+            let waker = std::task::Waker::from(std::sync::Arc::new(BadWaker));
+            let _ = bad.as_mut().poll(&mut std::task::Context::from_waker(&waker));
+            let others: Vec<_> = (0..4).map(|_| log.append(b"good").unwrap()).collect();
+            std::thread::scope(|scope| {
+                let mut good = others.into_iter();
+                scope.spawn(|| log.append(b"led").unwrap().wait().unwrap());
+                good.by_ref().take(2).for_each(|pending| drop(scope.spawn(|| block_on(pending).unwrap())));
+                for pending in good {
+                    pending.wait().unwrap();
+                }
+            });
+        }
+        log.append(b"after").unwrap().wait().unwrap();
+    });
+}
+
 #[test]
 fn limits_are_errors_and_the_log_goes_on() {
     let dir = tempfile::tempdir().unwrap();

@@ -98,6 +98,9 @@ pub trait Client<F>: Send + Sync {
     /// Called soon after a [`Storage::kick`] and when the time the last call asked for has passed. Returns in how long
     /// it wants to be called again; `None`: only after the next kick.
     fn drive(&self) -> Option<Duration>;
+
+    /// A call of it panicked, and none of these will be made again: whoever waits for it must be told.
+    fn panicked(&self);
 }
 
 /// A claim on a segment's file, seen by other processes.

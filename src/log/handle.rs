@@ -99,6 +99,11 @@ impl<S: Storage> Log<S> {
         open(storage, config)
     }
 
+    #[cfg(test)]
+    pub(super) fn shared_for_tests(&self) -> &Shared<S> {
+        &self.shared
+    }
+
     pub(super) fn new(shared: Arc<Shared<S>>) -> Log<S> {
         Log { handle: Arc::new(Handle(shared.clone())), shared }
     }

@@ -2,6 +2,7 @@
 //! they meet threads and devices.
 
 use std::io::IoSlice;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,6 +12,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::catalog::Catalog;
 use super::commit::{
     Body, ControlFacts, DriverTurn, Encoded, Group, Pipe, Placed, Refused, Released, Turn, Waiters, seal_after,
+    wake_each,
 };
 use super::space::Space;
 use crate::codec::Crc32c;
@@ -333,7 +335,7 @@ impl<S: Storage> Shared<S> {
     pub(super) fn announce_room(&self) {
         self.room.notify_all();
         let tasks = std::mem::take(&mut *self.room_tasks.lock());
-        tasks.into_iter().for_each(std::task::Waker::wake);
+        wake_each(tasks);
     }
 
     /// Polls for room for a record of `bytes`.
@@ -520,7 +522,7 @@ impl<S: Storage> Shared<S> {
             self.news.notify_all();
         }
         let tasks = std::mem::take(&mut *self.news_tasks.lock());
-        tasks.into_iter().for_each(std::task::Waker::wake);
+        wake_each(tasks);
     }
 
     /// Stops for good with `cause`: what is queued is not written, what is in flight may still be proven.
@@ -549,9 +551,13 @@ impl<S: Storage> Shared<S> {
                 }
                 work.running += 1;
             }
-            job(&shared);
+            let ran = catch_unwind(AssertUnwindSafe(|| job(&shared)));
             shared.work.lock().running -= 1;
             shared.work_done.notify_all();
+            if let Err(panic) = ran {
+                shared.panicked();
+                resume_unwind(panic);
+            }
         }));
     }
 
@@ -657,6 +663,11 @@ impl<S: Storage> Client<S::File> for Shared<S> {
         let at = next_look.map_or(sweep, |at| at.saturating_duration_since(now));
         Some(at.clamp(Duration::from_micros(20), sweep))
     }
+
+    fn panicked(&self) {
+        let what = std::io::Error::other("a panic in the log's own code, see the message it left");
+        self.abandon(Error::io("work for", self.storage.describe(), what));
+    }
 }
 
 /// Microseconds since the Unix epoch by the wall clock.
@@ -691,4 +702,35 @@ fn compress(_: &[&[u8]], _: usize, _: &mut Vec<u8>) -> bool {
 /// The parts of an [`IoSlice`] list as plain slices.
 pub(super) fn as_slices<'a>(parts: &'a [IoSlice<'a>]) -> Vec<&'a [u8]> {
     parts.iter().map(|part| &**part).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Log, LsnRange};
+
+    #[test]
+    fn a_panic_in_a_background_job_poisons_the_log_and_leaves_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
+        let before = log.append(b"before").unwrap();
+        let lsn = before.wait().unwrap();
+        log.shared_for_tests().spawn(|_| panic!("a bug in a job"));
+        let mut tries = 0;
+        let error = loop {
+            match log.append(b"after").and_then(crate::Pending::wait) {
+                Ok(_) => assert!(tries < 10_000, "appended for ever"),
+                Err(error) => break error,
+            }
+            tries += 1;
+        };
+        assert!(matches!(error, Error::Poisoned { .. } | Error::Unknown { .. }), "{error:?}");
+        assert_eq!(log.read(lsn).unwrap().payload, &b"before"[..]);
+        let began = Instant::now();
+        drop(log);
+        assert!(began.elapsed() < Duration::from_secs(5), "the job that panicked is waited for");
+        let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
+        assert_eq!(log.read(lsn).unwrap().payload, &b"before"[..]);
+        assert_eq!(log.range(LsnRange::inclusive(lsn, lsn)).count(), 1);
+    }
 }

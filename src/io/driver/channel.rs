@@ -163,6 +163,7 @@ impl Channel {
             None => None,
         };
         if result.is_none() {
+            let _ = catch_unwind(AssertUnwindSafe(|| client.upgrade().inspect(|client| client.panicked())));
             let mut current = self.client.lock();
             if current.as_ref().is_some_and(|current| current.ptr_eq(&client)) {
                 *current = None;

@@ -24,6 +24,7 @@ struct Recorder {
     /// What `drive` answers, once.
     again: Mutex<Option<Duration>>,
     panics: AtomicBool,
+    panicked: AtomicU32,
 }
 
 impl Client<DiskFile> for Recorder {
@@ -43,6 +44,11 @@ impl Client<DiskFile> for Recorder {
         self.drives.wake_all();
         assert!(!self.panics.load(Ordering::Relaxed), "a bug in a client");
         self.again.lock().take()
+    }
+
+    fn panicked(&self) {
+        self.panicked.fetch_add(1, Ordering::Relaxed);
+        panic!("one more bug in a client");
     }
 }
 
@@ -296,6 +302,8 @@ struct Chain {
 }
 
 impl Client<DiskFile> for Chain {
+    fn panicked(&self) {}
+
     fn complete(&self, _: GroupWrite<DiskFile>, result: io::Result<WriteTimes>) {
         result.unwrap();
         self.in_flight.store(false, Ordering::Relaxed);
@@ -379,6 +387,7 @@ fn a_panic_in_one_client_is_not_felt_by_another() {
         good.disk.submit(write(&good_file, 0, vec![block(1)]));
         wait_for(&good.client.told, 1);
         assert_eq!((bad.client.drives.load(), bad.client.told.load()), (1, 0), "it is not called again");
+        assert_eq!(bad.client.panicked.load(Ordering::Relaxed), 1, "but for being told so");
 
         // It panics while it is told.
         bad.disk.attach(weak(&bad.client));

@@ -13,4 +13,4 @@ pub(super) use pipe::{
     Start, Turn, Writer, seal_after, segment_bytes_for,
 };
 pub(super) use tail::{MemoryTail, TailChunk};
-pub(super) use waiters::Waiters;
+pub(super) use waiters::{Waiters, wake_each};

@@ -68,6 +68,8 @@ struct Witness {
 }
 
 impl Client<SimFile> for Witness {
+    fn panicked(&self) {}
+
     fn complete(&self, write: GroupWrite<SimFile>, result: io::Result<WriteTimes>) {
         self.told.lock().push((write.token, result.map(drop).map_err(|error| error.kind())));
     }
