@@ -53,6 +53,12 @@ impl DepthController {
         }
     }
 
+    /// Starts at the highest depth.
+    #[cfg(test)]
+    pub(crate) fn fixed(depth: usize) -> DepthController {
+        DepthController { chosen: depth, trial: Trial::at(depth), ..DepthController::new(depth) }
+    }
+
     /// Writes that may be in flight now.
     pub(crate) fn depth(&self) -> usize {
         self.trial.depth

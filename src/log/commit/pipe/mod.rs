@@ -16,6 +16,8 @@ mod append;
 mod chunk;
 mod ending;
 mod flight;
+#[cfg(test)]
+mod tests;
 mod turns;
 
 use std::collections::VecDeque;

@@ -1,0 +1,126 @@
+//! The pipe without threads or files.
+
+use super::*;
+use crate::codec::crc32c;
+use crate::io::{GroupWrite, WriteTimes};
+use crate::types::StreamId;
+
+fn pipe(flush_depth_max: usize) -> Pipe<()> {
+    let config = PipeConfig {
+        log: LogId::new(1),
+        incarnation: Incarnation::new(2),
+        stream: StreamId::default(),
+        block_bytes: 512,
+        group_bytes_max: 8192,
+        flush_depth_max,
+        gather: false,
+        index_stride_bytes: 4096,
+        memory_tail_bytes: 0,
+        sweep_interval: Duration::from_millis(1),
+    };
+    let start = Start { end: Lsn::ZERO, chain: Chain::start(0), time_micros: 0, proven: Lsn::ZERO };
+    let mut pipe = Pipe::new(config, BufferPool::new(1 << 20), start);
+    // As many writes at once as are allowed: what follows is about the order alone.
+    pipe.depth = DepthController::fixed(flush_depth_max);
+    for number in 1..=3 {
+        let spare = Spare { number: SegmentNumber::new(number), file: Arc::new(()), bytes: 64 * 1024, written: true };
+        pipe.spares.push_back(spare);
+    }
+    let first = pipe.spares.pop_front().unwrap();
+    let seal = seal_after(&pipe, &facts(), &first);
+    pipe.begin_segment(first, seal, Instant::now());
+    let seal = take(&mut pipe).unwrap();
+    end(&mut pipe, seal);
+    pipe
+}
+
+fn facts() -> ControlFacts {
+    let trim = TrimPoint { lsn: Lsn::ZERO, chain: Chain::start(0), first_segment: SegmentNumber::FIRST };
+    ControlFacts { truncation_count: 0, generation: 1, trim }
+}
+
+fn append(pipe: &mut Pipe<()>, bytes: usize) -> Lsn {
+    let payload = vec![7; bytes];
+    let record = Encoded {
+        body: Body::Parts(&[&payload]),
+        payload_bytes: bytes as u32,
+        raw_bytes: bytes as u32,
+        payload_crc: crc32c(&payload),
+        flags: 0,
+    };
+    match pipe.append(record, 0, Instant::now, |pipe, next| seal_after(pipe, &facts(), next)) {
+        Ok(placed) => placed.lsn,
+        Err((refused, _)) => panic!("{refused:?}"),
+    }
+}
+
+fn take(pipe: &mut Pipe<()>) -> Option<Group<()>> {
+    match pipe.take_for_driver(Instant::now(), true) {
+        DriverTurn::Submit(group) => Some(group),
+        DriverTurn::At(_) => None,
+    }
+}
+
+fn end(pipe: &mut Pipe<()>, group: Group<()>) -> Lsn {
+    let GroupWrite { token, parts, .. } = group.write;
+    pipe.complete(Instant::now(), token, parts, Ok(WriteTimes::default())).flushed
+}
+
+#[test]
+fn a_segment_s_seal_is_written_only_when_everything_before_it_is_flushed() {
+    let mut pipe = pipe(8);
+    // One group of the old segment after the other is taken and not ended.
+    let mut in_flight = Vec::new();
+    let mut last_of_old = Lsn::ZERO;
+    while pipe.writer().unwrap().number == SegmentNumber::FIRST {
+        last_of_old = append(&mut pipe, 5000);
+        if pipe.writer().unwrap().number == SegmentNumber::FIRST && in_flight.len() < 4 {
+            in_flight.extend(take(&mut pipe));
+        }
+    }
+    let last_of_old = last_of_old.previous();
+    assert_eq!(in_flight.len(), 4);
+    let mut ended = Vec::new();
+    while ended.len() < 60 {
+        match take(&mut pipe) {
+            Some(group) if group.write.offset == 512 => {
+                assert!(in_flight.is_empty(), "the seal goes out beside {} groups of the old segment", in_flight.len());
+                assert_eq!(pipe.flushed().0, last_of_old);
+                return;
+            }
+            Some(group) => in_flight.push(group),
+            // The last one taken ends first.
+            None => ended.push(end(&mut pipe, in_flight.pop().unwrap())),
+        }
+    }
+    panic!("the seal was never written");
+}
+
+#[test]
+fn groups_that_end_out_of_order_flush_a_gap_free_prefix() {
+    let mut pipe = pipe(8);
+    let mut groups = Vec::new();
+    for _ in 0..4 {
+        append(&mut pipe, 5000);
+        groups.extend(take(&mut pipe));
+    }
+    let flushed: Vec<u64> = [3, 1, 0, 0].into_iter().map(|which| end(&mut pipe, groups.remove(which)).get()).collect();
+    assert_eq!(flushed, [0, 0, 2, 4]);
+}
+
+#[test]
+fn behind_a_failed_group_nothing_is_flushed_whatever_ends() {
+    let mut pipe = pipe(8);
+    let mut groups = Vec::new();
+    for _ in 0..4 {
+        append(&mut pipe, 5000);
+        groups.extend(take(&mut pipe));
+    }
+    let failed = groups.remove(1);
+    let GroupWrite { token, parts, .. } = failed.write;
+    let released = pipe.complete(Instant::now(), token, parts, Err(Error::Closed));
+    assert!(released.poisoned);
+    let flushed: Vec<u64> = groups.into_iter().map(|group| end(&mut pipe, group).get()).collect();
+    assert_eq!(flushed, [1, 1, 1]);
+    assert!(take(&mut pipe).is_none() && pipe.poison.as_ref().unwrap().0 == Lsn::new(2));
+}
