@@ -98,6 +98,8 @@ pub(super) struct Cursor<S: Storage> {
     chain: Option<Chain>,
     window: Option<Window>,
     truncations: u64,
+    /// One frame is looked for: a read of some blocks is cheaper than a map.
+    one: bool,
 }
 
 enum Step {
@@ -115,7 +117,7 @@ enum Step {
 impl<S: Storage> Cursor<S> {
     pub(super) fn new(shared: Arc<Shared<S>>, next: Lsn) -> Cursor<S> {
         let truncations = shared.truncations.load(Ordering::Acquire);
-        Cursor { shared, next: next.max(Lsn::FIRST), chain: None, window: None, truncations }
+        Cursor { shared, next: next.max(Lsn::FIRST), chain: None, window: None, truncations, one: false }
     }
 
     /// The next frame that is flushed; `None`: there is none yet. After an error that names frames, the cursor stands
@@ -226,7 +228,7 @@ impl<S: Storage> Cursor<S> {
         if self.chain.is_none() && located.start == self.next {
             self.chain = located.chain_before;
         }
-        let window = if located.settled && located.end.is_some() {
+        let window = if located.settled && located.end.is_some() && !self.one {
             let map = match shared.catalog.map(&shared.storage, &located) {
                 Err(Error::Foreign { .. }) => return Err(self.not_ours(&located)),
                 other => other?,
@@ -247,7 +249,8 @@ impl<S: Storage> Cursor<S> {
             }
         } else {
             let at = shared.active_index(&located, self.next).unwrap_or(self.first_group());
-            self.read_window(&located, at, READ_BYTES)?
+            let bytes = if self.one { 2 * shared.config.index_stride_bytes } else { READ_BYTES };
+            self.read_window(&located, at, bytes.min(READ_BYTES))?
         };
         self.window = Some(window);
         Ok(())
@@ -569,7 +572,7 @@ impl<S: Storage> Shared<S> {
     /// Where a frame stands.
     pub(super) fn find_frame(self: &Shared<S>, lsn: Lsn) -> Result<FoundFrame> {
         let me = self.me.upgrade().ok_or(Error::Closed)?;
-        let mut cursor = Cursor::new(me, lsn);
+        let mut cursor = Cursor { one: true, ..Cursor::new(me, lsn) };
         // The trim point itself is still found while its segment is there.
         if cursor.window.is_none() {
             cursor.open_window()?;

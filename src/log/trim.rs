@@ -48,13 +48,14 @@ impl<S: Storage> Shared<S> {
         if upto > flushed {
             return Err(Error::BeyondEnd { requested: upto, flushed });
         }
-        // The chain at the trim point is what a member that lags behind it starts from. Damage there must not keep the
-        // log from being trimmed.
-        let chain = self.find_frame(upto).map(|frame| frame.header.chain).unwrap_or_default();
-        let first_segment = if upto == flushed {
-            self.segment_after(upto)
-        } else {
-            self.catalog.locate(&self.storage, upto.next()).map(|located| located.number).ok()
+        let next = if upto == flushed { None } else { self.catalog.locate(&self.storage, upto.next()).ok() };
+        let first_segment = if upto == flushed { self.segment_after(upto) } else { next.as_ref().map(|it| it.number) };
+        // The chain at the trim point is what a member that lags behind it starts from. Between two segments the seal
+        // states it; mapping the old one to look for its last frame cost a burst of reads, and the append beside it
+        // 7 ms. Damage there must not keep the log from being trimmed.
+        let chain = match next.filter(|next| next.start == upto.next()).and_then(|next| next.chain_before) {
+            Some(chain) => chain,
+            None => self.find_frame(upto).map(|frame| frame.header.chain).unwrap_or_default(),
         };
         self.update_control(|control| {
             let first_segment = first_segment.unwrap_or(control.trim.first_segment).max(control.trim.first_segment);
