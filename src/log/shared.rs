@@ -498,11 +498,12 @@ impl<S: Storage> Shared<S> {
             self.announce_news();
             return;
         }
-        if let Some(chunks) = released.chunks {
-            self.waiters.wake_chunks(chunks);
-        }
+        // The device first: whoever looks after the next group is woken before the many that this one releases.
         if let Some(chunk) = released.nudge {
             self.waiters.nudge_one(chunk);
+        }
+        if let Some(chunks) = released.chunks {
+            self.waiters.wake_chunks(chunks);
         }
         self.waiters.wake_tasks(released.flushed);
         if released.room {
