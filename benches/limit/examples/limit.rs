@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .to_vec();
     }
 
-    let mut limit = Limit::prepare(&Options { dir: dir.into(), file_bytes: FILE_BYTES })?;
+    let mut limit = Limit::prepare(&Options { dir: dir.into(), file_bytes: FILE_BYTES, files: 1 })?;
     if !limit.direct_io() {
         println!("O_DIRECT is refused here: buffered writes with fdatasync");
     }

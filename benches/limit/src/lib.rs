@@ -6,7 +6,8 @@
 //! The model is the best log imaginable. [`Load::outstanding`] records exist. A record is either
 //! in a write or waiting for one. Whenever one of `depth` write slots is free it takes waiting
 //! records, at most `ceil(outstanding / depth)` so that `depth` writes can hold all of them, and
-//! writes them as one group at the next offset of a file whose blocks are already written. When
+//! writes them as one group at the next offset of a file whose blocks are already written (or of
+//! one of several, if asked for). When
 //! the group is durable its records are acknowledged and are waiting again at once. A group of
 //! `n` records has `n * (record_bytes + 64)` bytes, rounded up to whole blocks of 4096: 64 is
 //! what a frame header costs. One thread plays all clients; nothing is copied, no checksum is
@@ -19,7 +20,7 @@
 //! use std::time::Duration;
 //!
 //! # fn main() -> Result<(), seawall_limit::LimitError> {
-//! let mut limit = Limit::prepare(&Options { dir: ".".into(), file_bytes: 1 << 30 })?;
+//! let mut limit = Limit::prepare(&Options { dir: ".".into(), file_bytes: 1 << 30, files: 1 })?;
 //! let load = Load { record_bytes: 1024, outstanding: 64 };
 //! let best = limit.best(load, Duration::from_secs(2))?;
 //! println!("{} at depth {}: {:.0} records/s", best.method, best.depth, best.records_per_second);
@@ -96,8 +97,11 @@ impl Load {
 pub struct Options {
     /// Directory on the device in question. It must exist.
     pub dir: PathBuf,
-    /// Size of the file that is written over and over, in bytes; rounded up to whole blocks.
+    /// Size of each file that is written over and over, in bytes; rounded up to whole blocks.
     pub file_bytes: u64,
+    /// Files that the writes in flight are spread over, at least 1. A file system may take more
+    /// writes per second to one file than to many.
+    pub files: usize,
 }
 
 /// One way of making a write durable. `O_DIRECT` throughout, unless [`Limit::direct_io`] says no.
@@ -195,27 +199,28 @@ impl Cell {
 
 /// A prepared file, ready to be measured on.
 ///
-/// The file has no name any more: its space is given back when this value is dropped, or when
+/// The files have no names any more: their space is given back when this value is dropped, or when
 /// the process dies.
 #[derive(Debug)]
 pub struct Limit {
-    file: LimitFile,
+    files: Vec<LimitFile>,
     uring: Result<(), std::io::Error>,
     /// Where the next group goes. Kept across measurements so that each writes other blocks.
     next_offset: u64,
 }
 
 impl Limit {
-    /// Creates the file in `options.dir`, writes zeros to every block of it and flushes it.
+    /// Creates the files in `options.dir`, writes zeros to every block of them and flushes them.
     pub fn prepare(options: &Options) -> Result<Limit, LimitError> {
-        let file = LimitFile::create(&options.dir, options.file_bytes, file::Direct::IfGranted)?;
-        Ok(Limit { file, uring: uring::probe(), next_offset: 0 })
+        let create = |_| LimitFile::create(&options.dir, options.file_bytes, file::Direct::IfGranted);
+        let files = (0..options.files.max(1)).map(create).collect::<Result<_, _>>()?;
+        Ok(Limit { files, uring: uring::probe(), next_offset: 0 })
     }
 
     /// Whether the filesystem grants `O_DIRECT`. If not, every figure is of buffered writes with
     /// `fdatasync`.
     pub fn direct_io(&self) -> bool {
-        self.file.is_direct()
+        self.files[0].is_direct()
     }
 
     /// Why io_uring cannot be used here, if it cannot. Depths above 1 then come from threads that
@@ -281,12 +286,12 @@ impl Limit {
         let group_bytes = load.group_bytes(load.group_records(depth));
         // Twice what is in flight: then writes in flight never overlap, wherever the file wraps.
         let needed_bytes = 2 * depth as u64 * group_bytes as u64;
-        if self.file.file_bytes() < needed_bytes {
-            let file_bytes = self.file.file_bytes();
+        let file_bytes = self.files[0].file_bytes();
+        if file_bytes < needed_bytes {
             return Err(LimitError::FileTooSmall { file_bytes, needed_bytes });
         }
         let mut run = Run {
-            file: &self.file,
+            files: &self.files,
             load,
             method,
             depth,
@@ -305,13 +310,13 @@ impl Limit {
     }
 
     fn offers(&self, method: Method) -> bool {
-        (self.file.is_direct() || method.is_fdatasync()) && (self.uring.is_ok() || !method.is_uring())
+        (self.direct_io() || method.is_fdatasync()) && (self.uring.is_ok() || !method.is_uring())
     }
 }
 
 /// One measurement under way: what the drivers in `uring` and `pwrite` share.
 struct Run<'a> {
-    file: &'a LimitFile,
+    files: &'a [LimitFile],
     load: Load,
     method: Method,
     depth: usize,
@@ -331,7 +336,7 @@ impl Run<'_> {
             return None;
         }
         let bytes = self.load.group_bytes(group.records());
-        if self.next_offset + bytes as u64 > self.file.file_bytes() {
+        if self.next_offset + bytes as u64 > self.files[0].file_bytes() {
             self.next_offset = 0;
         }
         let offset = self.next_offset;
@@ -358,9 +363,10 @@ mod tests {
     ];
 
     fn limit(direct: file::Direct, uring: bool) -> Limit {
-        let file = LimitFile::create(&std::env::temp_dir(), 8 << 20, direct).unwrap();
+        let create = |_| LimitFile::create(&std::env::temp_dir(), 8 << 20, direct).unwrap();
+        let files = (0..3).map(create).collect();
         let uring = if uring { uring::probe() } else { Err(std::io::Error::from_raw_os_error(libc::EPERM)) };
-        Limit { file, uring, next_offset: 0 }
+        Limit { files, uring, next_offset: 0 }
     }
 
     #[test]

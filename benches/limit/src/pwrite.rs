@@ -22,7 +22,7 @@ fn drive_alone(run: &mut Run<'_>, buffer: &AlignedBytes) -> Result<(), LimitErro
         let Some((offset, bytes)) = run.take(&mut group) else {
             break;
         };
-        write_durably(run.file, run.method, &buffer.as_slice()[..bytes], offset)?;
+        write_durably(&run.files[0], run.method, &buffer.as_slice()[..bytes], offset)?;
         run.acknowledge(&mut group, bytes);
     }
     Ok(())
@@ -34,10 +34,11 @@ struct Shared<'r, 'f> {
 }
 
 fn drive_threads(run: &mut Run<'_>, buffers: &[AlignedBytes]) -> Result<(), LimitError> {
-    let (file, method) = (run.file, run.method);
+    let (files, method) = (run.files, run.method);
     let shared = Mutex::new(Shared { run, failed: None });
     let records_wait = Condvar::new();
-    let writer = |buffer: &AlignedBytes| {
+    let writer = |number: usize, buffer: &AlignedBytes| {
+        let file = &files[number % files.len()];
         let mut group = Group::default();
         let mut guard = lock(&shared);
         while !guard.run.tally.is_over() && guard.failed.is_none() {
@@ -58,8 +59,9 @@ fn drive_threads(run: &mut Run<'_>, buffers: &[AlignedBytes]) -> Result<(), Limi
         records_wait.notify_all();
     };
     thread::scope(|scope| {
-        for buffer in buffers {
-            scope.spawn(|| writer(buffer));
+        for (number, buffer) in buffers.iter().enumerate() {
+            let writer = &writer;
+            scope.spawn(move || writer(number, buffer));
         }
     });
     match lock(&shared).failed.take() {

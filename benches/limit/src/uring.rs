@@ -7,10 +7,13 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use crate::aligned::AlignedBytes;
 use crate::clients::Group;
+use crate::file::LimitFile;
 use crate::{LimitError, Method, Run};
 
-/// Index in the ring's table of registered files, which has this one entry.
-const FILE: types::Fixed = types::Fixed(0);
+/// A slot's file, by its index in the ring's table of registered files.
+fn file_of(slot: usize, files: usize) -> types::Fixed {
+    types::Fixed((slot % files) as u32)
+}
 
 /// Completions of a flush carry this bit beside the number of the slot.
 const FLUSH_BIT: u64 = 1 << 32;
@@ -71,12 +74,13 @@ impl Driver<'_, '_> {
     /// Spares the kernel looking up the file and pinning the pages for each write.
     fn register(&mut self) -> Result<(), LimitError> {
         let method = self.run.method;
-        let file = match method {
-            Method::UringDsync => self.run.file.dsync().ok_or(LimitError::Unavailable { method })?,
-            _ => self.run.file.plain(),
+        let descriptor = |file: &LimitFile| match method {
+            Method::UringDsync => file.dsync().map(AsRawFd::as_raw_fd).ok_or(LimitError::Unavailable { method }),
+            _ => Ok(file.plain().as_raw_fd()),
         };
+        let descriptors = self.run.files.iter().map(descriptor).collect::<Result<Vec<_>, _>>()?;
         let submitter = self.ring.submitter();
-        submitter.register_files(&[file.as_raw_fd()]).map_err(uring_error("register files"))?;
+        submitter.register_files(&descriptors).map_err(uring_error("register files"))?;
         let parts: Vec<_> = self
             .slots
             .iter()
@@ -115,16 +119,17 @@ impl Driver<'_, '_> {
             return;
         };
         (slot.offset, slot.bytes) = (offset, bytes);
+        let file = file_of(number, self.run.files.len());
         let start = slot.buffer.as_slice().as_ptr();
         let len = bytes as u32;
         let write = if self.registered_buffers {
-            opcode::WriteFixed::new(FILE, start, len, number as u16).offset(offset).build()
+            opcode::WriteFixed::new(file, start, len, number as u16).offset(offset).build()
         } else {
-            opcode::Write::new(FILE, start, len).offset(offset).build()
+            opcode::Write::new(file, start, len).offset(offset).build()
         };
         let write = write.user_data(number as u64);
         if self.run.method == Method::UringFdatasync {
-            let flush = opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build();
+            let flush = opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build();
             push(&mut self.ring, &write.flags(squeue::Flags::IO_LINK));
             push(&mut self.ring, &flush.user_data(number as u64 | FLUSH_BIT));
             self.slots[number].pending = 2;

@@ -84,7 +84,7 @@ impl Gathering<'_> {
 
 pub(super) fn measure(bench: &Bench<'_>, cells: &[&LoadCell], table: &mut Table) -> Result<(), Failure> {
     bench.say("preparing the limit's file");
-    let options = Options { dir: bench.scratch.path().to_owned(), file_bytes: LIMIT_FILE_BYTES };
+    let options = Options { dir: bench.scratch.path().to_owned(), file_bytes: LIMIT_FILE_BYTES, files: 1 };
     let mut limit = Limit::prepare(&options)?;
     let steady = if bench.cold { None } else { Some(steady_log(bench)?) };
     let mut gatherings: Vec<Gathering<'_>> = cells

@@ -32,8 +32,12 @@ pub(super) struct ManyFigures {
     pub(super) backend: String,
     pub(super) depth: usize,
     pub(super) writes_per_second: Figure,
+    /// Of as many files as there are logs: what the file system gives to any 64 logs.
     pub(super) limit_writes_per_second: Figure,
     pub(super) ratio: Figure,
+    /// The same depth on a single file, which a file system may be better at.
+    pub(super) one_file_limit_writes_per_second: Figure,
+    pub(super) one_file_ratio: Figure,
     /// Acks of the log that got fewest, as a share of the mean.
     pub(super) slowest_share: Figure,
     /// CPU of the whole process, the client's included.
@@ -62,8 +66,10 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<ManyFigures, Failure> {
         Backend::IoUring => (Method::UringDsync, LOGS),
         _ => (Method::PwriteDsync, POOL_THREADS),
     };
-    let options = Options { dir: bench.scratch.path().to_owned(), file_bytes: LIMIT_FILE_BYTES };
-    let mut limit = Limit::prepare(&options)?;
+    let one_file = Options { dir: bench.scratch.path().to_owned(), file_bytes: LIMIT_FILE_BYTES, files: 1 };
+    let many_files = Options { file_bytes: LIMIT_FILE_BYTES / LOGS as u64, files: LOGS, ..one_file.clone() };
+    let mut one_file = Limit::prepare(&one_file)?;
+    let mut many_files = Limit::prepare(&many_files)?;
     // One record per write, as in a log that has one on its way.
     let load = Load { record_bytes: RECORD_BYTES, outstanding: depth };
     await_prepared(&logs);
@@ -71,20 +77,26 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<ManyFigures, Failure> {
     for round in 1..=bench.rounds {
         bench.check_interrupt()?;
         bench.say(format_args!("64 logs: round {round} of {}", bench.rounds));
-        let given = limit.measure_one(load, method, depth, bench.seconds)?.records_per_second;
-        rounds.push((given, drive(&logs, bench.seconds).in_log(&dir)?));
+        let one = one_file.measure_one(load, method, depth, bench.seconds)?.records_per_second;
+        let many = many_files.measure_one(load, method, depth, bench.seconds)?.records_per_second;
+        rounds.push(((one, many), drive(&logs, bench.seconds).in_log(&dir)?));
     }
     for log in logs {
         log.close(Duration::from_secs(30)).in_log(&dir)?;
     }
     bench.scratch.fresh("many")?;
-    let ratio = Figure::of(rounds.iter().map(|(given, driven)| driven.writes_per_second / given.max(1e-9)));
+    let against = |given: fn(&(f64, f64)) -> f64| {
+        Figure::of(rounds.iter().map(|(limits, driven)| driven.writes_per_second / given(limits).max(1e-9)))
+    };
+    let (one_file_ratio, ratio) = (against(|(one, _)| *one), against(|(_, many)| *many));
     Ok(ManyFigures {
         backend: format!("{:?}", medium.backend),
         depth,
         writes_per_second: Figure::of(rounds.iter().map(|(_, driven)| driven.writes_per_second)),
-        limit_writes_per_second: Figure::of(rounds.iter().map(|(given, _)| *given)),
+        limit_writes_per_second: Figure::of(rounds.iter().map(|((_, many), _)| *many)),
         ratio,
+        one_file_limit_writes_per_second: Figure::of(rounds.iter().map(|((one, _), _)| *one)),
+        one_file_ratio,
         slowest_share: Figure::of(rounds.iter().map(|(_, driven)| driven.slowest_share)),
         cpu_micros_per_write: Figure::of(rounds.iter().map(|(_, driven)| driven.cpu_micros_per_write)),
         targets: vec![Target::at_least("ratio", ratio.median, MANY_RATIO_MIN)],

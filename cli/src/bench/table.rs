@@ -190,13 +190,15 @@ fn reading_lines(figures: &ReadingFigures, out: &mut Out) -> Result<(), Failure>
 
 fn many_lines(figures: &ManyFigures, out: &mut Out) -> Result<(), Failure> {
     out.line(format_args!(
-        "\n64 logs ({}): {} durable writes/s, the device {} at depth {}, ratio {}; the slowest log has {:.2} of the \
-         mean; {:.1} µs CPU/write",
+        "\n64 logs ({}): {} durable writes/s, 64 files {} at depth {}, ratio {}; a single file {}, ratio {}; the slowest \
+         log has {:.2} of the mean; {:.1} µs CPU/write",
         figures.backend,
         rate(&figures.writes_per_second),
         rate(&figures.limit_writes_per_second),
         figures.depth,
         share(&figures.ratio),
+        rate(&figures.one_file_limit_writes_per_second),
+        share(&figures.one_file_ratio),
         figures.slowest_share.median,
         figures.cpu_micros_per_write.median,
     ))?;
