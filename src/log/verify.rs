@@ -130,19 +130,18 @@ impl<S: Storage> Shared<S> {
         report: &mut Report,
     ) -> Result<()> {
         let name = FileName::Segment(number).to_string();
-        let nowhere = LsnRange::new(Lsn::ZERO, Lsn::ZERO);
         let (trimmed, is_first) = (self.trimmed(), report.segments.is_empty());
         let mut tell = |offset, lsns, what: String| {
             report.findings.push(Finding { segment: number, offset, lsns, what, quarantined: false });
         };
         let file = self.catalog.file(&self.storage, number)?;
         match read_header(&self.storage, &file, number)? {
-            Err(_) => tell(0, nowhere, "the segment header is damaged".into()),
+            Err(_) => tell(0, LsnRange::NONE, "the segment header is damaged".into()),
             Ok(header) if header.number != number => {
-                tell(0, nowhere, format!("the file is a copy of segment {}", header.number));
+                tell(0, LsnRange::NONE, format!("the file is a copy of segment {}", header.number));
             }
             Ok(header) if header.log != self.control.lock().log => {
-                tell(0, nowhere, format!("the file belongs to log {}", header.log));
+                tell(0, LsnRange::NONE, format!("the file belongs to log {}", header.log));
             }
             // The checksum covers the header; the rest of its block is zero.
             Ok(_)
@@ -155,7 +154,7 @@ impl<S: Storage> Shared<S> {
             {
                 tell(
                     SegmentHeader::BYTES as u64,
-                    nowhere,
+                    LsnRange::NONE,
                     "the block of the segment header is not zero behind it".into(),
                 );
             }
@@ -171,12 +170,12 @@ impl<S: Storage> Shared<S> {
         };
         let last = end.map_or_else(|| self.flushed(), |end| end.last);
         if until > bytes {
-            tell(bytes, nowhere, format!("the file has {bytes} bytes, its frames end at {until}"));
+            tell(bytes, LsnRange::NONE, format!("the file has {bytes} bytes, its frames end at {until}"));
         }
         if let Some(end) = end
             && let Some((offset, what)) = self.verify_index(number, &file, bytes, &end)?
         {
-            tell(offset, nowhere, what.into());
+            tell(offset, LsnRange::NONE, what.into());
         }
         let mut window = Window::new(&self.storage, file, name, bytes);
         let block = self.catalog.block_bytes;
@@ -184,7 +183,7 @@ impl<S: Storage> Shared<S> {
         let scan = scan_segment(&mut window, self.catalog.salt(number), block, until, stride)?;
         let start = self.catalog.start_of(&self.storage, number)?.0.max(trimmed.next());
         match (&scan.seal, *before) {
-            (None, _) => tell(u64::from(block), nowhere, "the seal is damaged".into()),
+            (None, _) => tell(u64::from(block), LsnRange::NONE, "the seal is damaged".into()),
             (Some(seal), Some((lsn, chain))) if seal.end != lsn || seal.end_chain != chain => {
                 let lsns = LsnRange::new(lsn.next(), seal.end.next());
                 tell(u64::from(block), lsns, "the seal does not continue the segment before it".into());
@@ -205,7 +204,7 @@ impl<S: Storage> Shared<S> {
             tell(gap.offset, gap.lsns, gap.what.into());
         }
         for (offset, what) in &scan.scuffs {
-            tell(*offset, nowhere, (*what).into());
+            tell(*offset, LsnRange::NONE, (*what).into());
         }
         // What looks like padding where frames are missing is where they were.
         let missing_at: Vec<u64> = scan.gaps.iter().map(|gap| gap.offset).chain(scan.unreadable).collect();

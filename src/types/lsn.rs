@@ -77,6 +77,9 @@ pub struct LsnRange {
 }
 
 impl LsnRange {
+    /// No frames: what is told concerns none.
+    pub const NONE: LsnRange = LsnRange { start: Lsn::ZERO, end: Lsn::ZERO };
+
     /// `start..end`; a range that ends before it starts is empty.
     #[must_use]
     pub fn new(start: Lsn, end: Lsn) -> LsnRange {

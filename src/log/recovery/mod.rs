@@ -1,13 +1,16 @@
-//! What a log directory holds after whatever happened to it: look (`inspect`, `scan`), judge (`plan`, pure). Nothing is
-//! written here: that is one later step, `open`.
+//! What a log directory holds after whatever happened to it: look (`inspect`, `newest`, `scan`), judge (`plan`, pure).
+//! Nothing is written here: that is one later step, `open`.
 
+mod control;
+mod files;
 mod inspect;
+mod newest;
 mod plan;
 mod scan;
 
-pub(super) use inspect::{
-    Findings, SegmentState, empty_run, look, look_beside_a_writer, open_segment, read_control, read_header, read_seal,
-};
+pub(super) use control::read_control;
+pub(super) use files::{open_segment, read_header, read_seal};
+pub(super) use inspect::{Findings, SegmentState, empty_run, look, look_beside_a_writer};
 #[cfg(feature = "internals")]
 pub(crate) use plan::judge;
 pub(super) use plan::{Outcome, Verdict};

@@ -110,8 +110,7 @@ impl<F> Pipe<F> {
             }
             let Some(front) = self.ready.front() else { break };
             if let Some((flight, file, _)) = &group
-                && (front.barrier
-                    || !Arc::ptr_eq(file, &front.file)
+                && (!Arc::ptr_eq(file, &front.file)
                     || flight.bytes + front.buffer.len() as u64 > self.config.group_bytes_max)
             {
                 break;

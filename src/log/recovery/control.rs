@@ -1,0 +1,72 @@
+//! The control file at open: read, or rebuilt from the segments when it is lost.
+
+use std::collections::BTreeMap;
+
+use super::files::{open_segment, read_header, read_seal};
+use crate::error::{Error, Result};
+use crate::io::{Buffer, Storage};
+use crate::segment::{CONTROL_FILE_BYTES, Control, ControlError, FORMAT_VERSION, Salt, TrimPoint};
+use crate::types::{Lsn, SegmentNumber};
+
+/// The control file, if there is one that can be read.
+pub(crate) fn read_control<S: Storage>(storage: &S, there: bool) -> Result<Option<Control>> {
+    if !there {
+        return Ok(None);
+    }
+    let file = storage.open("control").map_err(|e| Error::io("open", "control", e))?;
+    let mut bytes = Buffer::new(CONTROL_FILE_BYTES);
+    storage.read_at(&file, 0, CONTROL_FILE_BYTES, &mut bytes).map_err(|e| Error::io("read", "control", e))?;
+    match Control::decode(&bytes) {
+        Ok(control) => Ok(Some(control)),
+        Err(ControlError::Invalid) => Ok(None),
+        Err(ControlError::Future { version }) => {
+            Err(Error::FutureVersion { file: "control".into(), found: version, known: FORMAT_VERSION })
+        }
+    }
+}
+
+/// A control for a log whose own was lost: identity from the segment headers, trim point from the newest seal.
+pub(super) fn rebuild_control<S: Storage>(storage: &S, files: &BTreeMap<SegmentNumber, u64>) -> Result<Control> {
+    let mut rebuilt: Option<Control> = None;
+    for (&number, &bytes) in files.iter().rev() {
+        let file = open_segment(storage, number)?;
+        let Ok(header) = read_header(storage, &file, number)? else { continue };
+        if header.number != number {
+            continue;
+        }
+        let control = rebuilt.get_or_insert_with(|| Control {
+            generation: 1,
+            log: header.log,
+            incarnation: header.incarnation,
+            stream: header.stream,
+            block_bytes: header.block_bytes,
+            open_count: 0,
+            highest_segment: number,
+            truncation_count: 0,
+            trim: TrimPoint {
+                lsn: Lsn::ZERO,
+                chain: Default::default(),
+                first_segment: *files.keys().next().expect("not empty"),
+            },
+            clean_close: None,
+            quarantined: Vec::new(),
+            passed_over: Vec::new(),
+            extension: Vec::new(),
+        });
+        if header.log != control.log {
+            continue;
+        }
+        let salt = Salt::new(control.log, control.incarnation, number);
+        if let Some(seal) = read_seal(storage, &file, number, bytes, salt, control.block_bytes)? {
+            control.generation = seal.control_generation + 2;
+            control.open_count = seal.control_generation;
+            control.truncation_count = seal.truncation_count;
+            control.trim = seal.trim;
+            break;
+        }
+    }
+    rebuilt.ok_or_else(|| Error::Control {
+        dir: storage.describe(),
+        what: "is lost, and no segment has a valid header to rebuild it from",
+    })
+}

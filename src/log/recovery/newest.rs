@@ -1,0 +1,338 @@
+//! The newest segments, looked at closely: where the log ends, and what of its end is damaged or gone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::files::{open_segment, read_header, read_seal};
+use super::inspect::{Findings, Gone, HeaderState, Look, Newest, SegmentState, empty_run};
+use super::plan::{Verdict, judge};
+use super::scan::{Gap, Run, SegmentScan, scan_segment};
+use crate::config::RecoveryMode;
+use crate::error::{Error, Result};
+use crate::io::{Hold, Storage};
+use crate::log::commit::Spare;
+use crate::log::source::Window;
+use crate::segment::{CleanClose, FileName, FlushMarker, Found, HEADER_BYTES, Scanner, SegmentHeader};
+use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber};
+
+/// No segment is prepared with less: a shorter file was cut, and may have held anything. A seal tells its own file's
+/// length exactly.
+const SEGMENT_BYTES_LEAST: u64 = 64 * 1024;
+
+impl<S: Storage> Look<'_, S> {
+    /// The highest segment with a valid seal.
+    pub(super) fn newest_sealed(&self, segments: &BTreeMap<SegmentNumber, u64>) -> Result<Newest> {
+        for (&number, &bytes) in segments.iter().rev() {
+            let file = self.file(number)?;
+            if let Some(seal) = read_seal(self.storage, &file, number, bytes, self.salt(number), self.block)? {
+                return Ok(Some((number, seal)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes that a killed process had in flight may still reach the device after it is gone. Each holds its file's
+    /// claim until it ends: with the claims of the unsealed files in our hands, what we scan is what stays.
+    pub(super) fn settle_in_flight(&mut self, segments: &BTreeMap<SegmentNumber, u64>) -> Result<()> {
+        if self.config.recovery == RecoveryMode::ReadOnly {
+            return Ok(());
+        }
+        let from = self.newest_sealed(segments)?.map_or(SegmentNumber::NONE, |(number, _)| number);
+        let give_up = Instant::now() + self.config.in_flight_wait;
+        for (&number, _) in segments.range(from..) {
+            let file = open_segment(self.storage, number)?;
+            let name = FileName::Segment(number);
+            while !self.storage.hold(&file, Hold::Exclusive).map_err(|e| Error::io("claim", name, e))? {
+                if Instant::now() >= give_up {
+                    return Err(Error::TimedOut { what: "a dead writer's last write to an unsealed segment" });
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            self.held.insert(number, file);
+        }
+        Ok(())
+    }
+
+    /// The segments above the newest one with a seal: spares, what a crash left of a rotation, damage. Returns the one
+    /// among them that holds the log's end although its own seal is gone.
+    pub(super) fn look_above(
+        &self,
+        newest: &Newest,
+        found: &mut Findings<S::File>,
+        gone: &mut Gone,
+    ) -> Result<Option<SegmentState<S::File>>> {
+        let from = newest.map_or(SegmentNumber::NONE, |(number, _)| number.next());
+        let above: Vec<(SegmentNumber, u64)> = found.segments.range(from..).rev().map(|(n, b)| (*n, *b)).collect();
+        let mut without_seal = None;
+        let mut is_used_above = false;
+        for (i, &(number, bytes)) in above.iter().enumerate() {
+            // The pipeline starts a segment only when the one before it is full: only the lowest can hold anything.
+            let may_hold = !found.clean && (newest.is_none() || i + 1 == above.len());
+            let state = self.examine(number, bytes, may_hold, &mut found.bytes_scanned)?;
+            found.segments.remove(&number);
+            let unsealed_claims = state.scan.first_data.is_some_and(|lsn| state.scan.claims >= lsn)
+                || state.scan.marker.is_some()
+                || self.claims_beyond(newest.map(|(at, _)| at), &state.scan, found)?;
+            let corrupt = |offset, what| Error::Corrupt { segment: number, offset, lsns: LsnRange::NONE, what };
+            match state.header {
+                HeaderState::Foreign(what) => {
+                    let file = FileName::Segment(number).to_string();
+                    found.damage.push(Error::Foreign { file, what, log: self.control.log });
+                    found.taken.insert(number);
+                    gone.segments.insert(number);
+                }
+                HeaderState::Valid if bytes < SEGMENT_BYTES_LEAST && !unsealed_claims => {
+                    found.damage.push(corrupt(bytes, "the file is shorter than any that was prepared"));
+                    found.debris.push(number);
+                    gone.segments.insert(number);
+                }
+                // Numbers are used in their order: what is blank below one that was used has lost what it held, and
+                // would now come after it.
+                HeaderState::Valid if state.scan.is_blank() && is_used_above => found.debris.push(number),
+                HeaderState::Valid if state.scan.is_blank() => {
+                    found.spares.push(Spare { number, file: state.file, bytes, written: true });
+                    continue;
+                }
+                HeaderState::Valid if !unsealed_claims => found.debris.push(number),
+                HeaderState::Damaged if state.scan.is_blank() => {
+                    found.damage.push(corrupt(0, "the header of a prepared segment is damaged"));
+                    found.debris.push(number);
+                    gone.segments.insert(number);
+                }
+                HeaderState::Valid | HeaderState::Damaged => {
+                    found.segments.insert(number, bytes);
+                    without_seal.get_or_insert(state);
+                }
+            }
+            is_used_above = true;
+        }
+        found.spares.reverse();
+        Ok(without_seal)
+    }
+
+    /// The newest segment with a seal is the active one.
+    pub(super) fn look_at_newest(
+        &self,
+        number: SegmentNumber,
+        found: &mut Findings<S::File>,
+    ) -> Result<SegmentState<S::File>> {
+        let bytes = found.segments[&number];
+        match self.control.clean_close.filter(|_| found.clean) {
+            // What stands right behind a clean end was written after it: then this control is an old copy.
+            Some(at) if self.anything_at(number, bytes, at.end_offset)? => Err(self.older_control()),
+            Some(at) => self.believe(&at, bytes),
+            None => self.examine(number, bytes, true, &mut found.bytes_scanned),
+        }
+    }
+
+    /// Judges the log's end, and tells what is damaged there.
+    pub(super) fn judge_active(
+        &self,
+        state: &mut SegmentState<S::File>,
+        newest: &Newest,
+        found: &mut Findings<S::File>,
+        gone: &mut Gone,
+    ) -> Result<Verdict> {
+        let number = state.number;
+        // A close proved everything, also what its segment's damaged seal does not let us find.
+        if let (Some(at), false) = (self.control.clean_close, found.clean)
+            && at.segment == number
+        {
+            state.scan.claims = state.scan.claims.max(at.lsn);
+            if state.scan.marker.is_none_or(|marker| marker.flushed_through < at.lsn) {
+                state.scan.marker = Some(FlushMarker { flushed_through: at.lsn, chain: at.chain });
+            }
+        }
+        if state.scan.seal.is_none() && state.scan.first_data.is_none() {
+            // Nothing here says where it begins: where the segment before it ends.
+            let before = match newest {
+                Some((number, _)) => self.end_of(*number, found)?,
+                None => empty_run(&self.control),
+            };
+            let Run { end_offset, frames_end, .. } = state.scan.prefix;
+            state.scan.prefix = Run { end_offset, frames_end, ..before };
+        }
+        let mut verdict = judge(&state.scan);
+        let corrupt = |offset, lsns, what| Error::Corrupt { segment: number, offset, lsns, what };
+        match &state.header {
+            HeaderState::Valid => {}
+            HeaderState::Foreign(what) => {
+                let file = FileName::Segment(number).to_string();
+                found.damage.push(Error::Foreign { file, what: what.clone(), log: self.control.log });
+            }
+            HeaderState::Damaged => {
+                found.damage.push(corrupt(0, LsnRange::NONE, "the segment header is damaged, its frames are not"));
+            }
+        }
+        gone.bytes = if found.clean { 0 } else { self.cut_bytes(state)? };
+        if gone.bytes > 0 {
+            let lsns = LsnRange::new(verdict.end.last.next(), Lsn::MAX);
+            found.damage.push(corrupt(state.bytes, lsns, "the file is shorter than it was when it was prepared"));
+        }
+        let mut lost_with_seal = None;
+        if state.scan.seal.is_none() {
+            let offset = u64::from(self.block);
+            let lsns = self.lost_with_seal(state, newest, found)?;
+            found.damage.push(corrupt(offset, lsns, "the seal is damaged"));
+            if !lsns.is_empty() {
+                let what = "the frames behind the seal are damaged with it";
+                lost_with_seal = Some(Gap { offset, lsns, what, next: verdict.end });
+            }
+        }
+        found.damage.extend(verdict.damage.iter().map(|gap| corrupt(gap.offset, gap.lsns, gap.what)));
+        found.damage.extend(state.scan.scuffs.iter().map(|(offset, what)| corrupt(*offset, LsnRange::NONE, *what)));
+        verdict.damage.splice(0..0, lost_with_seal);
+        Ok(verdict)
+    }
+
+    /// Bytes that somebody cut from the end of the newest segment's file: what they held is unknown.
+    fn cut_bytes(&self, state: &SegmentState<S::File>) -> Result<u64> {
+        let prepared = state.scan.seal.map_or(SEGMENT_BYTES_LEAST, |seal| seal.file_bytes);
+        if state.bytes >= prepared {
+            return Ok(0);
+        }
+        // A live writer may have made it longer since the directory was listed, before it began to use it.
+        let name = FileName::Segment(state.number);
+        let bytes = self.storage.len(&state.file).map_err(|e| Error::io("get the length of", name, e))?;
+        Ok(prepared.saturating_sub(bytes))
+    }
+
+    /// Quarantine's answer to segments that are gone from the log's end, and to the end of one that is: their numbers
+    /// are passed over, and so are as many Lsns as they can have held, so that no frame that may have been acknowledged
+    /// is ever followed by another one of its name.
+    pub(super) fn give_up(&mut self, gone: &Gone, verdict: &mut Verdict, spares: &[Spare<S::File>]) {
+        // A segment is begun only when the one before it is flushed: behind a blank one there was nothing.
+        let blank = spares.first().map_or(SegmentNumber::new(u64::MAX), |spare| spare.number);
+        let may_have_held = gone.segments.range(..blank).count() as u64;
+        self.control.pass_over(gone.segments.iter().copied());
+        if may_have_held == 0 && gone.bytes == 0 {
+            return;
+        }
+        let end = verdict.end;
+        let largest = self.config.segment_bytes_max.max(self.config.record_bytes_max);
+        let lost_bytes = may_have_held.saturating_mul(largest).saturating_add(gone.bytes);
+        let guess = end.last.advance(lost_bytes.div_ceil(HEADER_BYTES as u64));
+        let upto = self.control.clean_close.map(|at| at.lsn).filter(|lsn| *lsn > end.last).unwrap_or(guess);
+        verdict.end = Run { last: upto, ..end };
+        verdict.damage.push(Gap {
+            offset: end.end_offset,
+            lsns: LsnRange::inclusive(end.last.next(), upto),
+            what: "what the log held behind this place is gone",
+            next: verdict.end,
+        });
+    }
+
+    /// The frames that stood between the end of the segment before and the first one that is found behind a damaged seal.
+    fn lost_with_seal(
+        &self,
+        state: &SegmentState<S::File>,
+        newest: &Newest,
+        found: &mut Findings<S::File>,
+    ) -> Result<LsnRange> {
+        let end = match newest {
+            Some((number, _)) => self.end_of(*number, found)?.last,
+            None => self.control.trim.lsn,
+        };
+        let lost =
+            state.scan.first_data.map_or(LsnRange::NONE, |first| LsnRange::new(end.next(), first.max(end.next())));
+        Ok(if lost.is_empty() { LsnRange::NONE } else { lost })
+    }
+
+    /// Where the frames of a segment in use end, by a scan.
+    fn end_of(&self, number: SegmentNumber, found: &mut Findings<S::File>) -> Result<Run> {
+        let state = self.examine(number, found.segments[&number], true, &mut found.bytes_scanned)?;
+        Ok(state.scan.last_run())
+    }
+
+    /// True when what stands in a segment without a seal proves frames flushed that the segment before it does not
+    /// hold: they stood here, and were lost with the seal.
+    fn claims_beyond(
+        &self,
+        before: Option<SegmentNumber>,
+        scan: &SegmentScan,
+        found: &mut Findings<S::File>,
+    ) -> Result<bool> {
+        if scan.seal.is_some() || scan.claims <= self.control.trim.lsn {
+            return Ok(false);
+        }
+        let Some(before) = before else { return Ok(true) };
+        Ok(scan.claims > self.end_of(before, found)?.last)
+    }
+
+    fn file(&self, number: SegmentNumber) -> Result<Arc<S::File>> {
+        match self.held.get(&number) {
+            Some(file) => Ok(file.clone()),
+            None => open_segment(self.storage, number),
+        }
+    }
+
+    /// A clean close flushed everything and wrote down where it ends: the tail is as good as sealed, and is not read.
+    fn believe(&self, at: &CleanClose, bytes: u64) -> Result<SegmentState<S::File>> {
+        let mut scanned = 0;
+        let mut state = self.examine(at.segment, bytes, false, &mut scanned)?;
+        let seal_end = state.scan.seal.map_or(Lsn::ZERO, |seal| seal.end);
+        let run = Run {
+            last: at.lsn,
+            chain: at.chain,
+            time_micros: at.time_micros,
+            end_offset: at.end_offset,
+            frames_end: at.end_offset,
+        };
+        state.scan.prefix = run;
+        state.scan.gaps.clear();
+        state.scan.scuffs.clear();
+        state.scan.dirty_padding.clear();
+        state.scan.unreadable = None;
+        state.scan.strays = 0;
+        state.scan.frames = at.lsn.since(seal_end);
+        state.scan.first_data = (at.lsn > seal_end).then(|| seal_end.next());
+        state.scan.claims = at.lsn;
+        Ok(state)
+    }
+
+    fn examine(
+        &self,
+        number: SegmentNumber,
+        bytes: u64,
+        whole: bool,
+        scanned: &mut u64,
+    ) -> Result<SegmentState<S::File>> {
+        let limit = if whole { bytes } else { 2 * u64::from(self.block) };
+        let file = self.file(number)?;
+        let header = match read_header(self.storage, &file, number)? {
+            Ok(header) => self.compare(&header, number),
+            Err(_) => HeaderState::Damaged,
+        };
+        let name = FileName::Segment(number).to_string();
+        let mut window = Window::new(self.storage, file.clone(), name, bytes);
+        let end = limit.min(bytes);
+        let scan = scan_segment(&mut window, self.salt(number), self.block, end, self.config.index_stride_bytes)?;
+        *scanned += window.bytes_read;
+        Ok(SegmentState { number, file, bytes, header, scan })
+    }
+
+    fn compare(&self, header: &SegmentHeader, number: SegmentNumber) -> HeaderState {
+        let (log, incarnation): (LogId, Incarnation) = (header.log, header.incarnation);
+        if log != self.control.log {
+            HeaderState::Foreign(format!("belongs to log {log}"))
+        } else if incarnation != self.control.incarnation {
+            HeaderState::Foreign(format!("belongs to another disk's copy of this log ({incarnation})"))
+        } else if header.number != number {
+            HeaderState::Foreign(format!("is a copy of segment {}", header.number))
+        } else {
+            HeaderState::Valid
+        }
+    }
+
+    fn anything_at(&self, number: SegmentNumber, bytes: u64, offset: u64) -> Result<bool> {
+        if offset >= bytes {
+            return Ok(false);
+        }
+        let file = self.file(number)?;
+        let mut window = Window::new(self.storage, file, FileName::Segment(number).to_string(), bytes);
+        let end = (offset + u64::from(self.block)).min(bytes);
+        let mut scanner = Scanner::new(&mut window, self.salt(number), self.block, offset, end);
+        Ok(matches!(scanner.next()?, Some(Found::Frame { .. } | Found::BadPayload { .. })))
+    }
+}
