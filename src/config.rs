@@ -232,8 +232,15 @@ mod size {
     use bytesize::ByteSize;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+    /// The largest unit that says it exactly: what is read back is what was written.
+    fn exact(bytes: u64) -> String {
+        let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        let exact = units.into_iter().find(|(_, shift)| bytes > 0 && bytes.is_multiple_of(1 << shift));
+        exact.map_or_else(|| format!("{bytes} B"), |(unit, shift)| format!("{} {unit}", bytes >> shift))
+    }
+
     pub(super) fn serialize<S: Serializer>(bytes: &u64, to: S) -> Result<S::Ok, S::Error> {
-        ByteSize(*bytes).serialize(to)
+        exact(*bytes).serialize(to)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
@@ -244,7 +251,7 @@ mod size {
         use super::*;
 
         pub(in super::super) fn serialize<S: Serializer>(bytes: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
-            bytes.map(ByteSize).serialize(to)
+            bytes.map(exact).serialize(to)
         }
 
         pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
@@ -279,5 +286,18 @@ mod tests {
                 other => panic!("{expected}: {other:?}"),
             }
         }
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        for bytes in [1, 4096, 65_535, 1_114_112, 64 << 20, (64 << 20) + 4096, 3 << 40] {
+            let config = Config { record_bytes_max: bytes, byte_limit: Some(bytes), ..Config::default() };
+            let written = serde_json::to_string(&config).unwrap();
+            let read: Config = serde_json::from_str(&written).unwrap();
+            assert_eq!(read, config, "{written}");
+        }
+        let default: Config = serde_json::from_str("{\"segment_bytes_min\": \"8 MiB\"}").unwrap();
+        assert_eq!(default, Config { segment_bytes_min: 8 << 20, ..Config::default() });
     }
 }

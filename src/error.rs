@@ -225,13 +225,26 @@ impl Error {
         Error::Io { op, file: file.to_string(), offset: Some(offset), source: Arc::new(source) }
     }
 
-    /// True for damage found on the medium: the frames it names were durable once.
-    #[must_use]
-    pub fn is_damage(&self) -> bool {
-        matches!(self, Error::Corrupt { .. } | Error::Missing { .. } | Error::Damaged { .. } | Error::Foreign { .. })
+    pub(crate) fn too_many_quarantined(max: usize) -> Error {
+        let what = format!("{max} ranges are quarantined, more cannot be recorded; trim the log past some of them");
+        Error::Invalid { what }
     }
 
-    /// The frames that this error says cannot be read, if it names any.
+    /// True for damage found on the medium: files are not as the log left them.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Error::Corrupt { .. }
+                | Error::Missing { .. }
+                | Error::Damaged { .. }
+                | Error::Foreign { .. }
+                | Error::Control { .. }
+        )
+    }
+
+    /// The frames that this error says cannot be read, if it names any. The range ends at [`Lsn::MAX`] when nobody can
+    /// tell how many there were.
     #[must_use]
     pub fn lsns(&self) -> Option<LsnRange> {
         match self {

@@ -571,9 +571,24 @@ fn the_forked_child_gets_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(&dir, &Config::default());
     log.append(b"parent").unwrap().wait().unwrap();
-    let code = fork_and(|| i32::from(!matches!(log.append(b"child"), Err(Error::Forked))));
-    assert_eq!(code, 0, "the child could append");
-    assert_eq!(log.append(b"parent").unwrap().wait().unwrap(), Lsn::new(2));
+    let queued = log.append(b"parent, not yet written").unwrap();
+    let other = log.clone();
+    let code = fork_and(|| {
+        let forked = [
+            log.append(b"child").map(drop),
+            log.flush().map(drop),
+            log.read(Lsn::FIRST).map(drop),
+            log.trim(Lsn::FIRST),
+            log.truncate(Lsn::ZERO).map(drop),
+            other.close(SECOND),
+        ];
+        forked.iter().position(|done| !matches!(done, Err(Error::Forked))).map_or(0, |at| at as i32 + 1)
+    });
+    assert_eq!(code, 0, "the child could do what the parent alone may");
+    assert_eq!(queued.wait().unwrap(), Lsn::new(2));
+    // The child's end has taken nothing from the parent: another writer still finds the log locked.
+    assert!(matches!(Log::open(dir.path(), Config::default()), Err(Error::Locked { .. })));
+    assert_eq!(log.append(b"parent").unwrap().wait().unwrap(), Lsn::new(3));
 }
 
 #[allow(unsafe_code)]

@@ -136,7 +136,7 @@ fn files(dir: &Path, report: Option<&Report>) -> std::io::Result<Vec<File>> {
         // A writer at work may have taken it away meanwhile.
         let Ok(metadata) = entry.metadata() else { continue };
         let name = entry.file_name().to_string_lossy().into_owned();
-        let number = name.strip_suffix(".seg").and_then(|digits| digits.parse().ok());
+        let number = number_before(&name, ".seg");
         let holds = report.zip(number).and_then(|(report, number)| holds(report, number));
         files.push(File { bytes: metadata.len(), role: role(&name), name, holds });
     }
@@ -159,11 +159,17 @@ fn role(name: &str) -> &'static str {
     match name {
         "control" => "control file",
         "lock" => "the writer's lock",
-        _ if name.ends_with(".seg") => "segment",
-        _ if name.ends_with(".seg.new") => "segment being prepared",
-        _ if name.ends_with(".seg.quarantined") => "damaged segment, kept",
+        "control.new" => "control file being made",
+        _ if number_before(name, ".seg").is_some() => "segment",
+        _ if number_before(name, ".seg.new").is_some() => "segment being prepared",
         _ => "not of the log",
     }
+}
+
+/// The number of a segment's file: twenty digits and the suffix.
+fn number_before(name: &str, suffix: &str) -> Option<u64> {
+    let digits = name.strip_suffix(suffix).filter(|digits| digits.len() == 20)?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 fn text(it: &Inspected, out: &mut Out) -> Result<(), Failure> {

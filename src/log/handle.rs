@@ -15,9 +15,9 @@ use super::readers::{Reader, Tail};
 use super::shared::{Patience, Shared, as_slices};
 use super::stats::Stats;
 use super::verify::Report;
-use crate::config::{Config, RecoveryMode};
+use crate::config::{BackendChoice, Config, RecoveryMode};
 use crate::error::{Error, Result};
-use crate::io::{Access, Disk, Driver, DriverConfig, Medium, Storage};
+use crate::io::{Access, Disk, Driver, DriverConfig, Medium, Storage, is_forked_child};
 use crate::segment::CleanClose;
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, StreamId, Watermarks};
 
@@ -46,6 +46,10 @@ struct Handle<S: Storage>(Arc<Shared<S>>);
 
 impl<S: Storage> Drop for Handle<S> {
     fn drop(&mut self) {
+        // In a child everything is the parent's, the claims on files included, and locks may be held by nobody.
+        if is_forked_child() {
+            return;
+        }
         // Without a close there is no clean-close marker, and whoever still waits is told that the outcome is unknown.
         if !self.0.is_closed() {
             self.0.abandon(Error::Closed);
@@ -62,13 +66,20 @@ impl<S: Storage> Clone for Log<S> {
 
 impl Log {
     /// Opens the log in `dir`, creating both if `config.create`. All logs of a process opened this way share one I/O
-    /// driver.
+    /// driver, but for those that ask for a certain [`Config::backend`]: each of these gets its own, and
+    /// [`Log::open_with`] lets them share.
     ///
     /// # Errors
     /// [`Error::Locked`] when another writer has it, [`Error::Config`], [`Error::NotALog`], [`Error::FutureVersion`],
     /// [`Error::Control`], and [`Error::Io`]. Damage is no error here: see [`RecoveryMode`] and [`Recovery::damage`].
     pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<(Log, Recovery)> {
-        Log::open_with(dir, config, &Driver::shared())
+        match config.backend {
+            BackendChoice::Auto => Log::open_with(dir, config, &Driver::shared()),
+            _ => {
+                let driver = config.driver()?;
+                Log::open_with(dir, config, &driver)
+            }
+        }
     }
 
     /// Opens the log with a driver of the caller's choice.
@@ -194,6 +205,7 @@ impl<S: Storage> Log<S> {
     /// # Errors
     /// As [`Pending::wait`].
     pub fn flush(&self) -> Result<Lsn> {
+        self.shared.check_usable()?;
         let end = self.shared.pipe.lock().end().0;
         self.shared.drain(None)?;
         Ok(end)
@@ -344,6 +356,9 @@ impl<S: Storage> Log<S> {
     /// [`Error::TimedOut`] after `deadline`, and whatever kept the rest from being written. The log is closed either
     /// way; what was not proven durable is unknown.
     pub fn close(self, deadline: Duration) -> Result<()> {
+        if is_forked_child() {
+            return Err(Error::Forked);
+        }
         let shared = &self.shared;
         if shared.refusal.is_some() {
             return Ok(());

@@ -33,12 +33,14 @@ pub struct Recovery {
     pub created: bool,
     /// True when the log had been closed cleanly.
     pub clean: bool,
-    /// The last frame.
+    /// The last frame that was found.
     pub end: Lsn,
     /// The chain there.
     pub chain: Chain,
-    /// Frames that are there although nothing proved, before now, that they had been flushed. They are durable now;
-    /// whether their sources were told so is not known here.
+    /// Frames that are there although nothing proved, before now, that they had been flushed; whether their sources
+    /// were told so is not known here. A log that takes appends has made them durable. One that does not (opened
+    /// read-only, or refusing because of damage) has written nothing and does not show them: [`crate::Log::flushed`]
+    /// is before them.
     pub ambiguous_tail: Option<LsnRange>,
     /// Frames that were found behind a hole and dropped: never acknowledged, and they can never come back.
     pub dropped: Option<LsnRange>,
@@ -196,23 +198,22 @@ struct Opening<S: Storage> {
 }
 
 impl<S: Storage> Opening<S> {
-    /// Nothing is written. Only what is proven can be read: the rest was perhaps never flushed.
     fn read_only(self) -> Arc<Shared<S>> {
-        let end = match &self.findings.active {
-            Some((_, verdict)) => Run { last: verdict.proven, ..verdict.end },
-            None => empty_run(&self.findings.control),
-        };
-        self.without_writer(end, Error::ReadOnly)
+        self.without_writer(Error::ReadOnly)
     }
 
     /// The tail is damaged and nobody decided yet what is to become of it.
     fn refusing(self) -> Arc<Shared<S>> {
         let damage = self.findings.damage[0].clone();
-        let end = end_of(&self.findings);
-        self.without_writer(end, Error::Damaged { damage: Arc::new(damage) })
+        self.without_writer(Error::Damaged { damage: Arc::new(damage) })
     }
 
-    fn without_writer(self, end: Run, refusal: Error) -> Arc<Shared<S>> {
+    /// Nothing is written, so only what is proven can be read: the rest was perhaps never flushed.
+    fn without_writer(self, refusal: Error) -> Arc<Shared<S>> {
+        let end = match &self.findings.active {
+            Some((_, verdict)) => Run { last: verdict.proven, ..verdict.end },
+            None => empty_run(&self.findings.control),
+        };
         let catalog = self.catalog();
         if let Some((state, verdict)) = &self.findings.active {
             let end = End { last: end.last, offset: verdict.end.end_offset, time_micros: verdict.end.time_micros };
@@ -296,7 +297,7 @@ impl<S: Storage> Opening<S> {
         if let Some((state, verdict)) = self.findings.active.take() {
             if unused {
                 let seal = state.scan.seal.expect("looked at by holds_nothing");
-                let spare = Spare { number: state.number, file: state.file.clone(), bytes: state.bytes, written: true };
+                let spare = Spare::new(state.number, state.file.clone(), state.bytes, true);
                 catalog.add_active(state.number, state.file, state.bytes, seal);
                 pipe.resume_in(Writer::new(pipe.config(), spare, verdict.end.end_offset));
             } else {
@@ -348,9 +349,13 @@ impl<S: Storage> Opening<S> {
         if quarantine {
             if let Some((_, verdict)) = &self.findings.active {
                 for gap in &verdict.damage {
-                    if control.quarantined.len() < QUARANTINED_MAX && !gap.lsns.is_empty() {
-                        control.quarantined.push(Quarantined { lsns: gap.lsns, chain_after: gap.next.chain });
+                    if gap.lsns.is_empty() {
+                        continue;
                     }
+                    if control.quarantined.len() >= QUARANTINED_MAX {
+                        return Err(Error::too_many_quarantined(QUARANTINED_MAX));
+                    }
+                    control.quarantined.push(Quarantined { lsns: gap.lsns, chain_after: gap.next.chain });
                 }
             }
             self.findings.damage.clear();
@@ -448,7 +453,7 @@ impl<S: Storage> Shared<S> {
     /// Starts the segment that this open appends to; without space for one the log opens all the same and appends
     /// wait for it.
     fn start_segment(&self) -> Result<()> {
-        let reserve = { self.pipe.lock().spares.pop_front() };
+        let reserve = { self.pipe.lock().take_spare() };
         let spare = match reserve {
             Some(spare) => spare,
             None => match self.prepare_first() {

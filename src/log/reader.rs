@@ -14,7 +14,7 @@ use super::shared::Shared;
 use crate::codec::{Chain, crc32c};
 use crate::error::{Error, Result};
 use crate::events::{self, event};
-use crate::io::{Mapping, Storage};
+use crate::io::{Mapping, Storage, is_forked_child};
 use crate::metrics::add;
 use crate::segment::{FLAG_LZ4, FRAME_ALIGN, FileName, FrameHeader, HEADER_BYTES, Kind, Salt, round_up};
 use crate::types::{Lsn, LsnRange, SegmentNumber};
@@ -123,6 +123,9 @@ impl<S: Storage> Cursor<S> {
     /// The next frame that is flushed; `None`: there is none yet. After an error that names frames, the cursor stands
     /// behind them.
     pub(super) fn read(&mut self) -> Result<Option<Frame>> {
+        if is_forked_child() {
+            return Err(Error::Forked);
+        }
         loop {
             self.check_place()?;
             if self.next > self.shared.flushed() {
@@ -458,12 +461,20 @@ impl<S: Storage> Cursor<S> {
         self.chain = Some(header.chain);
         self.next = header.lsn.next();
         let payload = if header.flags & FLAG_LZ4 != 0 {
-            let limit = self.shared.config.record_bytes_max;
-            decompress(&stored, header.raw_bytes, limit).ok_or(Error::Corrupt {
+            // What this reader cannot or will not unpack is no damage.
+            if cfg!(not(feature = "lz4")) {
+                let what = format!("frame {} is compressed, and this build lacks the `lz4` feature", header.lsn);
+                return Err(Error::Invalid { what });
+            }
+            let (bytes, limit_bytes) = (u64::from(header.raw_bytes), self.shared.config.record_bytes_max);
+            if bytes > limit_bytes {
+                return Err(Error::RecordTooLarge { bytes, limit_bytes });
+            }
+            decompress(&stored, header.raw_bytes).ok_or(Error::Corrupt {
                 segment: window.segment,
                 offset,
                 lsns: LsnRange::inclusive(header.lsn, header.lsn),
-                what: "the compressed payload does not decompress (or exceeds record_bytes_max, or needs the lz4 feature)",
+                what: "the compressed payload does not decompress",
             })?
         } else {
             stored
@@ -513,17 +524,13 @@ impl AsRef<[u8]> for SharedBuffer {
 }
 
 #[cfg(feature = "lz4")]
-fn decompress(stored: &[u8], raw: u32, limit: u64) -> Option<Bytes> {
-    // The length comes from a checked header, and is bounded all the same before it is trusted for memory.
-    if u64::from(raw) > limit {
-        return None;
-    }
+fn decompress(stored: &[u8], raw: u32) -> Option<Bytes> {
     let bytes = lz4_flex::block::decompress(stored, raw as usize).ok()?;
     (bytes.len() == raw as usize).then(|| Bytes::from(bytes))
 }
 
 #[cfg(not(feature = "lz4"))]
-fn decompress(_: &[u8], _: u32, _: u64) -> Option<Bytes> {
+fn decompress(_: &[u8], _: u32) -> Option<Bytes> {
     None
 }
 

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::reader::{Cursor, Frame};
+#[cfg(feature = "stream")]
+use super::shared::remember;
 use crate::error::Result;
 use crate::io::{Disk, Storage};
 use crate::types::Lsn;
@@ -87,7 +89,7 @@ impl<S: Storage> Tail<S> {
             if shared.flushed() >= self.cursor.next {
                 continue;
             }
-            if shared.is_closed() || shared.news.wait_until(&mut guard, until).timed_out() {
+            if shared.is_over() || shared.news.wait_until(&mut guard, until).timed_out() {
                 return Ok(None);
             }
         }
@@ -103,7 +105,7 @@ impl<S: Storage> Iterator for Tail<S> {
                 return None;
             }
             match self.next_within(Duration::from_secs(3600)) {
-                Ok(None) if self.cursor.shared.is_closed() && self.cursor.shared.flushed() < self.cursor.next => {
+                Ok(None) if self.cursor.shared.is_over() && self.cursor.shared.flushed() < self.cursor.next => {
                     return None;
                 }
                 Ok(None) => {}
@@ -150,12 +152,13 @@ impl<S: Storage> futures_core::Stream for TailStream<S> {
                 Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
             }
             let shared = &tail.cursor.shared;
-            if shared.is_closed() {
+            if registered && shared.is_over() {
                 return Poll::Ready(None);
             }
             if !registered {
-                // Registered first, then looked again: news in between are not missed.
-                shared.news_tasks.lock().push(context.waker().clone());
+                // Registered first, then looked again: news in between are not missed, nor the last frames of a log
+                // that is being closed.
+                remember(&mut shared.news_tasks.lock(), context.waker());
             }
         }
         Poll::Pending

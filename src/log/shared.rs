@@ -46,6 +46,8 @@ pub(super) struct Shared<S: Storage> {
     /// The first Lsn that is poisoned; `u64::MAX` when none is.
     poisoned_from: AtomicU64,
     closed: AtomicBool,
+    /// Nothing more will be flushed, but for what is in flight.
+    over: AtomicBool,
     /// Suffix truncations since open: a reader whose number differs looks where it stands.
     pub(super) truncations: AtomicU64,
     pub(super) trimmed: AtomicU64,
@@ -53,6 +55,8 @@ pub(super) struct Shared<S: Storage> {
     pub(super) refusal: Option<Error>,
     pub(super) catalog: Catalog<S>,
     pub(super) space: Mutex<Space>,
+    /// Held while the log is cut at either end: one trim or truncation at a time.
+    pub(super) cutting: Mutex<()>,
     /// Held from giving a segment its number until it may be used.
     pub(super) numbering: Mutex<()>,
     pub(super) pool: Arc<BufferPool>,
@@ -124,11 +128,13 @@ impl<S: Storage> Shared<S> {
             flushed: AtomicU64::new(flushed.get()),
             poisoned_from: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
+            over: AtomicBool::new(false),
             truncations: AtomicU64::new(0),
             trimmed: AtomicU64::new(trimmed.get()),
             refusal: parts.refusal,
             catalog: parts.catalog,
             space: Mutex::new(parts.space),
+            cutting: Mutex::new(()),
             numbering: Mutex::new(()),
             pool: parts.pool,
             counters: Counters::default(),
@@ -280,6 +286,9 @@ impl<S: Storage> Shared<S> {
                 return Err(error);
             }
             if pipe.paused {
+                if patience == Patience::Never {
+                    return Err(Error::Busy { in_flight_bytes: pipe.in_flight_bytes, limit_bytes: limit });
+                }
                 self.room.wait(pipe);
                 continue;
             }
@@ -366,7 +375,7 @@ impl<S: Storage> Shared<S> {
         if let ready @ Poll::Ready(_) = look() {
             return ready;
         }
-        self.room_tasks.lock().push(context.waker().clone());
+        remember(&mut self.room_tasks.lock(), context.waker());
         self.storage.kick();
         // What freed room between the look and the registration must be seen.
         look()
@@ -534,6 +543,7 @@ impl<S: Storage> Shared<S> {
             pipe.abandon(cause);
             self.publish(&pipe);
         }
+        self.over.store(true, Ordering::Release);
         self.waiters.wake_everyone();
         self.waiters.wake_tasks(Lsn::MAX);
         self.announce_room();
@@ -585,6 +595,11 @@ impl<S: Storage> Shared<S> {
         self.lock.lock().take();
     }
 
+    /// True when a reader at the head waits in vain.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
@@ -596,6 +611,10 @@ impl<S: Storage> Shared<S> {
 
     /// Writes everything that is queued, on this thread, until the pipeline is idle, poisoned, or the time is over.
     pub(super) fn drain(&self, until: Option<Instant>) -> Result<()> {
+        // In a child nobody may write: the parent goes on with the same files.
+        if is_forked_child() {
+            return Err(Error::Forked);
+        }
         let mut pipe = self.pipe.lock();
         loop {
             if let Some((from, cause)) = &pipe.poison {
@@ -698,6 +717,13 @@ fn compress(parts: &[&[u8]], raw: usize, into: &mut Vec<u8>) -> bool {
 #[cfg(not(feature = "lz4"))]
 fn compress(_: &[&[u8]], _: usize, _: &mut Vec<u8>) -> bool {
     false
+}
+
+/// Keeps a task's waker, once: a task that is polled again and again does not pile up.
+pub(super) fn remember(tasks: &mut Vec<std::task::Waker>, waker: &std::task::Waker) {
+    if !tasks.iter().any(|known| known.will_wake(waker)) {
+        tasks.push(waker.clone());
+    }
 }
 
 /// The parts of an [`IoSlice`] list as plain slices.

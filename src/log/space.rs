@@ -11,7 +11,7 @@ use super::shared::Shared;
 use crate::config::WhenFull;
 use crate::error::{Error, Result};
 use crate::events::{self, event};
-use crate::io::{Buffer, Hold, Storage};
+use crate::io::{Buffer, Hold, Storage, is_forked_child};
 use crate::metrics::{add, get};
 use crate::segment::{
     CONTROL_SLOT_BYTES, Control, FileName, INDEX_ENTRY_BYTES, Kind, SegmentHeader, SparseIndex, encode_local, round_up,
@@ -179,7 +179,7 @@ impl<S: Storage> Shared<S> {
             let _turn = self.numbering.lock();
             let number = self.next_number();
             self.christen(&file, number, &temporary)?;
-            self.adopt(Spare { number, file, bytes, written })?;
+            self.adopt(Spare::new(number, file, bytes, written))?;
             self.space.lock().file_bytes += bytes;
             Ok(())
         });
@@ -195,7 +195,7 @@ impl<S: Storage> Shared<S> {
     /// A segment for an open that found no reserve.
     pub(super) fn prepare_first(&self) -> Result<Option<Spare<S::File>>> {
         self.prepare_one(0)?;
-        Ok(self.pipe.lock().spares.pop_front())
+        Ok(self.pipe.lock().take_spare())
     }
 
     fn next_number(&self) -> SegmentNumber {
@@ -282,34 +282,36 @@ impl<S: Storage> Shared<S> {
     /// its length, so nothing of it is rewritten.
     fn enlarge_first_spare(&self, needed: u64) -> Result<()> {
         let bytes = self.next_bytes(needed)?.max(needed);
-        let Some(mut spare) = self.pipe.lock().spares.pop_front() else { return Ok(()) };
-        let name = FileName::Segment(spare.number).to_string();
-        let grown = (|| {
-            self.storage.allocate(&spare.file, bytes).map_err(|e| no_space("enlarge", &name, e))?;
-            self.write_zeros(&spare.file, &name, spare.bytes, bytes)?;
-            self.storage.flush(&spare.file).map_err(|e| no_space("flush", &name, e))
-        })();
-        if grown.is_ok() {
-            let mut space = self.space.lock();
+        self.with_first_spare(|shared, spare, name| {
+            shared.storage.allocate(&spare.file, bytes).map_err(|e| no_space("enlarge", name, e))?;
+            shared.write_zeros(&spare.file, name, spare.bytes, bytes)?;
+            shared.storage.flush(&spare.file).map_err(|e| no_space("flush", name, e))?;
+            let mut space = shared.space.lock();
             space.file_bytes += bytes.saturating_sub(spare.bytes);
-            spare.bytes = bytes;
             space.last_bytes = space.last_bytes.max(bytes);
-        }
-        self.pipe.lock().spares.push_front(spare);
-        grown
+            spare.bytes = bytes;
+            Ok(())
+        })
+    }
+
+    /// Works on the next spare where it stands: until that is done nobody begins it, nor a later one before it.
+    fn with_first_spare(&self, work: impl FnOnce(&Self, &mut Spare<S::File>, &str) -> Result<()>) -> Result<()> {
+        let Some(mut spare) = self.pipe.lock().borrow_first_spare() else { return Ok(()) };
+        let name = FileName::Segment(spare.number).to_string();
+        let done = work(self, &mut spare, &name);
+        self.pipe.lock().return_spare(spare);
+        done
     }
 
     /// The load turned to small groups: a segment that was only reserved gets its blocks written.
     fn write_first_spare(&self) -> Result<()> {
-        let Some(mut spare) = self.pipe.lock().spares.pop_front() else { return Ok(()) };
-        let name = FileName::Segment(spare.number).to_string();
-        let block = u64::from(self.catalog.block_bytes);
-        let written = self
-            .write_zeros(&spare.file, &name, block, spare.bytes)
-            .and_then(|()| self.storage.flush(&spare.file).map_err(|e| no_space("flush", &name, e)));
-        spare.written = written.is_ok();
-        self.pipe.lock().spares.push_front(spare);
-        written
+        self.with_first_spare(|shared, spare, name| {
+            let block = u64::from(shared.catalog.block_bytes);
+            shared.write_zeros(&spare.file, name, block, spare.bytes)?;
+            shared.storage.flush(&spare.file).map_err(|e| no_space("flush", name, e))?;
+            spare.written = true;
+            Ok(())
+        })
     }
 
     fn groups_are_small(&self) -> bool {
@@ -320,6 +322,9 @@ impl<S: Storage> Shared<S> {
 
     /// Changes the control file, durably. A failure poisons the log: which slot counts is unknown.
     pub(super) fn update_control(&self, change: impl FnOnce(&mut Control)) -> Result<()> {
+        if is_forked_child() {
+            return Err(Error::Forked);
+        }
         let mut control = self.control.lock();
         let mut next = control.clone();
         change(&mut next);
@@ -416,7 +421,7 @@ impl<S: Storage> Shared<S> {
             upto = end.last;
         }
         if upto > Lsn::ZERO {
-            let _ = self.trim(upto);
+            self.trim_if_free(upto);
         }
     }
 
@@ -428,7 +433,7 @@ impl<S: Storage> Shared<S> {
         }
         let Ok(Some(end)) = self.catalog.end_of(&self.storage, numbers[0].0) else { return false };
         let before = Lsn::new(self.trimmed.load(std::sync::atomic::Ordering::Relaxed));
-        if end.last <= before || self.trim(end.last).is_err() {
+        if end.last <= before || !self.trim_if_free(end.last) {
             return false;
         }
         add(&self.counters.dropped_frames, end.last.since(before));
@@ -469,7 +474,7 @@ impl<S: Storage> Shared<S> {
         let _turn = self.numbering.lock();
         let number = self.next_number();
         self.christen(&file, number, &old)?;
-        self.adopt(Spare { number, file, bytes: segment.bytes, written: true })?;
+        self.adopt(Spare::new(number, file, segment.bytes, true))?;
         add(&self.counters.segments_recycled, 1);
         events::happened("segment recycled", 1);
         Ok(true)

@@ -40,6 +40,17 @@ impl<S: Storage> Shared<S> {
 
     /// Gives up everything up to and including `upto`. Segments that hold nothing else are recycled or removed.
     pub(super) fn trim(&self, upto: Lsn) -> Result<()> {
+        let _turn = self.cutting.lock();
+        self.trim_in_turn(upto)
+    }
+
+    /// Like [`Self::trim`], for background work: it is not done while a truncation is under way, which may wait for
+    /// that very work.
+    pub(super) fn trim_if_free(&self, upto: Lsn) -> bool {
+        self.cutting.try_lock().is_some_and(|_turn| self.trim_in_turn(upto).is_ok())
+    }
+
+    fn trim_in_turn(&self, upto: Lsn) -> Result<()> {
         self.check_usable()?;
         if upto <= self.trimmed() {
             return Ok(());
@@ -77,17 +88,14 @@ impl<S: Storage> Shared<S> {
 
     /// Removes every frame above `end`: a new segment starts whose seal says so. Returns the truncation count.
     pub(super) fn truncate(&self, end: Lsn) -> Result<u64> {
+        let _turn = self.cutting.lock();
         self.check_usable()?;
         let trimmed = self.trimmed();
         if end < trimmed {
             return Err(Error::Trimmed { requested: end, first: trimmed.next() });
         }
-        self.pipe.lock().paused = true;
-        let done = self.truncate_paused(end);
-        self.pipe.lock().paused = false;
-        self.announce_room();
-        self.announce_news();
-        done
+        let _pause = Pause::begin(self);
+        self.truncate_paused(end)
     }
 
     fn truncate_paused(&self, end: Lsn) -> Result<u64> {
@@ -100,7 +108,7 @@ impl<S: Storage> Shared<S> {
             return Ok(self.control.lock().truncation_count);
         }
         let cut = self.cut_at(end)?;
-        while self.pipe.lock().spares.is_empty() {
+        while self.pipe.lock().next_spare().is_none() {
             if let Some(full) = self.want_segment(0) {
                 return Err(full);
             }
@@ -109,7 +117,7 @@ impl<S: Storage> Shared<S> {
         let count = self.control.lock().truncation_count + 1;
         let (old, new, new_file, new_bytes, seal, group) = {
             let mut pipe = self.pipe.lock();
-            let spare = pipe.spares.pop_front().ok_or(Error::Full { reason: "no prepared segment".into() })?;
+            let spare = pipe.take_spare().ok_or(Error::Full { reason: "no prepared segment".into() })?;
             let mut seal = seal_after(&pipe, &self.facts.lock(), &spare);
             seal.sealed_segment = cut.segment;
             seal.sealed_end_offset = cut.end.offset;
@@ -178,6 +186,24 @@ impl<S: Storage> Shared<S> {
                 Ok(Cut { segment: located.number, end, chain: located.chain_before.unwrap_or(trim.chain) })
             }
         }
+    }
+}
+
+/// Nothing is appended, and no marker written, while it lives.
+struct Pause<'a, S: Storage>(&'a Shared<S>);
+
+impl<'a, S: Storage> Pause<'a, S> {
+    fn begin(shared: &'a Shared<S>) -> Pause<'a, S> {
+        shared.pipe.lock().paused = true;
+        Pause(shared)
+    }
+}
+
+impl<S: Storage> Drop for Pause<'_, S> {
+    fn drop(&mut self) {
+        self.0.pipe.lock().paused = false;
+        self.0.announce_room();
+        self.0.announce_news();
     }
 }
 

@@ -301,8 +301,7 @@ impl<S: Storage> Shared<S> {
             return Ok(());
         }
         if control.quarantined.len() >= QUARANTINED_MAX {
-            let what = format!("{QUARANTINED_MAX} ranges are quarantined already; trim the log past some of them");
-            return Err(Error::Invalid { what });
+            return Err(Error::too_many_quarantined(QUARANTINED_MAX));
         }
         drop(control);
         self.update_control(|control| {

@@ -14,8 +14,6 @@ pub(crate) enum FileName {
     Segment(SegmentNumber),
     /// A segment being prepared.
     SegmentNew(SegmentNumber),
-    /// A damaged segment that was trimmed.
-    SegmentQuarantined(SegmentNumber),
 }
 
 const DIGITS: usize = 20;
@@ -37,7 +35,6 @@ impl FileName {
         match suffix {
             ".seg" => Some(FileName::Segment(number)),
             ".seg.new" => Some(FileName::SegmentNew(number)),
-            ".seg.quarantined" => Some(FileName::SegmentQuarantined(number)),
             _ => None,
         }
     }
@@ -51,7 +48,6 @@ impl fmt::Display for FileName {
             FileName::Lock => f.write_str("lock"),
             FileName::Segment(n) => write!(f, "{:020}.seg", n.get()),
             FileName::SegmentNew(n) => write!(f, "{:020}.seg.new", n.get()),
-            FileName::SegmentQuarantined(n) => write!(f, "{:020}.seg.quarantined", n.get()),
         }
     }
 }
@@ -63,14 +59,9 @@ mod tests {
     #[test]
     fn names_round_trip_and_foreign_names_do_not_parse() {
         let n = SegmentNumber::new(17);
-        for name in [
-            FileName::Control,
-            FileName::ControlNew,
-            FileName::Lock,
-            FileName::Segment(n),
-            FileName::SegmentNew(n),
-            FileName::SegmentQuarantined(n),
-        ] {
+        for name in
+            [FileName::Control, FileName::ControlNew, FileName::Lock, FileName::Segment(n), FileName::SegmentNew(n)]
+        {
             assert_eq!(FileName::parse(&name.to_string()), Some(name));
         }
         for foreign in [

@@ -73,7 +73,7 @@ pub(crate) fn look<S: Storage>(storage: &S, config: &Config) -> Result<Option<Fi
             }
             Some(FileName::Control) => control_there = true,
             Some(FileName::ControlNew | FileName::SegmentNew(_)) => leftovers.push(name),
-            Some(FileName::Lock | FileName::SegmentQuarantined(_)) | None => {}
+            Some(FileName::Lock) | None => {}
         }
     }
     if !control_there && files.is_empty() {

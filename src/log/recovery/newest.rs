@@ -91,7 +91,7 @@ impl<S: Storage> Look<'_, S> {
                 // would now come after it.
                 HeaderState::Valid if state.scan.is_blank() && is_used_above => found.debris.push(number),
                 HeaderState::Valid if state.scan.is_blank() => {
-                    found.spares.push(Spare { number, file: state.file, bytes, written: true });
+                    found.spares.push(Spare::new(number, state.file, bytes, true));
                     continue;
                 }
                 HeaderState::Valid if !unsealed_claims => found.debris.push(number),

@@ -195,7 +195,7 @@ impl Walk {
     }
 
     fn marker(&mut self, marker: FlushMarker, ends: Ends) {
-        self.scan.claims = self.scan.claims.max(marker.flushed_through);
+        // What it claims is what its header claims; its payload adds the chain there.
         if self.scan.marker.is_none_or(|newest| newest.flushed_through <= marker.flushed_through) {
             self.scan.marker = Some(marker);
         }

@@ -21,6 +21,7 @@ impl<F> Pipe<F> {
     pub(crate) fn resume_in(&mut self, writer: Writer<F>) {
         debug_assert!(self.writer.is_none() && self.is_idle());
         self.flushed_at = (writer.number, writer.offset);
+        self.newest = writer.number;
         self.writer = Some(writer);
     }
 
@@ -28,6 +29,9 @@ impl<F> Pipe<F> {
     pub(crate) fn begin_segment(&mut self, spare: Spare<F>, seal: Seal, now: Instant) {
         self.close_open();
         let number = spare.number;
+        // Recovery finds its way by this: the highest number is the newest segment.
+        assert!(number > self.newest.max(self.predecessor.0), "segment {number} after {}", self.newest);
+        self.newest = number;
         let (new_file, new_file_bytes) = (spare.file.clone(), spare.bytes);
         let writer = Writer::new(&self.config, spare, u64::from(self.config.block_bytes));
         if let Some(old) = self.writer.replace(writer) {
@@ -121,7 +125,7 @@ impl<F> Pipe<F> {
     }
 
     fn spare_room(&self) -> u64 {
-        self.spares.front().map_or(0, |spare| {
+        self.next_spare().map_or(0, |spare| {
             data_limit(spare.bytes, self.config.block_bytes, self.config.index_stride_bytes)
                 .saturating_sub(2 * u64::from(self.config.block_bytes))
         })
@@ -143,7 +147,7 @@ impl<F> Pipe<F> {
         let misfit = !self.writer.as_ref().is_none_or(|w| w.written)
             && self.recent_group_bytes < SMALL_GROUP_BYTES
             && self.spares.len() >= 2
-            && self.spares.front().is_some_and(|spare| spare.written)
+            && self.next_spare().is_some_and(|spare| spare.written)
             && self.spare_room() >= needed;
         if room < needed || misfit {
             // One spare always stays: the next open needs it, even with a full disk.
@@ -151,7 +155,7 @@ impl<F> Pipe<F> {
                 return Err(Refused::NeedSegment { bytes: needed });
             }
             self.close_open();
-            let spare = self.spares.pop_front().expect("counted above");
+            let spare = self.take_spare().expect("it has room");
             let seal = seal(self, &spare);
             self.begin_segment(spare, seal, now());
             if !solo && self.open.as_ref().is_some_and(|chunk| chunk.room() as u64 >= bytes) {
@@ -231,7 +235,7 @@ impl<F> Pipe<F> {
     /// Queues a marker that proves everything flushed so far, if that is not proven yet and there is room. The
     /// pipeline must be idle.
     pub(crate) fn put_marker(&mut self, now: Instant) -> bool {
-        if self.proven >= self.flushed || !self.is_idle() || self.poison.is_some() {
+        if self.proven >= self.flushed || !self.is_idle() || self.poison.is_some() || self.paused {
             return false;
         }
         if self.writer.as_ref().is_none_or(|w| w.room() < u64::from(self.config.block_bytes)) {

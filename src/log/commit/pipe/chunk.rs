@@ -17,6 +17,14 @@ pub(crate) struct Spare<F> {
     pub(crate) bytes: u64,
     /// Its blocks were written, not only reserved: overwriting them changes no metadata.
     pub(crate) written: bool,
+    /// It is being worked on where it stands; it keeps its place, because numbers are used in their order.
+    pub(crate) busy: bool,
+}
+
+impl<F> Spare<F> {
+    pub(crate) fn new(number: SegmentNumber, file: Arc<F>, bytes: u64, written: bool) -> Spare<F> {
+        Spare { number, file, bytes, written, busy: false }
+    }
 }
 
 /// The segment that appends go to.

@@ -92,6 +92,8 @@ pub(crate) struct Pipe<F> {
     chain: Chain,
     time_micros: u64,
     writer: Option<Writer<F>>,
+    /// The newest segment that was begun.
+    newest: SegmentNumber,
     /// The segment to continue, and its end, when there was no space to start one at open.
     pub(crate) predecessor: (SegmentNumber, u64),
     pub(crate) spares: VecDeque<Spare<F>>,
@@ -142,6 +144,7 @@ impl<F> Pipe<F> {
             chain: start.chain,
             time_micros: start.time_micros,
             writer: None,
+            newest: SegmentNumber::NONE,
             predecessor: (SegmentNumber::NONE, 0),
             spares: VecDeque::new(),
             rotations: VecDeque::new(),
@@ -209,9 +212,35 @@ impl<F> Pipe<F> {
             .map(|writer| &writer.index)
     }
 
+    /// The prepared segment that comes next, unless somebody is working on it.
+    pub(crate) fn next_spare(&self) -> Option<&Spare<F>> {
+        self.spares.front().filter(|spare| !spare.busy)
+    }
+
+    /// Takes the prepared segment that comes next.
+    pub(crate) fn take_spare(&mut self) -> Option<Spare<F>> {
+        self.next_spare()?;
+        self.spares.pop_front()
+    }
+
+    /// A copy of the next spare to work on. It keeps its place and is not begun until it is returned: were a later one
+    /// begun before it, the next open would take it for what a truncation left behind, with whatever it came to hold.
+    pub(crate) fn borrow_first_spare(&mut self) -> Option<Spare<F>> {
+        let spare = self.spares.front_mut().filter(|spare| !spare.busy)?;
+        spare.busy = true;
+        Some(Spare::new(spare.number, spare.file.clone(), spare.bytes, spare.written))
+    }
+
+    /// The work on a spare is done, well or not.
+    pub(crate) fn return_spare(&mut self, spare: Spare<F>) {
+        if let Some(place) = self.spares.iter_mut().find(|place| place.number == spare.number) {
+            *place = spare;
+        }
+    }
+
     /// Small groups are written to blocks that were only reserved, and no written segment waits.
     pub(crate) fn wants_written_spare(&self) -> bool {
-        !self.has_large_groups() && self.spares.front().is_some_and(|spare| !spare.written)
+        !self.has_large_groups() && self.next_spare().is_some_and(|spare| !spare.written)
     }
 
     /// Groups of late are so large that segments need not be written ahead: reserving them is cheaper.

@@ -23,10 +23,10 @@ fn pipe(flush_depth_max: usize) -> Pipe<()> {
     // As many writes at once as are allowed: what follows is about the order alone.
     pipe.depth = DepthController::fixed(flush_depth_max);
     for number in 1..=3 {
-        let spare = Spare { number: SegmentNumber::new(number), file: Arc::new(()), bytes: 64 * 1024, written: true };
+        let spare = Spare::new(SegmentNumber::new(number), Arc::new(()), 64 * 1024, true);
         pipe.spares.push_back(spare);
     }
-    let first = pipe.spares.pop_front().unwrap();
+    let first = pipe.take_spare().unwrap();
     let seal = seal_after(&pipe, &facts(), &first);
     pipe.begin_segment(first, seal, Instant::now());
     let seal = take(&mut pipe).unwrap();
@@ -40,6 +40,10 @@ fn facts() -> ControlFacts {
 }
 
 fn append(pipe: &mut Pipe<()>, bytes: usize) -> Lsn {
+    try_append(pipe, bytes).unwrap()
+}
+
+fn try_append(pipe: &mut Pipe<()>, bytes: usize) -> Result<Lsn, Refused> {
     let payload = vec![7; bytes];
     let record = Encoded {
         body: Body::Parts(&[&payload]),
@@ -48,10 +52,8 @@ fn append(pipe: &mut Pipe<()>, bytes: usize) -> Lsn {
         payload_crc: crc32c(&payload),
         flags: 0,
     };
-    match pipe.append(record, 0, Instant::now, |pipe, next| seal_after(pipe, &facts(), next)) {
-        Ok(placed) => placed.lsn,
-        Err((refused, _)) => panic!("{refused:?}"),
-    }
+    let placed = pipe.append(record, 0, Instant::now, |pipe, next| seal_after(pipe, &facts(), next));
+    placed.map(|placed| placed.lsn).map_err(|(refused, _)| refused)
 }
 
 fn take(pipe: &mut Pipe<()>) -> Option<Group<()>> {
@@ -94,6 +96,25 @@ fn a_segment_s_seal_is_written_only_when_everything_before_it_is_flushed() {
         }
     }
     panic!("the seal was never written");
+}
+
+#[test]
+fn a_spare_that_is_worked_on_is_begun_by_nobody_and_nor_is_a_later_one() {
+    let mut pipe = pipe(1);
+    let borrowed = pipe.borrow_first_spare().unwrap();
+    let room = |pipe: &Pipe<()>| pipe.writer().unwrap().room();
+    while room(&pipe) > 8192 {
+        append(&mut pipe, 5000);
+        let group = take(&mut pipe).unwrap();
+        end(&mut pipe, group);
+    }
+    assert_eq!(try_append(&mut pipe, 9000), Err(Refused::NeedSegment { bytes: 9216 }));
+    assert!(!pipe.has_place_for(9000) && pipe.take_spare().is_none() && pipe.borrow_first_spare().is_none());
+    assert_eq!(pipe.writer().unwrap().number, SegmentNumber::FIRST);
+    let next = borrowed.number;
+    pipe.return_spare(borrowed);
+    append(&mut pipe, 9000);
+    assert_eq!(pipe.writer().unwrap().number, next);
 }
 
 #[test]
