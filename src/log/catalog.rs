@@ -335,11 +335,16 @@ impl<S: Storage> Catalog<S> {
         })
     }
 
-    /// A map of a settled segment's groups, its header checked.
-    pub(super) fn map(&self, storage: &S, located: &Located<S::File>) -> Result<Arc<Mapping>> {
+    /// A map of a settled segment's groups, its header checked. `None`: the file cannot be claimed, because a writer is
+    /// about to use it again (or has not let go of it yet); what is read of it now must be copied and checked.
+    pub(super) fn map(&self, storage: &S, located: &Located<S::File>) -> Result<Option<Arc<Mapping>>> {
         let name = FileName::Segment(located.number);
         if let Some(map) = self.state.lock().segments.get(&located.number).and_then(|entry| entry.map.clone()) {
-            return Ok(map);
+            return Ok(Some(map));
+        }
+        // Before the header is read: with the claim in our hands, the file stays what its header says.
+        if !storage.hold(&located.file, Hold::Shared).map_err(|e| Error::io("claim", name, e))? {
+            return Ok(None);
         }
         let end = located.end.map_or(located.bytes, |end| end.offset).min(located.bytes);
         match read_header(storage, &located.file, located.number)? {
@@ -360,7 +365,7 @@ impl<S: Storage> Catalog<S> {
         if let Some(entry) = state.segments.get_mut(&located.number).filter(|entry| entry.settled) {
             entry.watches.retain(MapWatch::is_alive);
             entry.watches.push(map.watch());
-            return Ok(entry.map.get_or_insert(map).clone());
+            return Ok(Some(entry.map.get_or_insert(map).clone()));
         }
         // Given up between the look and the map: its file may be written again at any moment.
         Err(Error::Trimmed { requested: located.start, first: located.end.map_or(Lsn::MAX, |end| end.last.next()) })

@@ -184,7 +184,7 @@ impl<S: Storage> Log<S> {
 
     fn append_records(&self, records: &[&[&[u8]]], patience: Patience) -> Result<Pending<S>> {
         let (first, last) = self.shared.append(records, patience)?;
-        Ok(Pending::new(self.shared.clone(), first.lsn, last.lsn, last.chunk))
+        Ok(Pending::new(self.shared.clone(), first, last))
     }
 
     /// Waits, without blocking the thread, until a record of up to `bytes` has room.
@@ -207,7 +207,7 @@ impl<S: Storage> Log<S> {
     pub fn flush(&self) -> Result<Lsn> {
         self.shared.check_usable()?;
         let end = self.shared.pipe.lock().end().0;
-        self.shared.drain(None)?;
+        self.shared.drain_through(end, None)?;
         Ok(end)
     }
 

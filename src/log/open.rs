@@ -38,9 +38,8 @@ pub struct Recovery {
     /// The chain there.
     pub chain: Chain,
     /// Frames that are there although nothing proved, before now, that they had been flushed; whether their sources
-    /// were told so is not known here. A log that takes appends has made them durable. One that does not (opened
-    /// read-only, or refusing because of damage) has written nothing and does not show them: [`crate::Log::flushed`]
-    /// is before them.
+    /// were told so is not known here. They are durable now, and can be read. Only a log that was opened read-only has
+    /// written nothing and does not show them: its [`crate::Log::flushed`] is before them.
     pub ambiguous_tail: Option<LsnRange>,
     /// Frames that were found behind a hole and dropped: never acknowledged, and they can never come back.
     pub dropped: Option<LsnRange>,
@@ -199,21 +198,30 @@ struct Opening<S: Storage> {
 
 impl<S: Storage> Opening<S> {
     fn read_only(self) -> Arc<Shared<S>> {
-        self.without_writer(Error::ReadOnly)
+        // The rest was perhaps never flushed, and nothing may be written.
+        let end = self.proven_end();
+        self.without_writer(end, Error::ReadOnly)
     }
 
     /// The tail is damaged and nobody decided yet what is to become of it.
     fn refusing(self) -> Arc<Shared<S>> {
         let damage = self.findings.damage[0].clone();
-        self.without_writer(Error::Damaged { damage: Arc::new(damage) })
+        // What is shown must be durable here as well. Where that fails, the proven part is shown.
+        let end = match self.make_tail_durable() {
+            Ok(()) => end_of(&self.findings),
+            Err(_) => self.proven_end(),
+        };
+        self.without_writer(end, Error::Damaged { damage: Arc::new(damage) })
     }
 
-    /// Nothing is written, so only what is proven can be read: the rest was perhaps never flushed.
-    fn without_writer(self, refusal: Error) -> Arc<Shared<S>> {
-        let end = match &self.findings.active {
+    fn proven_end(&self) -> Run {
+        match &self.findings.active {
             Some((_, verdict)) => Run { last: verdict.proven, ..verdict.end },
             None => empty_run(&self.findings.control),
-        };
+        }
+    }
+
+    fn without_writer(self, end: Run, refusal: Error) -> Arc<Shared<S>> {
         let catalog = self.catalog();
         if let Some((state, verdict)) = &self.findings.active {
             let end = End { last: end.last, offset: verdict.end.end_offset, time_micros: verdict.end.time_micros };
@@ -359,6 +367,12 @@ impl<S: Storage> Opening<S> {
                 }
             }
             self.findings.damage.clear();
+        }
+        // A crash between the seal of a truncation and its entry here: the seal counts.
+        let seal = self.findings.active.as_ref().and_then(|(state, _)| state.scan.seal);
+        if let Some(seal) = seal.filter(|seal| seal.truncation_count > control.truncation_count) {
+            control.truncation_count = seal.truncation_count;
+            control.cut_quarantined(seal.end);
         }
         control.open_count += 1;
         control.generation += 1;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::commit::Placed;
 use super::shared::Shared;
 use crate::error::Result;
 use crate::io::{Disk, Storage};
@@ -22,13 +23,15 @@ pub struct Pending<S: Storage = Disk> {
     first: Lsn,
     last: Lsn,
     chunk: u64,
+    era: u64,
     task: Option<u64>,
     arrived: bool,
 }
 
 impl<S: Storage> Pending<S> {
-    pub(super) fn new(shared: Arc<Shared<S>>, first: Lsn, last: Lsn, chunk: u64) -> Pending<S> {
-        Pending { shared, first, last, chunk, task: None, arrived: false }
+    pub(super) fn new(shared: Arc<Shared<S>>, first: Placed, last: Placed) -> Pending<S> {
+        let Placed { lsn, chunk, era, .. } = last;
+        Pending { shared, first: first.lsn, last: lsn, chunk, era, task: None, arrived: false }
     }
 
     /// The record's position; of several, the last one's.
@@ -46,7 +49,7 @@ impl<S: Storage> Pending<S> {
     /// Whether the outcome is known already; `wait` would not block.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.shared.settled(self.last).is_some()
+        self.shared.settled(self.last, self.era).is_some()
     }
 
     /// Blocks until the record survived a flush of the device. The calling thread writes its own group when that is the
@@ -54,8 +57,9 @@ impl<S: Storage> Pending<S> {
     ///
     /// # Errors
     /// [`crate::Error::Poisoned`], [`crate::Error::Unknown`]: the outcome is unknown until the log is reopened.
+    /// [`crate::Error::Truncated`]: it was durable, and [`crate::Log::truncate`] has removed it since.
     pub fn wait(self) -> Result<Lsn> {
-        self.shared.wait(self.last, self.chunk)?;
+        self.shared.wait(self.last, self.chunk, self.era)?;
         Ok(self.last)
     }
 }
@@ -65,7 +69,7 @@ impl<S: Storage> Future for Pending<S> {
 
     /// Does no I/O: the driver writes what tasks wait for.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Lsn>> {
-        if let Some(settled) = self.shared.settled(self.last) {
+        if let Some(settled) = self.shared.settled(self.last, self.era) {
             return Poll::Ready(settled.map(|()| self.last));
         }
         let id = self.shared.waiters.register(self.last, self.task, context.waker());
@@ -77,7 +81,7 @@ impl<S: Storage> Future for Pending<S> {
             }
         }
         // What was settled between the look and the registration woke nobody.
-        match self.shared.settled(self.last) {
+        match self.shared.settled(self.last, self.era) {
             Some(settled) => Poll::Ready(settled.map(|()| self.last)),
             None => Poll::Pending,
         }

@@ -231,11 +231,15 @@ impl<S: Storage> Cursor<S> {
         if self.chain.is_none() && located.start == self.next {
             self.chain = located.chain_before;
         }
-        let window = if located.settled && located.end.is_some() && !self.one {
-            let map = match shared.catalog.map(&shared.storage, &located) {
+        let map = if located.settled && located.end.is_some() && !self.one {
+            match shared.catalog.map(&shared.storage, &located) {
                 Err(Error::Foreign { .. }) => return Err(self.not_ours(&located)),
                 other => other?,
-            };
+            }
+        } else {
+            None
+        };
+        let window = if let Some(map) = map {
             let index = shared.catalog.index(&shared.storage, &located)?;
             let at = index.at_or_before(self.next).map_or(self.first_group(), |entry| entry.offset);
             Window {
@@ -335,8 +339,10 @@ impl<S: Storage> Cursor<S> {
                 }
                 if !window.whole {
                     none_from = none_from.map(|from| self.damage_at(from));
-                    self.slide(at)?;
-                    continue;
+                    if self.slide(at)? {
+                        continue;
+                    }
+                    return Ok(Step::EndOfWindow);
                 }
                 // A frame that ought to be in this segment is not.
                 if window.short {
@@ -425,7 +431,8 @@ impl<S: Storage> Cursor<S> {
         match self.shared.catalog.end_of(&self.shared.storage, window.segment) {
             Ok(Some(end)) => self.next <= end.last,
             Ok(None) => {
-                self.next <= self.shared.flushed() && self.shared.flushed_offset(window.segment) <= Some(window.end())
+                self.next <= self.shared.flushed()
+                    && self.shared.flushed_offset(window.segment).is_some_and(|offset| offset <= window.end())
             }
             Err(_) => false,
         }
@@ -438,11 +445,15 @@ impl<S: Storage> Cursor<S> {
         if padding.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0)) { group } else { none_from }
     }
 
-    /// Nothing in the window is the next frame, and the segment goes on behind it.
-    fn slide(&mut self, at: u64) -> Result<()> {
+    /// Nothing in the window is the next frame, and the segment goes on behind it. False: the frame is in another one by
+    /// now.
+    fn slide(&mut self, at: u64) -> Result<bool> {
         let located = self.shared.catalog.locate(&self.shared.storage, self.next)?;
+        if self.window.as_ref().is_none_or(|window| window.segment != located.number) {
+            return Ok(false);
+        }
         self.window = Some(self.read_window(&located, at, READ_BYTES)?);
-        Ok(())
+        Ok(true)
     }
 
     /// The next frame is larger than the window: reads again, from its start to its end.

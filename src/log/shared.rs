@@ -14,7 +14,7 @@ use super::commit::{
     Body, ControlFacts, DriverTurn, Encoded, Group, Pipe, Placed, Refused, Released, Turn, Waiters, seal_after,
     wake_each,
 };
-use super::space::Space;
+use super::space::{RETRY_AFTER, Space};
 use crate::codec::Crc32c;
 use crate::config::{Compression, Config, WhenFull};
 use crate::error::{Error, Result};
@@ -48,7 +48,11 @@ pub(super) struct Shared<S: Storage> {
     closed: AtomicBool,
     /// Nothing more will be flushed, but for what is in flight.
     over: AtomicBool,
-    /// Suffix truncations since open: a reader whose number differs looks where it stands.
+    /// Suffix truncations since open, as `Pending`s see them.
+    era: AtomicU64,
+    /// Where they cut, each end above the one before it.
+    cuts: Mutex<Vec<Cut>>,
+    /// Changes with suffix truncations: a reader whose number differs looks where it stands.
     pub(super) truncations: AtomicU64,
     pub(super) trimmed: AtomicU64,
     /// Why appends are refused for as long as this log is open.
@@ -73,6 +77,13 @@ pub(super) struct Shared<S: Storage> {
     lock: Mutex<Option<S::Lock>>,
     work: Mutex<Work>,
     work_done: Condvar,
+}
+
+/// A suffix truncation.
+struct Cut {
+    /// The era that it began.
+    era: u64,
+    end: Lsn,
 }
 
 /// Background jobs of this log: the directory is given back only when none runs and none will.
@@ -129,6 +140,8 @@ impl<S: Storage> Shared<S> {
             poisoned_from: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            era: AtomicU64::new(0),
+            cuts: Mutex::default(),
             truncations: AtomicU64::new(0),
             trimmed: AtomicU64::new(trimmed.get()),
             refusal: parts.refusal,
@@ -244,27 +257,40 @@ impl<S: Storage> Shared<S> {
     }
 
     fn place_many(&self, records: Vec<Encoded<'_>>, patience: Patience) -> Result<(Placed, Placed)> {
-        let mut first = None;
+        let mut first: Option<Placed> = None;
         let mut last = None;
-        let mut kick = false;
         let mut pipe = self.pipe.lock();
+        let mut failed = None;
         for record in records {
-            // The first may be refused with nothing done. Later ones wait: a batch is whole.
+            // The first may be refused with nothing done. Later ones wait, and nobody gets in between: a batch is whole.
             let patience = if first.is_none() { patience } else { Patience::Room };
-            let placed = self.place_one(&mut pipe, record, patience)?;
-            kick |= placed.kick;
-            first.get_or_insert(placed);
-            last = Some(placed);
+            match self.place_next(&mut pipe, record, patience, first.is_some()) {
+                Ok(placed) => {
+                    pipe.batching = true;
+                    first.get_or_insert(placed);
+                    last = Some(placed);
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
         }
-        drop(pipe);
-        if kick {
+        if first.is_some() {
+            pipe.batching = false;
+            drop(pipe);
+            self.announce_room();
+            // Also for the part of a batch that failed: nobody else looks after it.
             self.storage.kick();
         }
-        first.zip(last).ok_or(Error::Closed)
+        match failed {
+            Some(error) => Err(error),
+            None => first.zip(last).ok_or(Error::Closed),
+        }
     }
 
     /// Why nothing is appended any more. A failure also closes the log, and is told before that.
-    fn gone(&self, pipe: &Pipe<S::File>) -> Option<Error> {
+    pub(super) fn gone(&self, pipe: &Pipe<S::File>) -> Option<Error> {
         match &pipe.poison {
             Some((_, Error::Closed)) => Some(Error::Closed),
             Some((from, cause)) => Some(Error::Poisoned { from: *from, cause: Arc::new(cause.clone()) }),
@@ -278,6 +304,17 @@ impl<S: Storage> Shared<S> {
         record: Encoded<'_>,
         patience: Patience,
     ) -> Result<Placed> {
+        self.place_next(pipe, record, patience, false)
+    }
+
+    /// Gives a record its place. `in_batch`: the one before it is of the same batch.
+    fn place_next(
+        &self,
+        pipe: &mut MutexGuard<'_, Pipe<S::File>>,
+        record: Encoded<'_>,
+        patience: Patience,
+        in_batch: bool,
+    ) -> Result<Placed> {
         let bytes = frame_bytes(record.payload_bytes as usize);
         let limit = self.config.in_flight_bytes_max;
         let mut record = Some(record);
@@ -285,7 +322,7 @@ impl<S: Storage> Shared<S> {
             if let Some(error) = self.gone(pipe) {
                 return Err(error);
             }
-            if pipe.paused {
+            if pipe.paused || (pipe.batching && !in_batch) {
                 if patience == Patience::Never {
                     return Err(Error::Busy { in_flight_bytes: pipe.in_flight_bytes, limit_bytes: limit });
                 }
@@ -324,7 +361,11 @@ impl<S: Storage> Shared<S> {
         patience: Patience,
     ) -> Result<()> {
         let Refused::NeedSegment { bytes } = refused;
-        let full = MutexGuard::unlocked(pipe, || self.want_segment(bytes));
+        let full = MutexGuard::unlocked(pipe, || {
+            // What was placed before may be waited for by nobody.
+            self.storage.kick();
+            self.want_segment(bytes)
+        });
         match full {
             // With `DropOldest` something to drop appears at the latest when the segment in use is full: wait for it.
             Some(error) if self.config.when_full == WhenFull::Reject => return Err(error),
@@ -366,7 +407,7 @@ impl<S: Storage> Shared<S> {
             drop(pipe);
             if room
                 && let Some(full) = self.want_segment(bytes)
-                && self.config.when_full != WhenFull::Block
+                && self.config.when_full == WhenFull::Reject
             {
                 return Poll::Ready(Err(full));
             }
@@ -381,6 +422,13 @@ impl<S: Storage> Shared<S> {
         look()
     }
 
+    /// Tasks that wait for a segment cannot ask for it again and again as threads do: the driver asks for them.
+    fn retry_for_tasks(&self) -> Option<Duration> {
+        let waiting = !self.room_tasks.lock().is_empty();
+        let full = waiting && !self.closed.load(Ordering::Relaxed) && self.want_segment(0).is_some();
+        full.then_some(RETRY_AFTER)
+    }
+
     // --- durability ------------------------------------------------------------------------------------------------
 
     /// The last frame that survived a flush.
@@ -388,9 +436,14 @@ impl<S: Storage> Shared<S> {
         Lsn::new(self.flushed.load(Ordering::Acquire))
     }
 
-    /// Whether a frame is settled: flushed, or never to be.
-    pub(super) fn settled(&self, lsn: Lsn) -> Option<Result<()>> {
-        if self.flushed() >= lsn {
+    /// Whether a frame that was appended after `era` truncations is settled: flushed, truncated, or never to be.
+    pub(super) fn settled(&self, lsn: Lsn, era: u64) -> Option<Result<()>> {
+        // In this order: a position of a later era is seen only with that era.
+        let flushed = self.flushed();
+        if self.era.load(Ordering::Acquire) != era {
+            return Some(self.after_cuts(lsn, era));
+        }
+        if flushed >= lsn {
             return Some(Ok(()));
         }
         if lsn.get() >= self.poisoned_from.load(Ordering::Acquire) {
@@ -403,6 +456,25 @@ impl<S: Storage> Shared<S> {
         None
     }
 
+    /// What became of a frame when the log was truncated: everything appended before was flushed first.
+    fn after_cuts(&self, lsn: Lsn, era: u64) -> Result<()> {
+        match self.cuts.lock().iter().find(|cut| cut.era > era) {
+            Some(cut) if lsn > cut.end => Err(Error::Truncated { requested: lsn, end: cut.end }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The log ends at `end` now. Called with the pipe's lock held, before any position of the new era is published.
+    pub(super) fn note_cut(&self, era: u64, end: Lsn) {
+        let mut cuts = self.cuts.lock();
+        // A frame is asked about by the lowest end since its era: only ends that rise again need be kept.
+        while cuts.last().is_some_and(|cut| cut.end >= end) {
+            cuts.pop();
+        }
+        cuts.push(Cut { era, end });
+        self.era.store(era, Ordering::Release);
+    }
+
     fn unknown(&self, lsn: Lsn) -> Error {
         match &self.pipe.lock().poison {
             Some((_, Error::Closed)) | None => Error::Unknown { lsn },
@@ -411,12 +483,12 @@ impl<S: Storage> Shared<S> {
     }
 
     /// Blocks until the frame is settled; the calling thread writes its own group when that is the fastest way.
-    pub(super) fn wait(&self, lsn: Lsn, chunk: u64) -> Result<()> {
+    pub(super) fn wait(&self, lsn: Lsn, chunk: u64, era: u64) -> Result<()> {
         let mut arrived = false;
         let mut deputy = false;
         loop {
             let word = self.waiters.word(chunk);
-            if let Some(settled) = self.settled(lsn) {
+            if let Some(settled) = self.settled(lsn, era) {
                 return settled;
             }
             if is_forked_child() {
@@ -469,6 +541,8 @@ impl<S: Storage> Shared<S> {
                 Error::io_at("write and flush", file, offset, e)
             });
             let released = pipe.complete(Instant::now(), write.token, write.parts, result);
+            // Before the positions are published: whoever sees a frame flushed finds its segment.
+            released.rotations.iter().for_each(|rotation| self.enter_rotation(rotation));
             self.publish(&pipe);
             released
         };
@@ -499,6 +573,7 @@ impl<S: Storage> Shared<S> {
             self.rotated(rotation);
         }
         if released.poisoned {
+            self.over.store(true, Ordering::Release);
             events::happened("poisoned", 1);
             event!(error, log = %self.storage.describe(), "poisoned: a write or flush failed, nothing later is acknowledged");
             self.waiters.wake_everyone();
@@ -611,12 +686,20 @@ impl<S: Storage> Shared<S> {
 
     /// Writes everything that is queued, on this thread, until the pipeline is idle, poisoned, or the time is over.
     pub(super) fn drain(&self, until: Option<Instant>) -> Result<()> {
+        self.drain_through(Lsn::MAX, until)
+    }
+
+    /// The same, but ends as soon as everything up to `through` is flushed.
+    pub(super) fn drain_through(&self, through: Lsn, until: Option<Instant>) -> Result<()> {
         // In a child nobody may write: the parent goes on with the same files.
         if is_forked_child() {
             return Err(Error::Forked);
         }
         let mut pipe = self.pipe.lock();
         loop {
+            if pipe.flushed().0 >= through {
+                return Ok(());
+            }
             if let Some((from, cause)) = &pipe.poison {
                 return Err(Error::Poisoned { from: *from, cause: Arc::new(cause.clone()) });
             }
@@ -642,6 +725,7 @@ impl<S: Storage> Client<S::File> for Shared<S> {
     }
 
     fn drive(&self) -> Option<Duration> {
+        let waits_for_room = self.retry_for_tasks();
         let mut state = self.drive_state.lock();
         let mut pipe = self.pipe.lock();
         let now = Instant::now();
@@ -673,10 +757,15 @@ impl<S: Storage> Client<S::File> for Shared<S> {
                 && pipe.put_marker(now)
                 && let DriverTurn::Submit(group) = pipe.take_for_driver(now, true)
             {
+                // What is appended from now on asks for the driver.
+                pipe.driver_armed = false;
                 MutexGuard::unlocked(&mut pipe, || self.storage.submit(group.write));
                 return Some(self.config.idle_proof_after);
             }
             pipe.driver_armed = false;
+            return waits_for_room;
+        }
+        if pipe.poison.is_some() {
             return None;
         }
         pipe.driver_armed = true;

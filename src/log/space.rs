@@ -25,7 +25,7 @@ const SPARES_RECYCLED: usize = 4;
 /// Zeros are written in pieces of this size.
 const PIECE_BYTES: u64 = 1024 * 1024;
 /// After a failure, preparation is tried again at most this often.
-const RETRY_AFTER: Duration = Duration::from_millis(20);
+pub(super) const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// What preparation knows.
 #[derive(Debug, Default)]
@@ -94,13 +94,18 @@ impl<S: Storage> Shared<S> {
                 let unwritten = pipe.wants_written_spare();
                 (pipe.spares.len(), first.map_or(0, |spare| spare.bytes), unwritten)
             };
-            let wanted = std::mem::take(&mut self.space.lock().wanted);
-            let needed = segment_bytes_for(wanted, self.catalog.block_bytes, self.config.index_stride_bytes);
-            let too_small = wanted > 0 && count > 0 && first_bytes < needed;
-            if (count >= SPARES && !too_small && !unwritten) || self.is_closed() {
-                self.space.lock().queued = false;
-                return;
-            }
+            let (wanted, needed, too_small) = {
+                let mut space = self.space.lock();
+                let wanted = std::mem::take(&mut space.wanted);
+                let needed = segment_bytes_for(wanted, self.catalog.block_bytes, self.config.index_stride_bytes);
+                let too_small = wanted > 0 && count > 0 && first_bytes < needed;
+                if (count >= SPARES && !too_small && !unwritten) || self.is_closed() {
+                    // In one step with the look at what is wanted: whoever wants something later queues it again.
+                    space.queued = false;
+                    return;
+                }
+                (wanted, needed, too_small)
+            };
             let done = if too_small {
                 self.enlarge_first_spare(needed)
             } else if count < SPARES {
@@ -141,6 +146,8 @@ impl<S: Storage> Shared<S> {
         let last = self.space.lock().last_bytes;
         let rotations = get(&self.counters.rotations);
         let grown = if rotations == 0 { last } else { last.saturating_mul(2) };
+        // Header, seal, index and some data: each begins with a block.
+        let needed = needed.max(8 * u64::from(self.catalog.block_bytes));
         let mut bytes = grown.clamp(self.config.segment_bytes_min, self.config.segment_bytes_max).max(needed);
         if let Some(limit) = self.config.byte_limit {
             let used = self.used_bytes();
@@ -178,7 +185,7 @@ impl<S: Storage> Shared<S> {
             // Numbers are given and made usable in one order: a lower number is never used after a higher one.
             let _turn = self.numbering.lock();
             let number = self.next_number();
-            self.christen(&file, number, &temporary)?;
+            self.christen(&file, number, &temporary).inspect_err(|_| self.remove_unnamed(number))?;
             self.adopt(Spare::new(number, file, bytes, written))?;
             self.space.lock().file_bytes += bytes;
             Ok(())
@@ -246,6 +253,11 @@ impl<S: Storage> Shared<S> {
         self.storage.sync_dir().map_err(wrap("sync the directory of"))?;
         // A claim that a crash leaves in flight writes under; nobody else can have one on a file this new.
         self.storage.hold(file, Hold::Exclusive).map_err(wrap("claim")).map(drop)
+    }
+
+    /// A file that got its name and cannot be used: the control file does not know it.
+    fn remove_unnamed(&self, number: SegmentNumber) {
+        let _ = self.storage.remove(&FileName::Segment(number).to_string());
     }
 
     fn write_zeros(&self, file: &S::File, name: &str, from: u64, to: u64) -> Result<()> {
@@ -345,13 +357,17 @@ impl<S: Storage> Shared<S> {
 
     // --- after use -------------------------------------------------------------------------------------------------
 
-    /// A new segment's seal is flushed: the one before it is history.
+    /// A new segment's seal is flushed: the catalog learns of it, and where the one before it ends.
+    pub(super) fn enter_rotation(&self, rotation: &Rotation<S::File>) {
+        let Rotation { old, index, new, new_file, new_file_bytes, seal, .. } = rotation;
+        self.catalog.add_active(*new, new_file.clone(), *new_file_bytes, *seal);
+        self.catalog.seal(old.number, Some(old.file.clone()), sealed_end(rotation), Some(index.clone()));
+    }
+
+    /// What may wait until everybody has been woken: the old segment gets its index, another spare is prepared.
     pub(super) fn rotated(&self, rotation: Rotation<S::File>) {
-        let Rotation { old, old_end, new, new_file, new_file_bytes, seal } = rotation;
-        let end = End { last: old_end, offset: seal.sealed_end_offset, time_micros: seal.end_time_micros };
-        let index = Arc::new(old.index);
-        self.catalog.add_active(new, new_file, new_file_bytes, seal);
-        self.catalog.seal(old.number, Some(old.file.clone()), end, Some(index.clone()));
+        let end = sealed_end(&rotation);
+        let Rotation { old, index, .. } = rotation;
         self.settle_later(old.number, old.file, old.file_bytes, end, Some(index));
         self.keep_spares();
     }
@@ -473,12 +489,17 @@ impl<S: Storage> Shared<S> {
         }
         let _turn = self.numbering.lock();
         let number = self.next_number();
-        self.christen(&file, number, &old)?;
+        self.christen(&file, number, &old).inspect_err(|_| self.remove_unnamed(number))?;
         self.adopt(Spare::new(number, file, segment.bytes, true))?;
         add(&self.counters.segments_recycled, 1);
         events::happened("segment recycled", 1);
         Ok(true)
     }
+}
+
+fn sealed_end<F>(rotation: &Rotation<F>) -> End {
+    let seal = &rotation.seal;
+    End { last: rotation.old_end, offset: seal.sealed_end_offset, time_micros: seal.end_time_micros }
 }
 
 /// Writes one slot of the control file.

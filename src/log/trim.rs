@@ -55,12 +55,16 @@ impl<S: Storage> Shared<S> {
         if upto <= self.trimmed() {
             return Ok(());
         }
-        let flushed = self.flushed();
+        // Both at one moment: a segment that is begun later holds frames that are not given up.
+        let (flushed, head) = {
+            let pipe = self.pipe.lock();
+            (pipe.flushed().0, Some(pipe.flushed_at().0).filter(|head| *head != SegmentNumber::NONE))
+        };
         if upto > flushed {
             return Err(Error::BeyondEnd { requested: upto, flushed });
         }
         let next = if upto == flushed { None } else { self.catalog.locate(&self.storage, upto.next()).ok() };
-        let first_segment = if upto == flushed { self.segment_after(upto) } else { next.as_ref().map(|it| it.number) };
+        let first_segment = if upto == flushed { head } else { next.as_ref().map(|it| it.number) };
         // The chain at the trim point is what a member that lags behind it starts from. Between two segments the seal
         // states it; mapping the old one to look for its last frame cost a burst of reads, and the append beside it
         // 7 ms. Damage there must not keep the log from being trimmed.
@@ -79,11 +83,6 @@ impl<S: Storage> Shared<S> {
             self.dispose(removed);
         }
         Ok(())
-    }
-
-    /// The segment that everything up to `upto`, the last flushed frame, may be given up before: the active one.
-    fn segment_after(&self, _upto: Lsn) -> Option<SegmentNumber> {
-        self.catalog.numbers().last().map(|(number, _)| *number)
     }
 
     /// Removes every frame above `end`: a new segment starts whose seal says so. Returns the truncation count.
@@ -108,7 +107,16 @@ impl<S: Storage> Shared<S> {
             return Ok(self.control.lock().truncation_count);
         }
         let cut = self.cut_at(end)?;
-        while self.pipe.lock().next_spare().is_none() {
+        loop {
+            {
+                let pipe = self.pipe.lock();
+                if let Some(error) = self.gone(&pipe) {
+                    return Err(error);
+                }
+                if pipe.next_spare().is_some() {
+                    break;
+                }
+            }
             if let Some(full) = self.want_segment(0) {
                 return Err(full);
             }
@@ -117,6 +125,9 @@ impl<S: Storage> Shared<S> {
         let count = self.control.lock().truncation_count + 1;
         let (old, new, new_file, new_bytes, seal, group) = {
             let mut pipe = self.pipe.lock();
+            if let Some(error) = self.gone(&pipe) {
+                return Err(error);
+            }
             let spare = pipe.take_spare().ok_or(Error::Full { reason: "no prepared segment".into() })?;
             let mut seal = seal_after(&pipe, &self.facts.lock(), &spare);
             seal.sealed_segment = cut.segment;
@@ -131,10 +142,14 @@ impl<S: Storage> Shared<S> {
             let DriverTurn::Submit(group) = pipe.take_for_driver(now, true) else {
                 unreachable!("the pipeline was idle and holds a seal")
             };
+            self.note_cut(pipe.era, end);
+            self.truncations.fetch_add(1, Ordering::AcqRel);
+            self.publish(&pipe);
             (old, new, new_file, new_bytes, seal, group)
         };
-        self.truncations.fetch_add(1, Ordering::AcqRel);
-        self.publish(&self.pipe.lock());
+        // Frames that were flushed, and are no more, have their owners too.
+        self.waiters.wake_everyone();
+        self.waiters.wake_tasks(Lsn::MAX);
         self.lead(group);
         if let Some((from, cause)) = &self.pipe.lock().poison {
             return Err(Error::Poisoned { from: *from, cause: Arc::new(cause.clone()) });
@@ -149,8 +164,12 @@ impl<S: Storage> Shared<S> {
             _ => (None, None),
         };
         self.catalog.seal(cut.segment, file, cut.end, index);
-        self.catalog.settle(&self.storage, cut.segment);
         self.catalog.add_active(new, new_file, new_bytes, seal);
+        // A reader that has opened a window since the first change may stand in a segment that is no more.
+        self.truncations.fetch_add(1, Ordering::AcqRel);
+        // Behind whatever background work the segment still has: what is settled is not written any more.
+        let settled = cut.segment;
+        self.spawn(move |shared| shared.catalog.settle(&shared.storage, settled));
         for segment in removed {
             // Never recycled: a truncated segment's bytes may still be mapped, and its number is skipped for good.
             self.remove_segment(segment.number, segment.bytes);
@@ -158,7 +177,7 @@ impl<S: Storage> Shared<S> {
         let _ = self.storage.sync_dir();
         self.update_control(|control| {
             control.truncation_count = count;
-            control.quarantined.retain(|range| range.lsns.start <= end);
+            control.cut_quarantined(end);
         })?;
         self.keep_spares();
         Ok(count)

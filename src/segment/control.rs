@@ -114,6 +114,14 @@ impl Control {
         self.highest_segment = self.highest_segment.max(number);
     }
 
+    /// The log ends at `end` now: what was set aside behind it is no more, and its numbers are given again.
+    pub(crate) fn cut_quarantined(&mut self, end: Lsn) {
+        for range in &mut self.quarantined {
+            range.lsns.end = range.lsns.end.min(end.next());
+        }
+        self.quarantined.retain(|range| !range.lsns.is_empty());
+    }
+
     /// Remembers numbers that no file is missed under.
     pub(crate) fn pass_over(&mut self, numbers: impl IntoIterator<Item = SegmentNumber>) {
         let first = self.trim.first_segment;

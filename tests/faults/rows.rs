@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::process::Command;
 use std::time::Duration;
 
-use seawall::{BackendChoice, Config, DirectIo, Error, Log, Lsn, RecoveryMode};
+use seawall::{BackendChoice, Config, DirectIo, Error, Log, Lsn, RecoveryMode, WhenFull};
 
 use super::sim::{CrashChoice, DiskOptions, Effect, Fault, KillChoice, OpKind, Outcome, SimDisk, errno};
 use super::story::{SimLog, Story};
@@ -312,5 +312,96 @@ fn full_disk(dir: &std::path::Path) {
         assert!(matches!(error, Error::Full { .. }) && tries < 200, "{error:?}");
         tries += 1;
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_task_that_waits_for_room_goes_on_when_the_disk_has_some() {
+    let mut story = Story::new(DiskOptions::DIRECT);
+    story.config.when_full = WhenFull::Block;
+    let log = story.open();
+    story.append(&log, &[100]);
+    story.disk.set_capacity(Some((story.disk.used_bytes(), errno::ENOSPC)));
+    while story.try_append(&log, &[20_000]).is_ok() {}
+    let mut reserving = std::pin::pin!(log.reserve(20_000));
+    let woken = std::sync::Arc::new(Woken::default());
+    let waker = woken.clone().into();
+    let mut context = std::task::Context::from_waker(&waker);
+    use std::future::Future;
+    let polled = reserving.as_mut().poll(&mut context);
+    assert!(polled.is_pending(), "{:?}", polled.map(|permit| permit.map(drop)));
+    story.disk.set_capacity(None);
+    // Nothing else happens to this log: only its driver can notice.
+    for _ in 0..50 {
+        std::thread::sleep(Duration::from_millis(5));
+        story.disk.tick();
+        if woken.0.swap(false, std::sync::atomic::Ordering::Relaxed)
+            && let std::task::Poll::Ready(permit) = reserving.as_mut().poll(&mut context)
+        {
+            drop(permit.unwrap().append(&[1; 20_000]).unwrap());
+            return;
+        }
+    }
+    panic!("it waits for ever");
+}
+
+#[derive(Default)]
+struct Woken(std::sync::atomic::AtomicBool);
+
+impl std::task::Wake for Woken {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn who_follows_a_log_is_not_left_waiting_when_it_is_poisoned() {
+    let (mut story, log) = started(DiskOptions::DIRECT);
+    let tail = log.tail(Lsn::FIRST);
+    let following = std::thread::spawn(move || tail.filter(Result::is_ok).count());
+    story.disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO));
+    assert!(story.try_append(&log, &[300]).is_err());
+    assert_eq!(following.join().unwrap(), 2);
+}
+
+#[test]
+fn a_preparation_that_fails_half_way_leaves_no_file_behind() {
+    both(|options| {
+        for kind in [OpKind::SyncDir, OpKind::Hold] {
+            let (mut story, log) = started(options);
+            story.disk.fail(Fault::new(kind, 0, errno::EIO));
+            for _ in 0..8 {
+                let _ = story.try_append(&log, &[30_000]);
+                std::thread::sleep(Duration::from_millis(25));
+                story.disk.pump();
+            }
+            story.disk.heal();
+            let flushed = log.flushed().get();
+            story.trim(&log, flushed - 1);
+            let used = log.stats().used_bytes;
+            let files: u64 = seawall::storage::Storage::list(&story.disk.open())
+                .unwrap()
+                .iter()
+                .filter(|(name, _)| name.ends_with(".seg"))
+                .map(|(_, bytes)| bytes)
+                .sum();
+            assert_eq!(files, used, "{kind:?}: files that nobody counts");
+        }
+    });
+}
+
+#[test]
+fn large_device_blocks_work() {
+    for block_bytes in [8 << 10, 32 << 10] {
+        let mut story = Story::new(DiskOptions { direct: true, block_bytes });
+        let log = story.open();
+        for round in 0..40 {
+            story.append(&log, &[100, 3000 * round, 1]);
+        }
+        let end = log.flushed().get();
+        story.trim(&log, end / 2);
+        let at = story.disk.note(0u64) + 1;
+        story.kill(log);
+        story.survives(&story.disk, at, &story.config).unwrap();
     }
 }

@@ -41,8 +41,8 @@ pub enum Access {
 
 /// Every medium takes multiples of this.
 const BLOCK_BYTES_MIN: usize = 4096;
-/// Where direct I/O asks for more than this, it is not used.
-const BLOCK_BYTES_MAX: usize = 65536;
+/// Where direct I/O asks for more than half a control file (each of its slots is written by itself), it is not used.
+const BLOCK_BYTES_MAX: usize = 32 * 1024;
 
 /// A directory, opened.
 pub struct Disk {

@@ -134,6 +134,10 @@ pub(super) struct Gone {
     pub(super) segments: BTreeSet<SegmentNumber>,
     /// Bytes that were cut from the active segment's file.
     pub(super) bytes: u64,
+    /// Frames that were found in segments without a seal, and do not count.
+    pub(super) dropped: Option<LsnRange>,
+    /// What such segments claim to be flushed: it was, whatever became of their seals.
+    pub(super) claims: Lsn,
 }
 
 impl<S: Storage> Look<'_, S> {

@@ -94,7 +94,16 @@ impl<S: Storage> Look<'_, S> {
                     found.spares.push(Spare::new(number, state.file, bytes, true));
                     continue;
                 }
-                HeaderState::Valid if !unsealed_claims => found.debris.push(number),
+                HeaderState::Valid if !unsealed_claims => {
+                    // Never acknowledged as far as anything tells: a write that did not end, told by name all the same.
+                    if let Some(first) = state.scan.first_data {
+                        let lsns = LsnRange::inclusive(first, state.scan.last_run().last.max(first));
+                        let so_far = gone.dropped.unwrap_or(lsns);
+                        gone.dropped = Some(LsnRange::new(so_far.start.min(first), so_far.end.max(lsns.end)));
+                    }
+                    gone.claims = gone.claims.max(state.scan.claims);
+                    found.debris.push(number);
+                }
                 HeaderState::Damaged if state.scan.is_blank() => {
                     found.damage.push(corrupt(0, "the header of a prepared segment is damaged"));
                     found.debris.push(number);
@@ -144,6 +153,7 @@ impl<S: Storage> Look<'_, S> {
                 state.scan.marker = Some(FlushMarker { flushed_through: at.lsn, chain: at.chain });
             }
         }
+        state.scan.claims = state.scan.claims.max(gone.claims);
         if state.scan.seal.is_none() && state.scan.first_data.is_none() {
             // Nothing here says where it begins: where the segment before it ends.
             let before = match newest {
@@ -154,6 +164,10 @@ impl<S: Storage> Look<'_, S> {
             state.scan.prefix = Run { end_offset, frames_end, ..before };
         }
         let mut verdict = judge(&state.scan);
+        if let Some(dropped) = gone.dropped {
+            let so_far = verdict.dropped.unwrap_or(dropped);
+            verdict.dropped = Some(LsnRange::new(so_far.start.min(dropped.start), so_far.end.max(dropped.end)));
+        }
         let corrupt = |offset, lsns, what| Error::Corrupt { segment: number, offset, lsns, what };
         match &state.header {
             HeaderState::Valid => {}

@@ -1,12 +1,15 @@
 //! The way in: positions are assigned, frames take their place in a chunk, segments change.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::chunk::data_limit;
 use super::{BACKLOG_CHUNKS, Body, Chunk, Encoded, Pipe, Placed, Refused, Rotation, Spare, Writer};
 use crate::codec::Chain;
 use crate::io::Buffer;
-use crate::segment::{FlushMarker, FrameHeader, HEADER_BYTES, Kind, Seal, encode_local, frame_bytes, round_up};
+use crate::segment::{
+    FlushMarker, FrameHeader, HEADER_BYTES, Kind, Seal, SparseIndex, encode_local, frame_bytes, round_up,
+};
 use crate::types::Lsn;
 
 /// Chunks for small records hold between this …
@@ -34,8 +37,10 @@ impl<F> Pipe<F> {
         self.newest = number;
         let (new_file, new_file_bytes) = (spare.file.clone(), spare.bytes);
         let writer = Writer::new(&self.config, spare, u64::from(self.config.block_bytes));
-        if let Some(old) = self.writer.replace(writer) {
-            self.rotations.push_back(Rotation { old, old_end: seal.end, new: number, new_file, new_file_bytes, seal });
+        if let Some(mut old) = self.writer.replace(writer) {
+            let index = Arc::new(std::mem::replace(&mut old.index, SparseIndex::new(self.config.index_stride_bytes)));
+            let old_end = seal.end;
+            self.rotations.push_back(Rotation { old, index, old_end, new: number, new_file, new_file_bytes, seal });
         }
         self.open_chunk(frame_bytes(Seal::PAYLOAD_BYTES), true, now);
         self.put_local(Kind::Seal, &seal.encode());
@@ -52,6 +57,7 @@ impl<F> Pipe<F> {
         now: Instant,
     ) -> Option<Writer<F>> {
         assert!(self.is_idle(), "a truncation waits for the pipeline");
+        self.era += 1;
         let old = self.writer.take();
         self.next = end.next();
         self.chain = chain;
@@ -109,7 +115,7 @@ impl<F> Pipe<F> {
         let backlog = self.ready.len() >= BACKLOG_CHUNKS;
         let unarmed = !std::mem::replace(&mut self.driver_armed, true);
         let kick = unarmed || (backlog && self.flights.len() < self.depth.depth());
-        Ok(Placed { lsn, chunk, kick })
+        Ok(Placed { lsn, chunk, era: self.era, kick })
     }
 
     /// True when a record of `bytes` would find a place without waiting for a segment.
@@ -172,7 +178,7 @@ impl<F> Pipe<F> {
     fn open_chunk(&mut self, bytes: u64, barrier: bool, now: Instant) {
         let wish = (self.recent_group_bytes * 2).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX).next_power_of_two();
         let writer = self.writer.as_mut().expect("a chunk is opened in a segment");
-        let capacity = wish.max(bytes).min(writer.room());
+        let capacity = round_up(wish.max(bytes), u64::from(self.config.block_bytes)).min(writer.room());
         let buffer = self.pool.get(capacity as usize);
         let chunk = Chunk::new(self.next_chunk, writer, buffer, capacity as usize, self.next, self.chain, barrier, now);
         self.next_chunk += 1;

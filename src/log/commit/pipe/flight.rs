@@ -7,7 +7,7 @@ use super::Writer;
 use crate::codec::Chain;
 use crate::io::GroupWrite;
 use crate::log::commit::TailChunk;
-use crate::segment::Seal;
+use crate::segment::{Seal, SparseIndex};
 use crate::types::{Lsn, SegmentNumber};
 
 /// A group on its way to the device.
@@ -39,6 +39,8 @@ pub(super) struct Flight {
 #[derive(Debug)]
 pub(crate) struct Rotation<F> {
     pub(crate) old: Writer<F>,
+    /// The old segment's, taken out of its writer.
+    pub(crate) index: Arc<SparseIndex>,
     pub(crate) old_end: Lsn,
     pub(crate) new: SegmentNumber,
     pub(crate) new_file: Arc<F>,

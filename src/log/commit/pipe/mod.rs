@@ -59,6 +59,8 @@ pub(crate) struct PipeConfig {
 pub(crate) struct Placed {
     pub(crate) lsn: Lsn,
     pub(crate) chunk: u64,
+    /// Suffix truncations before it: a later one may remove it.
+    pub(crate) era: u64,
     /// The driver should be kicked.
     pub(crate) kick: bool,
 }
@@ -117,6 +119,10 @@ pub(crate) struct Pipe<F> {
     pub(crate) poison: Option<(Lsn, Error)>,
     /// A suffix truncation is under way: nothing may be appended.
     pub(crate) paused: bool,
+    /// A batch is being placed, whose Lsns follow each other: nobody else may append.
+    pub(crate) batching: bool,
+    /// Suffix truncations since open.
+    pub(crate) era: u64,
     pub(crate) tail: MemoryTail,
     gather: Gather,
     depth: DepthController,
@@ -163,6 +169,8 @@ impl<F> Pipe<F> {
             proven: start.proven,
             poison: None,
             paused: false,
+            batching: false,
+            era: 0,
             tail: MemoryTail::new(config.memory_tail_bytes),
             gather: Gather::new(config.gather),
             depth: DepthController::new(config.flush_depth_max),
@@ -205,11 +213,9 @@ impl<F> Pipe<F> {
 
     /// The index of the segment being written, or of one that is sealed but whose seal is not out yet.
     pub(crate) fn index_of(&self, number: SegmentNumber) -> Option<&SparseIndex> {
-        self.writer
-            .iter()
-            .chain(self.rotations.iter().map(|rotation| &rotation.old))
-            .find(|writer| writer.number == number)
-            .map(|writer| &writer.index)
+        let of_writer = self.writer.as_ref().filter(|writer| writer.number == number).map(|writer| &writer.index);
+        let rotation = || self.rotations.iter().find(|rotation| rotation.old.number == number);
+        of_writer.or_else(|| rotation().map(|rotation| &*rotation.index))
     }
 
     /// The prepared segment that comes next, unless somebody is working on it.
