@@ -138,3 +138,29 @@ fn over_a_spare_it_could_have_been_the_tail() {
         }
     });
 }
+
+#[test]
+fn frames_that_were_never_claimed_behind_a_rotten_seal_are_dropped_by_name() {
+    on_shelves(false, |shelf| {
+        // One more rotation, and one frame behind it that nothing later claims.
+        let dir = shelf.lay_out(|_| {});
+        let (log, _) = shelf.open(&dir, STRICT);
+        let mut appended = Vec::new();
+        let newest = |dir: &tempfile::TempDir| *Files::of(dir.path()).holding(super::bytes::DATA).last().unwrap();
+        let before = newest(&dir);
+        while newest(&dir) == before {
+            appended.push(super::bed::sized(appended.len() as u64, 20_000));
+            append_each(&log, &appended[appended.len() - 1..]);
+        }
+        let last = log.flushed();
+        drop(log);
+        let mut files = Files::of(dir.path());
+        let number = newest(&dir);
+        Rot::Seal.apply(files.segment(number));
+        let dir = files.lay_out(&shelf.config);
+        let (log, recovery) = shelf.open(&dir, STRICT);
+        assert_eq!(recovery.dropped, Some(lsns(last.get(), last.get())), "{recovery:?}");
+        assert!(recovery.damage.is_empty() && recovery.end == last.previous(), "{recovery:?}");
+        assert_eq!(log.append(b"x").unwrap().lsn(), last);
+    });
+}
