@@ -6,6 +6,9 @@ mod bed;
 #[path = "support/bytes.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs, reason = "shared with other tests")]
 mod bytes;
+#[path = "support/skip.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs, reason = "shared with other tests")]
+mod skip;
 
 use std::pin::pin;
 use std::sync::Arc;

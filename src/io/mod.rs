@@ -204,3 +204,7 @@ pub trait Storage: Send + Sync + 'static {
     /// Runs a job that may block, soon, on another thread; jobs of one storage run one at a time, in order.
     fn background(&self, job: Box<dyn FnOnce() + Send>);
 }
+
+#[cfg(test)]
+#[path = "../../tests/support/skip.rs"]
+mod skip;

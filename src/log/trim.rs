@@ -147,9 +147,7 @@ impl<S: Storage> Shared<S> {
             self.publish(&pipe);
             (old, new, new_file, new_bytes, seal, group)
         };
-        // Frames that were flushed, and are no more, have their owners too.
-        self.waiters.wake_everyone();
-        self.waiters.wake_tasks(Lsn::MAX);
+        // Nobody needs to be woken for the frames that are no more: they were flushed first, and that has.
         self.lead(group);
         if let Some((from, cause)) = &self.pipe.lock().poison {
             return Err(Error::Poisoned { from: *from, cause: Arc::new(cause.clone()) });

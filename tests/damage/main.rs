@@ -11,6 +11,8 @@ mod bytes;
 mod oracle;
 #[path = "../support/sim/mod.rs"]
 mod sim;
+#[path = "../support/skip.rs"]
+mod skip;
 
 mod bits;
 mod control;

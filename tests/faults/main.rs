@@ -5,6 +5,8 @@
 
 #[path = "../support/sim/mod.rs"]
 mod sim;
+#[path = "../support/skip.rs"]
+mod skip;
 #[path = "../crash/story.rs"]
 mod story;
 

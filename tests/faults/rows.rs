@@ -7,6 +7,7 @@ use std::time::Duration;
 use seawall::{BackendChoice, Config, DirectIo, Error, Log, Lsn, RecoveryMode, WhenFull};
 
 use super::sim::{CrashChoice, DiskOptions, Effect, Fault, KillChoice, OpKind, Outcome, SimDisk, errno};
+use super::skip::skipped;
 use super::story::{SimLog, Story};
 
 fn started(options: DiskOptions) -> (Story, SimLog) {
@@ -276,8 +277,7 @@ fn a_real_disk_that_is_full() {
     let dir = tempfile::tempdir().unwrap();
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(dir.path()).status();
     if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: no right to mount a small tmpfs");
-        return;
+        return skipped("no right to mount a small tmpfs");
     }
     let outcome = std::panic::catch_unwind(|| full_disk(dir.path()));
     assert!(Command::new("umount").arg("-l").arg(dir.path()).status().unwrap().success());

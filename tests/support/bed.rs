@@ -10,6 +10,7 @@ use seawall::{BackendChoice, Config, DirectIo, Error, Log, Recovery, RecoveryMod
 use tempfile::TempDir;
 
 use super::bytes::segment_name;
+use super::skip::skipped;
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 
@@ -98,7 +99,15 @@ pub fn open(dir: &TempDir, config: &Config) -> (Log, Recovery) {
 pub fn try_open(dir: &TempDir, config: &Config) -> Result<(Log, Recovery), Error> {
     // One for all: a driver per directory would be threads per case.
     static DRIVER: OnceLock<Driver> = OnceLock::new();
-    Log::open_with(dir.path(), config.clone(), DRIVER.get_or_init(|| direct().driver().unwrap()))
+    let opened = Log::open_with(dir.path(), config.clone(), DRIVER.get_or_init(|| direct().driver().unwrap()));
+    if let Ok((log, _)) = &opened
+        && config.direct_io != DirectIo::Never
+        && !log.medium().direct
+    {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| skipped("O_DIRECT is refused here: everything goes through the page cache"));
+    }
+    opened
 }
 
 /// Record number `i`, of a length of its own.

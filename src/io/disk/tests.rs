@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::{Command, Stdio};
 
 use super::super::DriverConfig;
+use super::super::skip::skipped;
 use super::*;
 use crate::config::BackendChoice;
 
@@ -207,7 +208,7 @@ fn another_process_holds_the_lock() {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn();
-    let Ok(mut holder) = held else { return eprintln!("not tested: there is no flock command") };
+    let Ok(mut holder) = held else { return skipped("there is no flock command") };
     let mut held = [0; 5];
     io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut held).unwrap();
     assert!(matches!(disk.lock(), Err(LockFailed::Held(Some(_)))));
@@ -276,7 +277,7 @@ fn direct_is_what_was_asked_for() {
 /// Memory file systems refuse O_DIRECT before Linux 6.6 and take it since.
 #[test]
 fn a_memory_file_system_works_either_way() {
-    let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return eprintln!("not tested: no /dev/shm") };
+    let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return skipped("no /dev/shm") };
     for direct in [DirectIo::Auto, DirectIo::Never, DirectIo::Require] {
         let disk = match open(dir.path(), RW, direct) {
             Ok(disk) => disk,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::super::disk::{Access, Disk, DiskFile};
 use super::super::futex::Futex;
+use super::super::skip::skipped;
 use super::super::{Buffer, Client, GroupWrite, Storage, WriteTimes};
 use super::*;
 use crate::config::DirectIo;
@@ -97,7 +98,7 @@ fn drivers(ring_entries: u32) -> Vec<Driver> {
     let mut drivers = vec![start(BackendChoice::Pwrite).unwrap()];
     match start(BackendChoice::IoUring) {
         Ok(driver) => drivers.push(driver),
-        Err(e) => eprintln!("not tested with io_uring: {e}"),
+        Err(e) => skipped(format_args!("io_uring: {e}")),
     }
     drivers
 }
@@ -485,7 +486,7 @@ mod ring {
 
     fn driver() -> Option<Driver> {
         Driver::start(DriverConfig { backend: BackendChoice::IoUring, ..DriverConfig::default() })
-            .inspect_err(|e| eprintln!("not tested: {e}"))
+            .inspect_err(|e| skipped(format_args!("io_uring: {e}")))
             .ok()
     }
 

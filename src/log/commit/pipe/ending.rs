@@ -8,6 +8,9 @@ use crate::error::Error;
 use crate::io::{Buffer, WriteTimes};
 use crate::types::Lsn;
 
+/// Emptied lists are kept for as many groups as are ever in flight.
+const LISTS_KEPT: usize = 16;
+
 impl<F> Pipe<F> {
     /// A group's write ended. `what`: the error's description of the write, made only when there is an error.
     pub(crate) fn complete(
@@ -19,7 +22,7 @@ impl<F> Pipe<F> {
     ) -> Released<F> {
         self.writes_in_flight -= 1;
         parts.clear();
-        if self.parts_pool.len() < 16 {
+        if self.parts_pool.len() < LISTS_KEPT {
             self.parts_pool.push(parts);
         }
         let mut released = Released {
@@ -82,8 +85,12 @@ impl<F> Pipe<F> {
         self.proven = self.proven.max(flight.claims);
         self.flushed_at = flight.ends_at;
         self.in_flight_bytes -= flight.frame_bytes;
-        for chunk in flight.tail {
+        let mut tail = flight.tail;
+        for chunk in tail.drain(..) {
             self.tail.push(chunk);
+        }
+        if self.tail_pool.len() < LISTS_KEPT {
+            self.tail_pool.push(tail);
         }
         if flight.starts_segment
             && let Some(rotation) = self.rotations.pop_front()

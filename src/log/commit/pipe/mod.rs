@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{DepthController, Gather, MemoryTail};
+use super::{DepthController, Gather, MemoryTail, TailChunk};
 use crate::codec::Chain;
 use crate::error::Error;
 use crate::io::{Buffer, BufferPool};
@@ -131,7 +131,9 @@ pub(crate) struct Pipe<F> {
     deputy: bool,
     /// The driver will look in by itself within a sweep interval.
     pub(crate) driver_armed: bool,
+    /// Emptied lists, for the next group.
     parts_pool: Vec<Vec<Arc<Buffer>>>,
+    tail_pool: Vec<Vec<TailChunk>>,
 }
 
 /// Where a pipe starts: what recovery found.
@@ -179,6 +181,7 @@ impl<F> Pipe<F> {
             deputy: false,
             driver_armed: false,
             parts_pool: Vec::new(),
+            tail_pool: Vec::new(),
             config,
         }
     }

@@ -101,7 +101,7 @@ impl<F> Pipe<F> {
         }
         let token = self.next_token;
         let mut parts = self.parts_pool.pop().unwrap_or_default();
-        let mut tail = Vec::new();
+        let mut tail = self.tail_pool.pop().unwrap_or_default();
         let mut group: Option<(Flight, Arc<F>, u64)> = None;
         let mut queued_for = Duration::ZERO;
         loop {

@@ -1,0 +1,132 @@
+//! Memory: bounded by the configuration, independent of the backlog, and none allocated per append once it runs.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use seawall::{Config, Log, Lsn};
+
+/// Counts: bytes in use by the whole process and their peak, calls by threads that ask for it.
+struct Counting;
+
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static CALLS: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged; the counting allocates nothing.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let in_use = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(in_use, Ordering::Relaxed);
+        let _ = CALLS.try_with(|calls| calls.set(calls.get().map(|count| count + 1)));
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+/// Allocations of this thread while `what` runs.
+fn allocations(what: impl FnOnce()) -> usize {
+    CALLS.set(Some(0));
+    what();
+    CALLS.take().unwrap()
+}
+
+/// The most bytes in use at once while `what` runs, beyond those in use before.
+fn peak<R>(what: impl FnOnce() -> R) -> (usize, R) {
+    let before = IN_USE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let result = what();
+    (PEAK.load(Ordering::Relaxed).saturating_sub(before), result)
+}
+
+/// The peak is the whole process's.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn an_append_itself_allocates_nothing_once_the_log_runs() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { memory_tail_bytes: MIB as u64, ..Config::default() };
+    let (log, _) = Log::open(dir.path(), config).unwrap();
+    let record = [7; 1024];
+    for _ in 0..2000 {
+        log.append(&record).unwrap().wait().unwrap();
+    }
+    let mut pendings = Vec::with_capacity(64);
+    let groups = log.stats().group_bytes.count;
+    let calls = allocations(|| {
+        for _ in 0..500 {
+            log.append(&record).unwrap().wait().unwrap();
+        }
+        for _ in 0..20 {
+            pendings.extend((0..64).map(|_| log.append(&record).unwrap()));
+            pendings.drain(..).for_each(|pending| assert!(pending.wait().is_ok()));
+        }
+    });
+    let groups = log.stats().group_bytes.count - groups;
+    // One per group, for the buffer that its readers will share; lists and the index still grow now and then.
+    assert!(calls as u64 <= groups + groups / 4, "{calls} allocations for 1 780 appends in {groups} groups");
+    assert!(groups <= 600, "{groups} groups");
+}
+
+#[test]
+fn memory_is_bounded_by_the_configuration() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        record_bytes_max: MIB as u64,
+        in_flight_bytes_max: 4 * MIB as u64,
+        memory_tail_bytes: 2 * MIB as u64,
+        group_bytes_max: MIB as u64,
+        segment_bytes_max: 8 * MIB as u64,
+        retain_bytes: Some(32 * MIB as u64),
+        ..Config::default()
+    };
+    let (log, _) = Log::open(dir.path(), config).unwrap();
+    let record = vec![7; 50_000];
+    let (most, ()) = peak(|| {
+        // 100 MiB, for which nobody waits.
+        (0..2100).for_each(|_| drop(log.append(&record).unwrap()));
+        log.flush().unwrap();
+    });
+    // In flight, what is kept of flushed ones (each in a buffer of a power of two), pieces of zeros and of windows.
+    assert!(most < 20 * MIB, "{} MiB", most / MIB);
+}
+
+#[test]
+fn opening_and_reading_do_not_load_the_backlog() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { segment_bytes_max: 4 * MIB as u64, memory_tail_bytes: 0, ..Config::default() };
+    let (log, _) = Log::open(dir.path(), config.clone()).unwrap();
+    let record = vec![7; 1000];
+    let mut last = None;
+    for _ in 0..100_000 {
+        last = Some(log.append(&record).unwrap());
+    }
+    last.unwrap().wait().unwrap();
+    log.close(Duration::from_secs(10)).unwrap();
+    let (most, (log, recovery)) = peak(|| Log::open(dir.path(), config).unwrap());
+    assert_eq!(recovery.end, Lsn::new(100_000));
+    assert!(most < 8 * MIB, "opening took {} KiB", most / 1024);
+    let (most, frames) = peak(|| log.reader(Lsn::FIRST).map(Result::unwrap).count());
+    assert_eq!(frames, 100_000);
+    assert!(most < 8 * MIB, "reading took {} KiB", most / 1024);
+}
