@@ -31,6 +31,17 @@ pub(crate) fn queue_waited(micros: u64) {
     ::metrics::histogram!("seawall_queue_wait_microseconds").record(micros as f64);
 }
 
+/// How far the scan of the unsealed tail has come.
+#[allow(unused_variables, reason = "without the feature there is nobody to tell")]
+pub(crate) fn recovery_progress(scanned_bytes: u64, file_bytes: u64) {
+    #[cfg(feature = "metrics")]
+    {
+        ::metrics::gauge!("seawall_recovery_scanned_bytes").set(scanned_bytes as f64);
+        ::metrics::gauge!("seawall_recovery_bytes").set(file_bytes as f64);
+    }
+    event!(debug, scanned_bytes, file_bytes, "recovering");
+}
+
 /// Something rare happened: a rotation, a segment prepared, recycled or removed, damage met, a log poisoned.
 #[allow(unused_variables, reason = "without the feature there is nobody to tell")]
 pub(crate) fn happened(what: &'static str, count: u64) {

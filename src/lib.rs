@@ -60,7 +60,9 @@ pub use config::{BackendChoice, Compression, Config, DirectIo, RecoveryMode, Whe
 pub use error::{Error, Result};
 #[cfg(feature = "stream")]
 pub use log::TailStream;
-pub use log::{Finding, Frame, Log, Pending, Permit, Reader, Recovery, Report, SegmentReport, Stats, Tail};
+pub use log::{
+    Finding, Frame, Log, Pending, Permit, Reader, Recovery, RecoveryProgress, Report, SegmentReport, Stats, Tail,
+};
 pub use metrics::Summary;
 pub use types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber, StreamId, Watermarks};
 

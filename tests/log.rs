@@ -605,3 +605,32 @@ fn fork_and(child: impl FnOnce() -> i32) -> i32 {
         }
     }
 }
+
+#[test]
+fn opening_tells_how_far_the_scan_of_the_tail_has_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { segment_bytes_min: 8 << 20, segment_bytes_max: 8 << 20, ..Config::default() };
+    let log = open(&dir, &config);
+    for _ in 0..60 {
+        drop(log.append(&[1; 100_000]).unwrap());
+    }
+    log.flush().unwrap();
+    drop(log);
+    let told = std::cell::RefCell::new(Vec::new());
+    let driver = config.driver().unwrap();
+    let watch = |progress| told.borrow_mut().push(progress);
+    let (log, recovery) = Log::open_watched(dir.path(), config.clone(), &driver, watch).unwrap();
+    let told = told.take();
+    assert!(told.len() >= 8 && recovery.bytes_scanned >= 8 << 20, "{told:?}");
+    // The segment above is looked through as well: its seal might have rotted.
+    let rises = |pair: &[seawall::RecoveryProgress]| {
+        pair[0].segment != pair[1].segment || pair[0].scanned_bytes < pair[1].scanned_bytes
+    };
+    assert!(told.windows(2).all(rises), "{told:?}");
+    let last = told.last().unwrap();
+    assert_eq!((last.scanned_bytes, last.file_bytes), (8 << 20, 8 << 20));
+    // After a close there is nothing to scan.
+    log.close(SECOND).unwrap();
+    let watch = |progress| panic!("{progress:?}");
+    assert!(Log::open_watched(dir.path(), config, &driver, watch).unwrap().1.clean);
+}

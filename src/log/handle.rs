@@ -12,6 +12,7 @@ use super::open::{Recovery, open};
 use super::pending::Pending;
 use super::reader::{Cursor, Frame};
 use super::readers::{Reader, Tail};
+use super::recovery::RecoveryProgress;
 use super::shared::{Patience, Shared, as_slices};
 use super::stats::Stats;
 use super::verify::Report;
@@ -87,6 +88,20 @@ impl Log {
     /// # Errors
     /// As [`Log::open`].
     pub fn open_with(dir: impl AsRef<Path>, config: Config, driver: &Driver) -> Result<(Log, Recovery)> {
+        Log::open_watched(dir, config, driver, |_| {})
+    }
+
+    /// Opens the log and tells meanwhile how far the scan of its unsealed tail has come (at most
+    /// [`Config::segment_bytes_max`] or one record, whatever the length of the log): about once per MiB.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open_watched(
+        dir: impl AsRef<Path>,
+        config: Config,
+        driver: &Driver,
+        watch: impl Fn(RecoveryProgress),
+    ) -> Result<(Log, Recovery)> {
         config.validate()?;
         let dir = dir.as_ref();
         let access = match config.recovery {
@@ -97,7 +112,7 @@ impl Log {
             std::io::ErrorKind::NotFound => Error::NotALog { dir: dir.display().to_string() },
             _ => Error::io("open", dir.display(), e),
         })?;
-        Log::open_on(disk, config)
+        open(disk, config, &watch)
     }
 }
 
@@ -107,7 +122,7 @@ impl<S: Storage> Log<S> {
     /// # Errors
     /// As [`Log::open`].
     pub fn open_on(storage: S, config: Config) -> Result<(Log<S>, Recovery)> {
-        open(storage, config)
+        open(storage, config, &|_| {})
     }
 
     #[cfg(test)]

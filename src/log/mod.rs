@@ -34,6 +34,7 @@ pub use reader::Frame;
 #[cfg(feature = "stream")]
 pub use readers::TailStream;
 pub use readers::{Reader, Tail};
+pub use recovery::RecoveryProgress;
 #[cfg(feature = "internals")]
 pub(crate) use recovery::{judge, scan_segment};
 pub use stats::Stats;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::Log;
 use super::catalog::{Catalog, End};
 use super::commit::{ControlFacts, DriverTurn, Pipe, PipeConfig, Spare, Start, Writer, seal_after};
-use super::recovery::{Findings, Outcome, Run, SegmentState, Verdict, empty_run, look, look_beside_a_writer};
+use super::recovery::{Findings, Outcome, Run, SegmentState, Verdict, Watch, empty_run, look, look_beside_a_writer};
 use super::shared::{Parts, Shared};
 use super::source::Window;
 use super::space::{Space, write_control};
@@ -64,17 +64,18 @@ pub struct Recovery {
 }
 
 /// Opens the log on a storage.
-pub(super) fn open<S: Storage>(storage: S, config: Config) -> Result<(Log<S>, Recovery)> {
+pub(super) fn open<S: Storage>(storage: S, config: Config, watch: Watch<'_>) -> Result<(Log<S>, Recovery)> {
     config.validate()?;
     let began = Instant::now();
     let read_only = config.recovery == RecoveryMode::ReadOnly;
     let lock = if read_only { None } else { Some(lock(&storage)?) };
-    let found = if read_only { look_beside_a_writer(&storage, &config)? } else { look(&storage, &config)? };
+    let found =
+        if read_only { look_beside_a_writer(&storage, &config, watch)? } else { look(&storage, &config, watch)? };
     let (findings, created) = match found {
         Some(findings) => (findings, false),
         None if config.create && !read_only => {
             create_control(&storage, &config)?;
-            (look(&storage, &config)?.ok_or_else(|| not_a_log(&storage))?, true)
+            (look(&storage, &config, watch)?.ok_or_else(|| not_a_log(&storage))?, true)
         }
         None => return Err(not_a_log(&storage)),
     };

@@ -18,13 +18,19 @@ pub(super) struct Window<'a, S: Storage> {
     buffer: Buffer,
     start: u64,
     pub(super) bytes_read: u64,
+    watch: Option<Box<dyn Fn(u64) + 'a>>,
 }
 
 impl<'a, S: Storage> Window<'a, S> {
     /// A window over the first `len` bytes of a file.
     pub(super) fn new(storage: &'a S, file: Arc<S::File>, name: String, len: u64) -> Window<'a, S> {
         let block = u64::from(storage.medium().device_block_bytes);
-        Window { storage, file, name, len, block, buffer: Buffer::new(0), start: 0, bytes_read: 0 }
+        Window { storage, file, name, len, block, buffer: Buffer::new(0), start: 0, bytes_read: 0, watch: None }
+    }
+
+    /// Tells how far it has come whenever more of the file is read.
+    pub(super) fn watched(self, watch: impl Fn(u64) + 'a) -> Window<'a, S> {
+        Window { watch: Some(Box::new(watch)), ..self }
     }
 
     fn load(&mut self, offset: u64, count: usize) -> Result<()> {
@@ -40,6 +46,9 @@ impl<'a, S: Storage> Window<'a, S> {
             .read_at(&self.file, start, wanted, &mut self.buffer)
             .map_err(|e| Error::io_at("read", &self.name, start, e))?;
         self.bytes_read += got as u64;
+        if let Some(watch) = &self.watch {
+            watch(start + got as u64);
+        }
         if start + (got as u64) < offset + count as u64 {
             let short = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the file became shorter");
             return Err(Error::io_at("read", &self.name, start + got as u64, short));

@@ -14,6 +14,22 @@ use crate::log::commit::Spare;
 use crate::segment::{Control, FileName, Salt, Seal, SegmentHeader};
 use crate::types::{Lsn, LsnRange, SegmentNumber};
 
+/// How far the scan of an unsealed segment has come: the one part of opening whose time depends on anything, namely on
+/// the length of that segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct RecoveryProgress {
+    /// The segment being scanned.
+    pub segment: SegmentNumber,
+    /// Bytes of it that were read.
+    pub scanned_bytes: u64,
+    /// Bytes of it in all.
+    pub file_bytes: u64,
+}
+
+/// Whoever wants to know.
+pub(crate) type Watch<'a> = &'a dyn Fn(RecoveryProgress);
+
 /// How often to look again beside a writer.
 const LOOKS_MAX: u32 = 20;
 
@@ -62,7 +78,7 @@ pub(crate) struct Findings<F> {
 }
 
 /// Looks. `None`: no log is here, nor anything of one.
-pub(crate) fn look<S: Storage>(storage: &S, config: &Config) -> Result<Option<Findings<S::File>>> {
+pub(crate) fn look<S: Storage>(storage: &S, config: &Config, watch: Watch<'_>) -> Result<Option<Findings<S::File>>> {
     let mut files = BTreeMap::new();
     let mut leftovers = Vec::new();
     let mut control_there = false;
@@ -90,23 +106,27 @@ pub(crate) fn look<S: Storage>(storage: &S, config: &Config) -> Result<Option<Fi
             });
         }
     };
-    let look = Look { storage, config, block: control.block_bytes, control, held: BTreeMap::new() };
+    let look = Look { storage, config, block: control.block_bytes, control, held: BTreeMap::new(), watch };
     look.run(&files, leftovers, control_rebuilt).map(Some)
 }
 
 /// Looks without being the writer: one may be at work, who takes segments away, uses them again and writes on behind the
 /// place that is being read. What such a look finds wrong is believed when the next one finds the same.
-pub(crate) fn look_beside_a_writer<S: Storage>(storage: &S, config: &Config) -> Result<Option<Findings<S::File>>> {
+pub(crate) fn look_beside_a_writer<S: Storage>(
+    storage: &S,
+    config: &Config,
+    watch: Watch<'_>,
+) -> Result<Option<Findings<S::File>>> {
     let complaint = |looked: &Result<Option<Findings<S::File>>>| match looked {
         Ok(Some(found)) if found.damage.is_empty() && found.missing.is_empty() => None,
         Ok(Some(found)) => Some(format!("{:?} {:?}", found.damage, found.missing)),
         Ok(None) => None,
         Err(error) => Some(error.to_string()),
     };
-    let mut looked = look(storage, config);
+    let mut looked = look(storage, config, watch);
     for _ in 0..LOOKS_MAX {
         let Some(before) = complaint(&looked) else { break };
-        looked = look(storage, config);
+        looked = look(storage, config, watch);
         if complaint(&looked).as_ref() == Some(&before) {
             break;
         }
@@ -122,6 +142,7 @@ pub(super) struct Look<'a, S: Storage> {
     pub(super) control: Control,
     /// Files that a dead writer may still have had writes in flight to: claimed, so that none is any more.
     pub(super) held: BTreeMap<SegmentNumber, Arc<S::File>>,
+    pub(super) watch: Watch<'a>,
 }
 
 /// The highest segment with a valid seal: the log's end is in it, or in the segment above if that one's seal rotted.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::files::{open_segment, read_header, read_seal};
-use super::inspect::{Findings, Gone, HeaderState, Look, Newest, SegmentState, empty_run};
+use super::inspect::{Findings, Gone, HeaderState, Look, Newest, RecoveryProgress, SegmentState, empty_run};
 use super::plan::{Verdict, judge};
 use super::scan::{Gap, Run, SegmentScan, scan_segment};
 use crate::config::RecoveryMode;
 use crate::error::{Error, Result};
+use crate::events;
 use crate::io::{Hold, Storage};
 use crate::log::commit::Spare;
 use crate::log::source::Window;
@@ -319,8 +320,14 @@ impl<S: Storage> Look<'_, S> {
             Err(_) => HeaderState::Damaged,
         };
         let name = FileName::Segment(number).to_string();
-        let mut window = Window::new(self.storage, file.clone(), name, bytes);
         let end = limit.min(bytes);
+        let mut window = Window::new(self.storage, file.clone(), name, bytes).watched(|scanned| {
+            if whole {
+                let progress = RecoveryProgress { segment: number, scanned_bytes: scanned.min(end), file_bytes: end };
+                events::recovery_progress(progress.scanned_bytes, end);
+                (self.watch)(progress);
+            }
+        });
         let scan = scan_segment(&mut window, self.salt(number), self.block, end, self.config.index_stride_bytes)?;
         *scanned += window.bytes_read;
         Ok(SegmentState { number, file, bytes, header, scan })
