@@ -1,9 +1,8 @@
 //! Opening a log the way a command needs it.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use seawall::{Config, Error, Log, Recovery, RecoveryMode};
+use seawall::{Config, Log, Recovery, RecoveryMode};
 
 use crate::Global;
 use crate::exit::{Failure, InLog};
@@ -29,31 +28,17 @@ fn one_line(error: &toml::de::Error) -> String {
     error.message().replace('\n', " ")
 }
 
-/// A writer at work may trim a segment, or write the control file, while we look. Trouble that is met so many times
-/// in a row is real.
-const LOOKS: u32 = 3;
-/// Between two looks.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
-
 /// Opens for reading only: nothing is written or locked, so that it works beside a writer. What the writer has not
 /// proven yet is not seen.
 pub(crate) fn read_only(dir: &Path, global: &Global) -> Result<(Log, Recovery), Failure> {
-    let mut looks = 1;
-    loop {
-        let opened = look(dir, global);
-        let in_doubt = match &opened {
-            Ok((_, recovery)) => is_damaged(recovery),
-            Err(Failure::Log { source, .. }) => {
-                source.is_damage() || matches!(source, Error::Io { .. } | Error::Control { .. })
-            }
-            Err(_) => false,
-        };
-        if !in_doubt || looks == LOOKS {
-            return opened;
-        }
-        looks += 1;
-        std::thread::sleep(LOOK_AGAIN_AFTER);
-    }
+    let config = Config { recovery: RecoveryMode::ReadOnly, create: false, ..config(global)? };
+    Log::open(dir, for_any_record(config)).in_log(dir)
+}
+
+/// Whatever limits the writer had, its records are to be read.
+pub(crate) fn for_any_record(config: Config) -> Config {
+    let record_bytes_max = 1 << 30;
+    Config { record_bytes_max, in_flight_bytes_max: config.in_flight_bytes_max.max(record_bytes_max), ..config }
 }
 
 /// True when an open met damage. A missing segment whose frames were set aside is still missing, so where something was
@@ -66,16 +51,6 @@ pub(crate) fn is_damaged(recovery: &Recovery) -> bool {
 pub(crate) fn tell_damaged_end(recovery: &Recovery) -> bool {
     recovery.damage.iter().for_each(|damage| tell(format_args!("damage at the log's end: {damage}")));
     !recovery.damage.is_empty()
-}
-
-fn look(dir: &Path, global: &Global) -> Result<(Log, Recovery), Failure> {
-    let mut config = config(global)?;
-    config.recovery = RecoveryMode::ReadOnly;
-    config.create = false;
-    // Whatever limits the writer had, its records are to be read.
-    config.record_bytes_max = 1 << 30;
-    config.in_flight_bytes_max = config.in_flight_bytes_max.max(config.record_bytes_max);
-    Log::open(dir, config).in_log(dir)
 }
 
 /// Opens for appending.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use seawall::{Finding, Log, Lsn, LsnRange, Recovery, RecoveryMode, Report};
+use seawall::{Config, Finding, Log, Lsn, LsnRange, Recovery, RecoveryMode, Report};
 use serde::Serialize;
 
 use crate::Global;
@@ -82,9 +82,8 @@ fn look(args: &Args, global: &Global) -> Result<Repair, Failure> {
 fn quarantine(args: &Args, global: &Global) -> Result<Repair, Failure> {
     let dir = &args.log.dir;
     let before = open::read_only(dir, global)?.1.quarantined;
-    let mut config = open::config(global)?;
-    config.recovery = RecoveryMode::Quarantine;
-    config.create = false;
+    let config = Config { recovery: RecoveryMode::Quarantine, create: false, ..open::config(global)? };
+    let config = open::for_any_record(config);
     let (log, recovery) = open::writable(dir, config)?;
     let damage = damage(&log, Walk::own(&log, dir, everything(&log)), args, global)?;
     // Opening this way has set the tail's damage aside already.
