@@ -31,40 +31,43 @@ pub struct Config {
     /// Whether files bypass the page cache. Default where the file system does it.
     pub direct_io: DirectIo,
 
-    /// A record may be at most this long. Default 16 MiB, at most 1 GiB.
+    /// A record may be at most this long: 1 byte to 1 GiB. Default 16 MiB.
     #[cfg_attr(feature = "serde", serde(with = "size"))]
     pub record_bytes_max: u64,
-    /// Bytes appended and not yet flushed; beyond it `try_append` is `Busy` and `append` waits. Default 64 MiB.
+    /// Bytes appended and not yet flushed; beyond it `try_append` is `Busy` and `append` waits: 64 KiB to 64 GiB, at
+    /// least `record_bytes_max`. Large records are copied before they wait: one per thread comes on top. Default 64 MiB.
     #[cfg_attr(feature = "serde", serde(with = "size"))]
     pub in_flight_bytes_max: u64,
-    /// A device write carries at most this much. Default 4 MiB.
+    /// A device write carries at most this much, or one record: 64 KiB to 64 MiB. Default 4 MiB.
     #[cfg_attr(feature = "serde", serde(with = "size"))]
     pub group_bytes_max: u64,
-    /// At most so many device writes in flight; the log finds the best number up to it by measuring. Default 8.
+    /// At most so many device writes in flight, 1 to 64; the log finds the best number up to it by measuring. Default 8.
     pub flush_depth_max: usize,
     /// Let waiters of the last group rejoin before the next one is written. Default true.
     pub gather: bool,
-    /// A frame nobody waits for is on its way to the device after at most this long. Default 1 ms.
+    /// A frame nobody waits for is on its way to the device after at most this long: 50 µs to 1 s. Default 1 ms.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub sweep_interval: Duration,
-    /// After this long without work a marker proves everything flushed. Default 100 ms.
+    /// After this long without work a marker proves everything flushed: 1 ms to 1 h. Default 100 ms.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub idle_proof_after: Duration,
 
-    /// The first segments are this long; later ones grow with the log. Default 1 MiB.
+    /// The first segments are this long, later ones grow with the log: 64 KiB to 16 GiB, in steps of 64 KiB. Default
+    /// 1 MiB.
     #[cfg_attr(feature = "serde", serde(with = "size"))]
     pub segment_bytes_min: u64,
-    /// Segments grow up to this length. Default 64 MiB.
+    /// Segments grow up to this length, or that of one record: up to 16 GiB, in steps of 64 KiB. Default 64 MiB.
     #[cfg_attr(feature = "serde", serde(with = "size"))]
     pub segment_bytes_max: u64,
-    /// One index entry per so many bytes of a segment. Default 64 KiB.
+    /// One index entry per so many bytes of a segment: 4 KiB to 64 MiB. Default 64 KiB.
     #[cfg_attr(feature = "serde", serde(with = "size"))]
     pub index_stride_bytes: u64,
 
-    /// All files of the log together take at most this much, prepared segments included. Default none.
+    /// All segment files together take at most this much, prepared ones included: at least four times
+    /// `segment_bytes_min`. Default none.
     #[cfg_attr(feature = "serde", serde(with = "size::option"))]
     pub byte_limit: Option<u64>,
-    /// What an append does when the byte limit is reached or the disk is full.
+    /// What an append does when the byte limit is reached or the disk is full. Default `Reject`.
     pub when_full: WhenFull,
     /// Sealed segments whose newest frame is older than this are trimmed at rotation. Default never.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde::option"))]
@@ -73,10 +76,10 @@ pub struct Config {
     #[cfg_attr(feature = "serde", serde(with = "size::option"))]
     pub retain_bytes: Option<u64>,
 
-    /// Readers at the head are served from memory within this bound. Default 8 MiB.
+    /// Readers at the head are served from memory within this bound: 0 to 16 GiB. Default 8 MiB.
     #[cfg_attr(feature = "serde", serde(with = "size"))]
     pub memory_tail_bytes: u64,
-    /// Compress payloads of at least 256 bytes when it makes them smaller.
+    /// Compress payloads of at least 256 bytes when it makes them smaller. Default `None`.
     pub compression: Compression,
     /// How long `open` waits for writes of a dead process that are still in flight. Default 30 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
@@ -195,8 +198,15 @@ impl Config {
         within("in_flight_bytes_max", self.in_flight_bytes_max, 64 * KIB, 64 * 1024 * MIB)?;
         within("group_bytes_max", self.group_bytes_max, 64 * KIB, 64 * MIB)?;
         within("flush_depth_max", self.flush_depth_max as u64, 1, 64)?;
-        within("sweep_interval in µs", self.sweep_interval.as_micros() as u64, 50, 1_000_000)?;
-        within("idle_proof_after in µs", self.idle_proof_after.as_micros() as u64, 1_000, 3_600_000_000)?;
+        let spans = |field, value: Duration, low: Duration, high: Duration| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                wrong(field, format!("is {value:?}, must be within {low:?} and {high:?}"))
+            }
+        };
+        spans("sweep_interval", self.sweep_interval, Duration::from_micros(50), Duration::from_secs(1))?;
+        spans("idle_proof_after", self.idle_proof_after, Duration::from_millis(1), Duration::from_secs(3600))?;
         within("segment_bytes_min", self.segment_bytes_min, 64 * KIB, 16 * 1024 * MIB)?;
         within("segment_bytes_max", self.segment_bytes_max, self.segment_bytes_min, 16 * 1024 * MIB)?;
         within("index_stride_bytes", self.index_stride_bytes, 4 * KIB, 64 * MIB)?;
@@ -276,7 +286,7 @@ mod tests {
             ("segment_bytes_min", |c| c.segment_bytes_min += 1),
             ("flush_depth_max", |c| c.flush_depth_max = 0),
             ("byte_limit", |c| c.byte_limit = Some(1)),
-            ("sweep_interval in µs", |c| c.sweep_interval = Duration::ZERO),
+            ("sweep_interval", |c| c.sweep_interval = Duration::ZERO),
         ];
         for (expected, spoil) in cases {
             let mut config = Config::default();

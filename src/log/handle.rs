@@ -328,7 +328,8 @@ impl<S: Storage> Log<S> {
     /// else are recycled. Durable when it returns.
     ///
     /// # Errors
-    /// [`Error::BeyondEnd`] when `upto` is not flushed; [`Error::Io`] poisons the log.
+    /// [`Error::BeyondEnd`] when `upto` is not flushed; [`Error::Io`] poisons the log; [`Error::ReadOnly`],
+    /// [`Error::Damaged`], [`Error::Poisoned`], [`Error::Forked`] as for an append.
     pub fn trim(&self, upto: Lsn) -> Result<()> {
         self.shared.trim(upto)
     }
@@ -337,7 +338,8 @@ impl<S: Storage> Log<S> {
     /// truncated in its life. Waits for what is in flight; appends wait meanwhile.
     ///
     /// # Errors
-    /// [`Error::Trimmed`], [`Error::BeyondEnd`], [`Error::Full`] without a prepared segment.
+    /// [`Error::Trimmed`], [`Error::BeyondEnd`], [`Error::Full`] without a prepared segment; [`Error::ReadOnly`],
+    /// [`Error::Damaged`], [`Error::Poisoned`], [`Error::Forked`] as for an append.
     pub fn truncate(&self, end: Lsn) -> Result<u64> {
         self.shared.truncate(end)
     }
@@ -345,7 +347,8 @@ impl<S: Storage> Log<S> {
     /// Records damaged frames as set aside: readers get a typed gap and go on behind it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when too many ranges are recorded already.
+    /// [`Error::Invalid`] when the range holds no flushed frame or too many are recorded already; [`Error::ReadOnly`],
+    /// [`Error::Damaged`], [`Error::Poisoned`], [`Error::Forked`] as for an append.
     pub fn quarantine(&self, lsns: LsnRange) -> Result<()> {
         self.shared.quarantine(lsns)
     }

@@ -26,6 +26,7 @@ const POPULATE_BYTES: usize = 2 * 1024 * 1024;
 
 /// A record as it was appended, with its place.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Frame {
     /// Its position.
     pub lsn: Lsn,

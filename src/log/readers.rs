@@ -68,7 +68,7 @@ impl<S: Storage> Tail<S> {
         self.cursor.next
     }
 
-    /// The next frame, or `None` when there is none within `patience` (or ever).
+    /// The next frame, or `None` when there is none within `patience` (or ever: then the iterator ends).
     ///
     /// # Errors
     /// As [`crate::Log::read`]; reading goes on behind what an error names.

@@ -691,10 +691,6 @@ impl<S: Storage> Shared<S> {
 
     /// The same, but ends as soon as everything up to `through` is flushed.
     pub(super) fn drain_through(&self, through: Lsn, until: Option<Instant>) -> Result<()> {
-        // In a child nobody may write: the parent goes on with the same files.
-        if is_forked_child() {
-            return Err(Error::Forked);
-        }
         let mut pipe = self.pipe.lock();
         loop {
             if pipe.flushed().0 >= through {

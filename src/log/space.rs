@@ -11,7 +11,7 @@ use super::shared::Shared;
 use crate::config::WhenFull;
 use crate::error::{Error, Result};
 use crate::events::{self, event};
-use crate::io::{Buffer, Hold, Storage, is_forked_child};
+use crate::io::{Buffer, Hold, Storage};
 use crate::metrics::{add, get};
 use crate::segment::{
     CONTROL_SLOT_BYTES, Control, FileName, INDEX_ENTRY_BYTES, Kind, SegmentHeader, SparseIndex, encode_local, round_up,
@@ -334,9 +334,6 @@ impl<S: Storage> Shared<S> {
 
     /// Changes the control file, durably. A failure poisons the log: which slot counts is unknown.
     pub(super) fn update_control(&self, change: impl FnOnce(&mut Control)) -> Result<()> {
-        if is_forked_child() {
-            return Err(Error::Forked);
-        }
         let mut control = self.control.lock();
         let mut next = control.clone();
         change(&mut next);

@@ -17,6 +17,7 @@ use crate::types::{Lsn, LsnRange, SegmentNumber};
 
 /// Something that is not as it was written.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Finding {
     /// The segment.
     pub segment: SegmentNumber,
@@ -32,6 +33,7 @@ pub struct Finding {
 
 /// One segment's share of the check.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct SegmentReport {
     /// The segment.
     pub number: SegmentNumber,
@@ -49,6 +51,7 @@ pub struct SegmentReport {
 
 /// What a check of the whole log found.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Report {
     /// Every segment, oldest first.
     pub segments: Vec<SegmentReport>,

@@ -343,4 +343,11 @@ mod tests {
         file[CONTROL_SLOT_BYTES..].copy_from_slice(&future);
         assert_eq!(Control::decode(&file), Err(ControlError::Future { version: 2 }));
     }
+
+    /// What version 1 wrote must be read for ever.
+    #[test]
+    fn golden() {
+        let bytes = control(4).encode();
+        assert_eq!((bytes.len(), crc32c(&bytes)), (CONTROL_SLOT_BYTES, 3_909_696_599));
+    }
 }

@@ -105,6 +105,8 @@ mod tests {
         let mut block = vec![0xFF; 4096];
         header.encode(&mut block);
         assert_eq!(SegmentHeader::decode(&block), Ok(header));
+        // What version 1 wrote must be read for ever.
+        assert_eq!(crc32c(&block), 310_242_428);
         for bit in 0..SegmentHeader::BYTES * 8 {
             block[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(SegmentHeader::decode(&block), Err(HeaderError::Invalid), "bit {bit}");

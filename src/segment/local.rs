@@ -152,8 +152,11 @@ mod tests {
             file_bytes: 1 << 20,
         };
         assert_eq!(Seal::decode(&seal.encode()), Ok(seal));
+        // What version 1 wrote must be read for ever.
+        assert_eq!(crc32c(&seal.encode()), 2_400_451_756);
         assert!(Seal::decode(&seal.encode()[1..]).is_err());
         let marker = FlushMarker { flushed_through: Lsn::new(9), chain: Chain::new(8) };
         assert_eq!(FlushMarker::decode(&marker.encode()), Ok(marker));
+        assert_eq!(crc32c(&marker.encode()), 2_074_262_761);
     }
 }

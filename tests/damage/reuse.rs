@@ -62,6 +62,24 @@ fn bytes_in_hand_stay_what_they_are_across_trim_and_recycling() {
 }
 
 #[test]
+fn bytes_of_a_file_that_a_writer_has_claimed_are_copies() {
+    on_shelves(true, |shelf| {
+        let dir = shelf.lay_out(|_| {});
+        let number = shelf.sealed[1];
+        let path = dir.path().join(segment_name(number));
+        let claim = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let (log, _) = shelf.open(&dir, RecoveryMode::ReadOnly);
+        // As a writer does before it uses a segment again.
+        claim.lock().unwrap();
+        let lsn = shelf.held[&number].start;
+        let payload = log.read(lsn).unwrap().payload;
+        assert_eq!(payload, shelf.records[lsn.get() as usize - 1]);
+        std::fs::write(&path, vec![0xAB; shelf.files.0[&segment_name(number)].len()]).unwrap();
+        assert_eq!(payload, shelf.records[lsn.get() as usize - 1], "it has changed under its holder");
+    });
+}
+
+#[test]
 fn a_truncated_file_is_an_error_also_under_a_map() {
     on_shelves(false, |shelf| {
         let number = shelf.sealed[1];
