@@ -73,9 +73,9 @@ fn bytes_of_a_file_that_a_writer_has_claimed_are_copies() {
         claim.lock().unwrap();
         let lsn = shelf.held[&number].start;
         let payload = log.read(lsn).unwrap().payload;
-        assert_eq!(payload, shelf.records[lsn.get() as usize - 1]);
+        assert!(payload == shelf.records[lsn.get() as usize - 1]);
         std::fs::write(&path, vec![0xAB; shelf.files.0[&segment_name(number)].len()]).unwrap();
-        assert_eq!(payload, shelf.records[lsn.get() as usize - 1], "it has changed under its holder");
+        assert!(payload == shelf.records[lsn.get() as usize - 1], "it has changed under its holder");
     });
 }
 
