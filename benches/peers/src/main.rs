@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 
 fn compare(arguments: &Arguments) -> Result<Report, Failure> {
     let scratch = Scratch::create(&arguments.dir)?;
-    let options = Options { dir: scratch.path().into(), file_bytes: LIMIT_FILE_BYTES };
+    let options = Options { dir: scratch.path().into(), file_bytes: LIMIT_FILE_BYTES, files: 1 };
     let mut limit = Limit::prepare(&options)?;
     let mut report = Report::new(arguments, &limit);
     for &record_bytes in &arguments.records {
