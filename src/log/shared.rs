@@ -48,6 +48,8 @@ pub(super) struct Shared<S: Storage> {
     closed: AtomicBool,
     /// Nothing more will be flushed, but for what is in flight.
     over: AtomicBool,
+    /// Nobody waits for what is in flight either: a device that does not answer keeps no waiter.
+    abandoned: AtomicBool,
     /// Suffix truncations since open, as `Pending`s see them.
     era: AtomicU64,
     /// Where they cut, each end above the one before it.
@@ -140,6 +142,7 @@ impl<S: Storage> Shared<S> {
             poisoned_from: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             era: AtomicU64::new(0),
             cuts: Mutex::default(),
             truncations: AtomicU64::new(0),
@@ -446,7 +449,8 @@ impl<S: Storage> Shared<S> {
         if flushed >= lsn {
             return Some(Ok(()));
         }
-        if lsn.get() >= self.poisoned_from.load(Ordering::Acquire) {
+        let lost = lsn.get() >= self.poisoned_from.load(Ordering::Acquire);
+        if lost || self.abandoned.load(Ordering::Acquire) {
             // Flushed is read again: a group before the failed one may have moved it up to here meanwhile.
             if self.flushed() >= lsn {
                 return Some(Ok(()));
@@ -619,6 +623,7 @@ impl<S: Storage> Shared<S> {
             self.publish(&pipe);
         }
         self.over.store(true, Ordering::Release);
+        self.abandoned.store(true, Ordering::Release);
         self.waiters.wake_everyone();
         self.waiters.wake_tasks(Lsn::MAX);
         self.announce_room();

@@ -93,13 +93,90 @@ fn a_completion_that_never_comes_is_unknown_at_the_deadline() {
         std::thread::sleep(Duration::from_millis(1));
         story.disk.tick();
     }
+    let waiting = std::thread::spawn(move || pending.wait());
     let other = log.clone();
     let closed = other.close(Duration::from_millis(50));
     assert!(matches!(closed, Err(Error::TimedOut { .. })), "{closed:?}");
-    let settled = pending.is_settled();
+    // The device has not answered to this hour.
+    let waited = waiting.join().unwrap();
+    assert!(matches!(waited, Err(Error::Unknown { .. })), "{waited:?}");
     story.disk.complete(story.disk.pending()[0], Outcome::error(errno::EIO));
-    let waited = pending.wait();
-    assert!(matches!(waited, Err(Error::Unknown { .. } | Error::Poisoned { .. })), "{waited:?}, settled {settled}");
+}
+
+#[test]
+fn readers_never_see_a_frame_that_is_written_and_not_flushed() {
+    both(|options| {
+        let (mut story, log) = started(options);
+        story.disk.set_manual(true);
+        drop(story.submit(&log, &[300]));
+        while story.disk.pending().is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+            story.disk.tick();
+        }
+        let lsn = Lsn::new(3);
+        assert_eq!((log.watermarks().written, log.flushed()), (lsn, Lsn::new(2)));
+        assert!(matches!(log.read(lsn), Err(Error::BeyondEnd { .. })));
+        assert_eq!(log.reader(Lsn::FIRST).count(), 2);
+        let mut tail = log.tail(lsn);
+        assert!(tail.next_within(Duration::from_millis(20)).unwrap().is_none());
+        assert!(matches!(log.trim(lsn), Err(Error::BeyondEnd { .. })));
+        story.disk.complete(story.disk.pending()[0], Outcome::Ok);
+        assert_eq!(tail.next_within(Duration::from_secs(5)).unwrap().unwrap().lsn, lsn);
+    });
+}
+
+#[test]
+fn a_real_write_that_fails_poisons_a_real_log_on_every_backend() {
+    for backend in [BackendChoice::Auto, BackendChoice::Pwrite] {
+        for direct_io in [DirectIo::Auto, DirectIo::Never] {
+            for led in [true, false] {
+                let case = format!("{backend:?}, {direct_io:?}, led {led}");
+                let dir = tempfile::tempdir().unwrap();
+                let config = Config { backend, direct_io, ..Config::default() };
+                let (log, recovery) = Log::open(dir.path(), config.clone()).unwrap();
+                assert!(direct_io != DirectIo::Never || !recovery.medium.direct, "{case}");
+                if backend == BackendChoice::Pwrite {
+                    assert_eq!(recovery.medium.backend, seawall::storage::Backend::Pwrite, "{case}");
+                }
+                let kept = log.append(b"kept").unwrap().wait().unwrap();
+                break_descriptors_of(&dir.path().join("00000000000000000001.seg"));
+                let pending = log.append(b"lost").unwrap();
+                let error = if led {
+                    pending.wait().unwrap_err()
+                } else {
+                    // Nobody waits: the driver writes it, by the ring or the pool.
+                    while !pending.is_settled() {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    pending.wait().unwrap_err()
+                };
+                assert_eq!(cause(&error).1, "00000000000000000001.seg", "{case}: {error:?}");
+                assert!(matches!(log.append(b"later").map(drop), Err(Error::Poisoned { .. })), "{case}");
+                assert_eq!(log.flushed(), kept, "{case}");
+                drop(log);
+                let (log, recovery) = Log::open(dir.path(), config).unwrap();
+                assert!(recovery.damage.is_empty() && recovery.end == kept, "{case}: {recovery:?}");
+                assert_eq!(&log.read(kept).unwrap().payload[..], b"kept");
+            }
+        }
+    }
+}
+
+/// Puts a file that cannot be written under every descriptor that this process has of `path`.
+#[allow(unsafe_code)]
+fn break_descriptors_of(path: &std::path::Path) {
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let mut broken = 0;
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
+        let entry = entry.unwrap().path();
+        if std::fs::read_link(&entry).is_ok_and(|target| target == path) {
+            let descriptor: i32 = entry.file_name().unwrap().to_str().unwrap().parse().unwrap();
+            // SAFETY: both descriptors are open; the number stays its owner's.
+            assert_eq!(unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&null), descriptor) }, descriptor);
+            broken += 1;
+        }
+    }
+    assert!(broken > 0, "nobody has {} open", path.display());
 }
 
 #[test]
