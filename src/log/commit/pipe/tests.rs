@@ -145,3 +145,15 @@ fn behind_a_failed_group_nothing_is_flushed_whatever_ends() {
     assert_eq!(flushed, [1, 1, 1]);
     assert!(take(&mut pipe).is_none() && pipe.poison.as_ref().unwrap().0 == Lsn::new(2));
 }
+
+#[test]
+fn no_marker_is_written_while_a_truncation_is_under_way() {
+    let mut pipe = pipe(1);
+    append(&mut pipe, 100);
+    let group = take(&mut pipe).unwrap();
+    end(&mut pipe, group);
+    pipe.paused = true;
+    assert!(!pipe.put_marker(Instant::now()) && pipe.is_idle());
+    pipe.paused = false;
+    assert!(pipe.put_marker(Instant::now()));
+}
