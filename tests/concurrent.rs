@@ -288,6 +288,29 @@ fn a_batch_has_consecutive_positions_however_crowded_it_is() {
 }
 
 #[test]
+fn a_batch_is_truncated_as_a_whole_or_not_at_all() {
+    let config = small_segments(Config { in_flight_bytes_max: 64 << 10, record_bytes_max: 32 << 10, ..bed::direct() });
+    let dir = bed::empty(&config);
+    let (log, _) = bed::open(&dir, &config);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                log.truncate(log.first().previous()).unwrap();
+            }
+        });
+        for _ in 0..40 {
+            let records = vec![vec![1; 3000]; 40];
+            let slices: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+            let pending = log.append_many(&slices).unwrap();
+            assert_eq!(pending.lsns().frames(), 40);
+            assert!(matches!(pending.wait(), Ok(_) | Err(Error::Truncated { .. })));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
 fn a_flush_ends_when_its_own_records_are_flushed() {
     let config = bed::direct();
     let dir = bed::empty(&config);

@@ -87,14 +87,20 @@ impl<S: Storage> Shared<S> {
 
     /// Removes every frame above `end`: a new segment starts whose seal says so. Returns the truncation count.
     pub(super) fn truncate(&self, end: Lsn) -> Result<u64> {
-        let _turn = self.cutting.lock();
-        self.check_usable()?;
-        let trimmed = self.trimmed();
-        if end < trimmed {
-            return Err(Error::Trimmed { requested: end, first: trimmed.next() });
+        loop {
+            let turn = self.cutting.lock();
+            self.check_usable()?;
+            let trimmed = self.trimmed();
+            if end < trimmed {
+                return Err(Error::Trimmed { requested: end, first: trimmed.next() });
+            }
+            if let Some(_pause) = Pause::begin(self) {
+                return self.truncate_paused(end);
+            }
+            // A batch is being placed: none is cut in the middle. It may wait for room that a trim has to make.
+            drop(turn);
+            std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        let _pause = Pause::begin(self);
-        self.truncate_paused(end)
     }
 
     fn truncate_paused(&self, end: Lsn) -> Result<u64> {
@@ -210,9 +216,14 @@ impl<S: Storage> Shared<S> {
 struct Pause<'a, S: Storage>(&'a Shared<S>);
 
 impl<'a, S: Storage> Pause<'a, S> {
-    fn begin(shared: &'a Shared<S>) -> Pause<'a, S> {
-        shared.pipe.lock().paused = true;
-        Pause(shared)
+    /// `None` while a batch is being placed.
+    fn begin(shared: &'a Shared<S>) -> Option<Pause<'a, S>> {
+        let mut pipe = shared.pipe.lock();
+        if pipe.batching {
+            return None;
+        }
+        pipe.paused = true;
+        Some(Pause(shared))
     }
 }
 
