@@ -347,17 +347,20 @@ impl<S: Storage> Catalog<S> {
             return Ok(None);
         }
         let end = located.end.map_or(located.bytes, |end| end.offset).min(located.bytes);
-        match read_header(storage, &located.file, located.number)? {
-            Ok(header) if header.log != self.log => {
-                let what = format!("belongs to log {}", header.log);
-                return Err(Error::Foreign { file: name.to_string(), what, log: self.log });
-            }
-            Ok(header) if header.number != located.number => {
-                let what = format!("is a copy of segment {}", header.number);
-                return Err(Error::Foreign { file: name.to_string(), what, log: self.log });
-            }
+        let stranger = match read_header(storage, &located.file, located.number)? {
+            Ok(header) if header.log != self.log => Some(format!("belongs to log {}", header.log)),
+            Ok(header) if header.number != located.number => Some(format!("is a copy of segment {}", header.number)),
             // A damaged header over good frames: `verify` tells; the frames stand for themselves.
-            _ => {}
+            _ => None,
+        };
+        if let Some(what) = stranger {
+            // So they do under another's header, as a write to the wrong place leaves it: only a file that is another's
+            // to its first record is one.
+            let seal =
+                read_seal(storage, &located.file, located.number, located.bytes, located.salt, self.block_bytes)?;
+            if seal.is_none() {
+                return Err(Error::Foreign { file: name.to_string(), what, log: self.log });
+            }
         }
         let map = storage.map(&located.file, end).map_err(|e| Error::io("map", name, e))?;
         let map = Arc::new(map);
