@@ -441,23 +441,25 @@ impl<S: Storage> Shared<S> {
 
     /// Whether a frame that was appended after `era` truncations is settled: flushed, truncated, or never to be.
     pub(super) fn settled(&self, lsn: Lsn, era: u64) -> Option<Result<()>> {
+        if let done @ Some(_) = self.flushed_or_cut(lsn, era) {
+            return done;
+        }
+        let lost = lsn.get() >= self.poisoned_from.load(Ordering::Acquire);
+        if lost || self.abandoned.load(Ordering::Acquire) {
+            // Asked again, era included: a group before the failed one may have ended meanwhile, and the log may even
+            // have been truncated and have given the number to another frame.
+            return self.flushed_or_cut(lsn, era).or_else(|| Some(Err(self.unknown(lsn))));
+        }
+        None
+    }
+
+    fn flushed_or_cut(&self, lsn: Lsn, era: u64) -> Option<Result<()>> {
         // In this order: a position of a later era is seen only with that era.
         let flushed = self.flushed();
         if self.era.load(Ordering::Acquire) != era {
             return Some(self.after_cuts(lsn, era));
         }
-        if flushed >= lsn {
-            return Some(Ok(()));
-        }
-        let lost = lsn.get() >= self.poisoned_from.load(Ordering::Acquire);
-        if lost || self.abandoned.load(Ordering::Acquire) {
-            // Flushed is read again: a group before the failed one may have moved it up to here meanwhile.
-            if self.flushed() >= lsn {
-                return Some(Ok(()));
-            }
-            return Some(Err(self.unknown(lsn)));
-        }
-        None
+        (flushed >= lsn).then_some(Ok(()))
     }
 
     /// What became of a frame when the log was truncated: everything appended before was flushed first.
