@@ -9,11 +9,13 @@ mod bytes;
 #[path = "support/skip.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs, reason = "shared with other tests")]
 mod skip;
+#[path = "support/tasks.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod tasks;
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use seawall::{Config, Error, Lsn};
@@ -149,23 +151,15 @@ fn who_follows_a_log_gets_everything_that_its_close_flushes() {
 /// Everything a stream gives.
 fn collect(stream: impl futures_core::Stream<Item = seawall::Result<seawall::Frame>>) -> Vec<u64> {
     let mut stream = pin!(stream);
-    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let waker = tasks::waker();
     let mut context = Context::from_waker(&waker);
     let mut lsns = Vec::new();
     loop {
         match stream.as_mut().poll_next(&mut context) {
             Poll::Ready(Some(frame)) => lsns.push(frame.unwrap().lsn.get()),
             Poll::Ready(None) => return lsns,
-            Poll::Pending => std::thread::park_timeout(Duration::from_secs(20)),
+            Poll::Pending => tasks::park(),
         }
-    }
-}
-
-struct Unpark(std::thread::Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
     }
 }
 
@@ -245,7 +239,7 @@ fn who_waits_for_a_frame_that_is_truncated_is_told() {
         Err(Error::Truncated { end, .. }) => Err(end.get()),
         other => Ok(other.unwrap().get()),
     };
-    assert_eq!(told(block_on(last)), Err(2), "another record stands there now");
+    assert_eq!(told(tasks::block_on(last)), Err(2), "another record stands there now");
     let waited: Vec<_> = pendings.into_iter().map(|pending| told(pending.wait())).collect();
     assert_eq!(waited, [Ok(1), Ok(2), Err(2), Err(2)]);
     let waited: Vec<_> = again.into_iter().map(|pending| told(pending.wait())).collect();
@@ -386,16 +380,4 @@ fn frames_behind_a_truncation_are_not_set_aside_with_those_that_were_before() {
     look(&log);
     drop(log);
     look(&bed::open(&dir, &config).0);
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    let waker = Arc::new(Unpark(std::thread::current())).into();
-    let mut context = Context::from_waker(&waker);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => std::thread::park_timeout(Duration::from_secs(20)),
-        }
-    }
 }

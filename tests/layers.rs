@@ -12,12 +12,13 @@ const SIBLINGS: [(&str, &str); 3] = [("error", "types"), ("config", "types"), ("
 const ABOVE_ALL: [&str; 2] = ["lib", "internals"];
 
 /// Take `now` and bytes, return effects.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "segment/",
     "log/commit/pipe/",
     "log/commit/gather.rs",
     "log/commit/depth.rs",
     "log/commit/tail.rs",
+    "log/cuts.rs",
     "log/recovery/plan.rs",
     "log/recovery/scan.rs",
 ];

@@ -3,13 +3,15 @@
 
 use std::future::Future;
 use std::io::IoSlice;
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake};
 use std::time::Duration;
 
 use seawall::{BackendChoice, Config, DirectIo, Error, Log, Lsn, LsnRange, RecoveryMode, WhenFull};
 use tempfile::TempDir;
+
+#[path = "support/tasks.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod tasks;
+use tasks::block_on;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -128,25 +130,6 @@ fn large_and_small_records_across_many_segments() {
         assert!(log.verify(|_, _| {}).unwrap().is_sound());
         assert_eq!(log.read(Lsn::new(121)).unwrap().payload.len(), 3 << 20);
     });
-}
-
-struct Unpark(std::thread::Thread);
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    let waker = Arc::new(Unpark(std::thread::current())).into();
-    let mut context = Context::from_waker(&waker);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => std::thread::park_timeout(Duration::from_secs(10)),
-        }
-    }
 }
 
 #[test]

@@ -14,6 +14,7 @@
 
 mod catalog;
 mod commit;
+mod cuts;
 mod handle;
 mod open;
 mod pending;

@@ -14,6 +14,7 @@ use super::commit::{
     Body, ControlFacts, DriverTurn, Encoded, Group, Pipe, Placed, Refused, Released, Turn, Waiters, seal_after,
     wake_each,
 };
+use super::cuts::Cuts;
 use super::space::{RETRY_AFTER, Space};
 use crate::codec::Crc32c;
 use crate::config::{Compression, Config, WhenFull};
@@ -52,8 +53,7 @@ pub(super) struct Shared<S: Storage> {
     abandoned: AtomicBool,
     /// Suffix truncations since open, as `Pending`s see them.
     era: AtomicU64,
-    /// Where they cut, each end above the one before it.
-    cuts: Mutex<Vec<Cut>>,
+    cuts: Mutex<Cuts>,
     /// Changes with suffix truncations: a reader whose number differs looks where it stands.
     pub(super) truncations: AtomicU64,
     pub(super) trimmed: AtomicU64,
@@ -79,13 +79,6 @@ pub(super) struct Shared<S: Storage> {
     lock: Mutex<Option<S::Lock>>,
     work: Mutex<Work>,
     work_done: Condvar,
-}
-
-/// A suffix truncation.
-struct Cut {
-    /// The era that it began.
-    era: u64,
-    end: Lsn,
 }
 
 /// Background jobs of this log: the directory is given back only when none runs and none will.
@@ -464,20 +457,15 @@ impl<S: Storage> Shared<S> {
 
     /// What became of a frame when the log was truncated: everything appended before was flushed first.
     fn after_cuts(&self, lsn: Lsn, era: u64) -> Result<()> {
-        match self.cuts.lock().iter().find(|cut| cut.era > era) {
-            Some(cut) if lsn > cut.end => Err(Error::Truncated { requested: lsn, end: cut.end }),
+        match self.cuts.lock().end_since(era) {
+            Some(end) if lsn > end => Err(Error::Truncated { requested: lsn, end }),
             _ => Ok(()),
         }
     }
 
     /// The log ends at `end` now. Called with the pipe's lock held, before any position of the new era is published.
     pub(super) fn note_cut(&self, era: u64, end: Lsn) {
-        let mut cuts = self.cuts.lock();
-        // A frame is asked about by the lowest end since its era: only ends that rise again need be kept.
-        while cuts.last().is_some_and(|cut| cut.end >= end) {
-            cuts.pop();
-        }
-        cuts.push(Cut { era, end });
+        self.cuts.lock().note(era, end);
         self.era.store(era, Ordering::Release);
     }
 

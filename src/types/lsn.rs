@@ -92,6 +92,12 @@ impl LsnRange {
         LsnRange::new(first, last.next())
     }
 
+    /// The smallest range that holds both.
+    #[must_use]
+    pub(crate) fn spanning(self, other: LsnRange) -> LsnRange {
+        LsnRange::new(self.start.min(other.start), self.end.max(other.end))
+    }
+
     /// True when no frame lies in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {

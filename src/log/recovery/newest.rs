@@ -99,8 +99,7 @@ impl<S: Storage> Look<'_, S> {
                     // Never acknowledged as far as anything tells: a write that did not end, told by name all the same.
                     if let Some(first) = state.scan.first_data {
                         let lsns = LsnRange::inclusive(first, state.scan.last_run().last.max(first));
-                        let so_far = gone.dropped.unwrap_or(lsns);
-                        gone.dropped = Some(LsnRange::new(so_far.start.min(first), so_far.end.max(lsns.end)));
+                        gone.dropped = Some(gone.dropped.map_or(lsns, |so_far| so_far.spanning(lsns)));
                     }
                     gone.claims = gone.claims.max(state.scan.claims);
                     found.debris.push(number);
@@ -166,8 +165,7 @@ impl<S: Storage> Look<'_, S> {
         }
         let mut verdict = judge(&state.scan);
         if let Some(dropped) = gone.dropped {
-            let so_far = verdict.dropped.unwrap_or(dropped);
-            verdict.dropped = Some(LsnRange::new(so_far.start.min(dropped.start), so_far.end.max(dropped.end)));
+            verdict.dropped = Some(verdict.dropped.map_or(dropped, |so_far| so_far.spanning(dropped)));
         }
         let corrupt = |offset, lsns, what| Error::Corrupt { segment: number, offset, lsns, what };
         match &state.header {
