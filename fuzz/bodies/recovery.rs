@@ -211,14 +211,16 @@ fn appending(base: &Base, damaged: &Damaged, mode: RecoveryMode) {
     };
     check_nothing_dropped(base, damaged, &recovery);
     let end = recovery.end;
-    let shown = read_all(base, damaged, &log, end);
+    let refuses = mode == RecoveryMode::Strict && !recovery.damage.is_empty();
+    assert!(log.flushed() == end || refuses, "appends would go on behind {end}, {} is shown", log.flushed());
+    let shown = read_all(base, damaged, &log, log.flushed());
     let report = log.verify(|_, _| {}).expect("memory does not fail");
     if report.is_sound() && recovery.damage.is_empty() && recovery.missing_segments.is_empty() {
         let all = end.since(log.first().previous());
         let quarantined: u64 = recovery.quarantined.iter().map(|lsns| lsns.frames()).sum();
         assert!(shown.len() as u64 + quarantined >= all, "sound, and yet {} of {all} frames can be read", shown.len());
     }
-    if mode == RecoveryMode::Strict && !recovery.damage.is_empty() {
+    if refuses {
         assert!(matches!(log.try_append(b"no"), Err(Error::Damaged { .. })));
         drop(log);
         storage.pump();

@@ -148,7 +148,8 @@ impl<S: Storage> Shared<S> {
         let grown = if rotations == 0 { last } else { last.saturating_mul(2) };
         // Header, seal, index and some data: each begins with a block.
         let needed = needed.max(8 * u64::from(self.catalog.block_bytes));
-        let mut bytes = grown.clamp(self.config.segment_bytes_min, self.config.segment_bytes_max).max(needed);
+        let grown = grown.clamp(self.config.segment_bytes_min, self.config.segment_bytes_max).max(needed);
+        let mut bytes = round_up(grown, u64::from(self.catalog.block_bytes));
         if let Some(limit) = self.config.byte_limit {
             let used = self.used_bytes();
             let left = limit.saturating_sub(used) / (64 * 1024) * (64 * 1024);
@@ -178,7 +179,7 @@ impl<S: Storage> Shared<S> {
         }
     }
 
-    fn prepare_one(&self, needed: u64) -> Result<()> {
+    pub(super) fn prepare_one(&self, needed: u64) -> Result<()> {
         let bytes = self.next_bytes(needed)?;
         let temporary = FileName::SegmentNew(SegmentNumber::new(self.space.lock().highest + 1)).to_string();
         let made = self.fill_segment(&temporary, bytes).and_then(|(file, written)| {
@@ -197,12 +198,6 @@ impl<S: Storage> Shared<S> {
         add(&self.counters.segments_prepared, 1);
         events::happened("segment prepared", 1);
         Ok(())
-    }
-
-    /// A segment for an open that found no reserve.
-    pub(super) fn prepare_first(&self) -> Result<Option<Spare<S::File>>> {
-        self.prepare_one(0)?;
-        Ok(self.pipe.lock().take_spare())
     }
 
     fn next_number(&self) -> SegmentNumber {
@@ -272,6 +267,14 @@ impl<S: Storage> Shared<S> {
         Ok(())
     }
 
+    /// Makes a segment blank again whose first group was never whole: nothing of it counts, and everything in it would
+    /// validate at its place.
+    pub(super) fn wipe(&self, number: SegmentNumber, file: &S::File, bytes: u64) -> Result<()> {
+        let name = FileName::Segment(number).to_string();
+        self.write_zeros(file, &name, u64::from(self.catalog.block_bytes), bytes)?;
+        self.storage.flush(file).map_err(|e| Error::io("flush", name, e))
+    }
+
     fn write_header(&self, file: &S::File, number: SegmentNumber, name: &str) -> Result<()> {
         let header = {
             let pipe = self.pipe.lock();
@@ -292,11 +295,13 @@ impl<S: Storage> Shared<S> {
 
     /// A record needs more room than the next segment has: the segment grows where it stands. Its header does not tell
     /// its length, so nothing of it is rewritten.
-    fn enlarge_first_spare(&self, needed: u64) -> Result<()> {
+    pub(super) fn enlarge_first_spare(&self, needed: u64) -> Result<()> {
         let bytes = self.next_bytes(needed)?.max(needed);
         self.with_first_spare(|shared, spare, name| {
             shared.storage.allocate(&spare.file, bytes).map_err(|e| no_space("enlarge", name, e))?;
-            shared.write_zeros(&spare.file, name, spare.bytes, bytes)?;
+            // A crash may have left its length at any byte; what stands in a spare is zeros.
+            let from = spare.bytes / u64::from(shared.catalog.block_bytes) * u64::from(shared.catalog.block_bytes);
+            shared.write_zeros(&spare.file, name, from, bytes)?;
             shared.storage.flush(&spare.file).map_err(|e| no_space("flush", name, e))?;
             let mut space = shared.space.lock();
             space.file_bytes += bytes.saturating_sub(spare.bytes);

@@ -167,7 +167,7 @@ fn a_disk_that_lies_is_caught() {
 /// Known: through a page cache the ambiguous tail is made durable by writing it over itself, so that a disk which leaves
 /// garbage in place of a sector that was being written can take acknowledged frames of the last proof's wake with it.
 #[test]
-#[ignore = "a known hole of the buffered medium: the tail would have to be copied into the next segment instead"]
+
 fn garbage_over_a_tail_in_doubt() {
     let mut story = Story::new(DiskOptions::BUFFERED);
     story.garbage = true;

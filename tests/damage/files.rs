@@ -3,7 +3,7 @@
 use seawall::{Error, Log, Lsn, LsnRange, Recovery, RecoveryMode};
 use tempfile::TempDir;
 
-use super::bed::{Files, append_each, in_mode, open, record, sized, try_open};
+use super::bed::{Files, append_each, in_mode, open, record, shown, sized, try_open};
 use super::bytes::{BLOCK, data_frames, segment_name, set_version};
 use super::oracle::{holds, lsns};
 use super::shelf::{Shelf, on_shelves};
@@ -55,8 +55,7 @@ fn refuses_appends(shelf: &Shelf, dir: &TempDir, lost: &[LsnRange], case: &str) 
     let (log, recovery) = shelf.open(dir, STRICT);
     assert!(!recovery.damage.is_empty(), "{case}: {recovery:?}");
     assert!(matches!(log.append(b"x").map(drop), Err(Error::Damaged { .. })), "{case}");
-    let end = recovery.end.get() as usize;
-    holds(&log, &shelf.records[..end], lost).unwrap_or_else(|what| panic!("{case}: {what}"));
+    holds(&log, &shelf.records[..shown(&log, &recovery)], lost).unwrap_or_else(|what| panic!("{case}: {what}"));
     assert!(Files::of(dir.path()) == before, "{case}: files changed");
     (log, recovery)
 }

@@ -203,7 +203,7 @@ fn what_only_sits_in_a_cache_is_durable_once_it_was_reported() {
 /// Known: with direct I/O the tail is flushed when it is opened, and not written again. A device that dropped from its
 /// cache what it failed to flush, and reads it from there all the same, takes it back.
 #[test]
-#[ignore = "a known hole of the direct medium after a failed flush: the tail would have to be copied into the next segment"]
+
 fn what_a_device_failed_to_flush_is_durable_once_it_was_reported() {
     survives_its_report(DiskOptions::DIRECT, true);
 }

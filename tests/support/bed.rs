@@ -110,6 +110,16 @@ pub fn try_open(dir: &TempDir, config: &Config) -> Result<(Log, Recovery), Error
     opened
 }
 
+/// How many of the log's frames a log shows that takes no appends: what was read through a page cache and is not proven
+/// is told instead.
+pub fn shown(log: &Log, recovery: &Recovery) -> usize {
+    let flushed = log.flushed();
+    let told = recovery.ambiguous_tail.map(|lsns| (lsns.start, lsns.end));
+    assert!(flushed == recovery.end || told == Some((flushed.next(), recovery.end.next())), "{flushed}: {recovery:?}");
+    assert!(flushed == recovery.end || !log.medium().direct, "{flushed}: {recovery:?}");
+    flushed.get() as usize
+}
+
 /// Record number `i`, of a length of its own.
 pub fn record(i: u64) -> Vec<u8> {
     sized(i, 20 + (i as usize * 37) % 200)

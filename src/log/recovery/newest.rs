@@ -102,7 +102,11 @@ impl<S: Storage> Look<'_, S> {
                         gone.dropped = Some(gone.dropped.map_or(lsns, |so_far| so_far.spanning(lsns)));
                     }
                     gone.claims = gone.claims.max(state.scan.claims);
-                    found.debris.push(number);
+                    if is_used_above {
+                        found.debris.push(number);
+                    } else {
+                        found.stale = Some(Spare::new(number, state.file, bytes, true));
+                    }
                 }
                 HeaderState::Damaged if state.scan.is_blank() => {
                     found.damage.push(corrupt(0, "the header of a prepared segment is damaged"));
@@ -164,7 +168,9 @@ impl<S: Storage> Look<'_, S> {
             state.scan.prefix = Run { end_offset, frames_end, ..before };
         }
         let mut verdict = judge(&state.scan);
-        if let Some(dropped) = gone.dropped {
+        // What an open was copying from here when it ended is not lost: it still stands here.
+        let beyond = |lsns: LsnRange| LsnRange::new(lsns.start.max(verdict.end.last.next()), lsns.end);
+        if let Some(dropped) = gone.dropped.map(beyond).filter(|lsns| !lsns.is_empty()) {
             verdict.dropped = Some(verdict.dropped.map_or(dropped, |so_far| so_far.spanning(dropped)));
         }
         let corrupt = |offset, lsns, what| Error::Corrupt { segment: number, offset, lsns, what };

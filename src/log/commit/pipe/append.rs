@@ -130,7 +130,8 @@ impl<F> Pipe<F> {
             || (self.spares.len() >= 2 && self.spare_room() >= needed)
     }
 
-    fn spare_room(&self) -> u64 {
+    /// Room for group data in the next spare.
+    pub(crate) fn spare_room(&self) -> u64 {
         self.next_spare().map_or(0, |spare| {
             data_limit(spare.bytes, self.config.block_bytes, self.config.index_stride_bytes)
                 .saturating_sub(2 * u64::from(self.config.block_bytes))

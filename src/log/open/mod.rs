@@ -1,19 +1,20 @@
 //! Opening: what recovery found is acted upon, in an order in which a crash at any point leaves a log that opens.
 //!
 //! - the control file counts the open;
-//! - the tail that was not proven is made durable;
-//! - the next segment's seal fixes the tail's end, flushed;
+//! - the tail that nothing proves is copied into the next segment and flushed there;
+//! - that segment's seal, flushed, says where the old one ends;
 //! - only then is debris removed.
+mod carry;
+mod in_place;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Log;
 use super::catalog::{Catalog, End};
-use super::commit::{ControlFacts, DriverTurn, Pipe, PipeConfig, Spare, Start, Writer, seal_after};
+use super::commit::{Pipe, PipeConfig, Spare, Start, Writer, seal_after, segment_bytes_for};
 use super::recovery::{Findings, Outcome, Run, SegmentState, Verdict, Watch, empty_run, look, look_beside_a_writer};
 use super::shared::{Parts, Shared};
-use super::source::Window;
 use super::space::{Space, write_control};
 use crate::codec::Chain;
 use crate::config::{Config, RecoveryMode};
@@ -21,9 +22,11 @@ use crate::error::{Error, Result};
 use crate::events::event;
 use crate::io::{Buffer, BufferPool, Client, LockFailed, Medium, Storage};
 use crate::segment::{
-    CONTROL_FILE_BYTES, Control, FileName, Found, QUARANTINED_MAX, Quarantined, Salt, Scanner, TrimPoint, round_up,
+    CONTROL_FILE_BYTES, Control, FileName, FlushMarker, Kind, QUARANTINED_MAX, Quarantined, SparseIndex, TrimPoint,
+    encode_local,
 };
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber, StreamId};
+use carry::Carry;
 
 /// What opening a log found and did. Nothing that was ever acknowledged is dropped without being named here.
 #[derive(Clone, Debug)]
@@ -38,9 +41,13 @@ pub struct Recovery {
     /// The chain there.
     pub chain: Chain,
     /// Frames that are there although nothing proved, before now, that they had been flushed; whether their sources
-    /// were told so is not known here. They are durable now, and can be read. Only a log that was opened read-only has
-    /// written nothing and does not show them: its [`crate::Log::flushed`] is before them.
+    /// were told so is not known here. They are durable now, and can be read. Only a log that was opened read-only, or
+    /// that refuses appends and is read through a page cache, does not show them: its [`crate::Log::flushed`] is
+    /// before them.
     pub ambiguous_tail: Option<LsnRange>,
+    /// The ambiguous tail found no room in the next segment, and was made durable where it stands: what a device lost
+    /// when a flush of it failed, and still answers reads with, is believed.
+    pub tail_in_place: bool,
     /// Frames that were found behind a hole and dropped: never acknowledged, and they can never come back.
     pub dropped: Option<LsnRange>,
     /// Where in the newest segment bytes begin that are no frame: a write that did not end.
@@ -87,11 +94,14 @@ pub(super) fn open<S: Storage>(storage: S, config: Config, watch: Watch<'_>) -> 
     let config = Config { stream: findings.control.stream, ..config };
     let opening = Opening { storage, config, findings, lock };
     let shared = if read_only {
-        opening.read_only()
+        let proven = opening.proven_end();
+        opening.without_writer(proven, Error::ReadOnly)
     } else if opening.config.recovery == RecoveryMode::Strict && !opening.findings.damage.is_empty() {
         opening.refusing()
     } else {
-        opening.take_over()?
+        let (shared, tail_in_place) = opening.take_over()?;
+        recovery.tail_in_place = tail_in_place;
+        shared
     };
     let control = shared.control.lock();
     recovery.open_count = control.open_count;
@@ -173,6 +183,7 @@ fn report<S: Storage>(storage: &S, findings: &Findings<S::File>, created: bool, 
         end: end.last,
         chain: end.chain,
         ambiguous_tail: verdict.and_then(Verdict::ambiguous),
+        tail_in_place: false,
         dropped: verdict.and_then(|verdict| verdict.dropped),
         torn_at: verdict.and_then(|verdict| verdict.torn_at),
         damage: findings.damage.clone(),
@@ -198,28 +209,24 @@ struct Opening<S: Storage> {
 }
 
 impl<S: Storage> Opening<S> {
-    fn read_only(self) -> Arc<Shared<S>> {
-        // The rest was perhaps never flushed, and nothing may be written.
-        let end = self.proven_end();
-        self.without_writer(end, Error::ReadOnly)
-    }
-
-    /// The tail is damaged and nobody decided yet what is to become of it.
-    fn refusing(self) -> Arc<Shared<S>> {
-        let damage = self.findings.damage[0].clone();
-        // What is shown must be durable here as well. Where that fails, the proven part is shown.
-        let end = match self.make_tail_durable() {
-            Ok(()) => end_of(&self.findings),
-            Err(_) => self.proven_end(),
-        };
-        self.without_writer(end, Error::Damaged { damage: Arc::new(damage) })
-    }
-
+    /// What may be shown when nothing is written: the rest was perhaps never flushed.
     fn proven_end(&self) -> Run {
         match &self.findings.active {
             Some((_, verdict)) => Run { last: verdict.proven, ..verdict.end },
             None => empty_run(&self.findings.control),
         }
+    }
+
+    /// The tail is damaged and nobody decided yet what is to become of it, so nothing is written. What was read past
+    /// every page cache is flushed and shown as well.
+    fn refusing(self) -> Arc<Shared<S>> {
+        let damage = Arc::new(self.findings.damage[0].clone());
+        let is_flushed = match &self.findings.active {
+            Some((state, _)) => self.storage.medium().direct && self.storage.flush(&state.file).is_ok(),
+            None => false,
+        };
+        let end = if is_flushed { end_of(&self.findings) } else { self.proven_end() };
+        self.without_writer(end, Error::Damaged { damage })
     }
 
     fn without_writer(self, end: Run, refusal: Error) -> Arc<Shared<S>> {
@@ -274,8 +281,8 @@ impl<S: Storage> Opening<S> {
         }
     }
 
-    /// Becomes the writer.
-    fn take_over(mut self) -> Result<Arc<Shared<S>>> {
+    /// Becomes the writer. Also tells whether the tail was made durable where it stands.
+    fn take_over(mut self) -> Result<(Arc<Shared<S>>, bool)> {
         if self.findings.control.block_bytes < self.storage.medium().device_block_bytes {
             let what = format!(
                 "the log's groups start at multiples of {} bytes, this device needs {}",
@@ -286,13 +293,15 @@ impl<S: Storage> Opening<S> {
         }
         self.count_open()?;
         self.remove_leftovers();
-        self.make_tail_durable()?;
 
         let end = end_of(&self.findings);
         let catalog = self.catalog();
         let pool = BufferPool::new(self.config.in_flight_bytes_max as usize);
         let mut pipe = Pipe::new(self.pipe_config(), pool.clone(), start(&end, end.last));
-        let spares = std::mem::take(&mut self.findings.spares);
+        let mut spares = std::mem::take(&mut self.findings.spares);
+        let stale = self.findings.stale.take();
+        let wipe = stale.as_ref().map(|spare| (spare.number, spare.file.clone(), spare.bytes));
+        spares.splice(0..0, stale);
         let file_bytes =
             self.findings.segments.values().sum::<u64>() + spares.iter().map(|spare| spare.bytes).sum::<u64>();
         let last_bytes = spares.last().map(|spare| spare.bytes);
@@ -300,27 +309,9 @@ impl<S: Storage> Opening<S> {
         let taken = std::mem::take(&mut self.findings.taken);
         let space = Space::new(self.findings.control.highest_segment, taken, last_bytes, file_bytes);
         pipe.spares = spares.into();
-        let unused = self.findings.active.as_ref().is_some_and(|(state, verdict)| holds_nothing(state, verdict))
-            && self.findings.damage.is_empty();
-        let mut old = None;
-        if let Some((state, verdict)) = self.findings.active.take() {
-            if unused {
-                let seal = state.scan.seal.expect("looked at by holds_nothing");
-                let spare = Spare::new(state.number, state.file.clone(), state.bytes, true);
-                catalog.add_active(state.number, state.file, state.bytes, seal);
-                pipe.resume_in(Writer::new(pipe.config(), spare, verdict.end.end_offset));
-            } else {
-                // What is torn in the last frame's block stays outside; otherwise the padding belongs to the segment.
-                let clean = verdict.outcome == Outcome::Clean;
-                let offset = if clean { verdict.end.end_offset } else { verdict.end.frames_end };
-                let at = End { last: end.last, offset, time_micros: end.time_micros };
-                pipe.predecessor = (state.number, at.offset);
-                // After a clean close nothing was scanned: the index is made when the segment is settled.
-                let index = (!self.findings.clean).then(|| Arc::new(state.scan.index.clone()));
-                catalog.seal(state.number, Some(state.file.clone()), at, index.clone());
-                old = Some((state.number, state.file, state.bytes, at, index));
-            }
-        }
+        let is_whole = self.findings.damage.is_empty();
+        let clean = self.findings.clean;
+        let active = self.findings.active.take();
         let debris = std::mem::take(&mut self.findings.debris);
         let shared = Shared::new(Parts {
             storage: self.storage,
@@ -334,9 +325,11 @@ impl<S: Storage> Opening<S> {
             lock: self.lock,
         });
         shared.storage.attach(shared.me.clone() as std::sync::Weak<dyn Client<S::File>>);
-        if !unused {
-            shared.start_segment()?;
+        if let Some((number, file, bytes)) = wipe {
+            shared.wipe(number, &file, bytes)?;
         }
+        let tail = active.map(|(state, verdict)| Tail { state, verdict, clean });
+        let tail_in_place = shared.begin(tail, is_whole)?;
         // The newest header is flushed: what it does not reach back to is debris. Without space for one nothing goes yet.
         let debris = if shared.pipe.lock().writer().is_some() { debris } else { Vec::new() };
         for number in &debris {
@@ -345,11 +338,8 @@ impl<S: Storage> Opening<S> {
         if !debris.is_empty() {
             let _ = shared.storage.sync_dir();
         }
-        if let Some((number, file, bytes, end, index)) = old {
-            shared.settle_later(number, file, bytes, end, index);
-        }
         shared.keep_spares();
-        Ok(shared)
+        Ok((shared, tail_in_place))
     }
 
     fn count_open(&mut self) -> Result<()> {
@@ -389,64 +379,6 @@ impl<S: Storage> Opening<S> {
             let _ = self.storage.remove(name);
         }
     }
-
-    /// What was never flushed is not believed: the tail is flushed before it is reported, sealed or promised.
-    fn make_tail_durable(&self) -> Result<()> {
-        let Some((state, verdict)) = &self.findings.active else { return Ok(()) };
-        if self.findings.clean {
-            return Ok(());
-        }
-        let name = FileName::Segment(state.number).to_string();
-        if !self.storage.medium().direct {
-            // The page cache may hold what a failed write-back left marked clean: a flush alone would prove nothing.
-            // Writing the same bytes over themselves makes them dirty again, and the flush is then a real one.
-            self.write_again(state, verdict, &name)?;
-        }
-        self.storage.flush(&state.file).map_err(|e| Error::io("flush", &name, e))
-    }
-
-    /// Where the groups begin that nothing proves. What is proven is on the device, and is not put at risk by another
-    /// write; the header was flushed before the segment could be used, the seal before any group behind its own.
-    fn first_unproven(&self, state: &SegmentState<S::File>, verdict: &Verdict, name: &str) -> Result<u64> {
-        let control = &self.findings.control;
-        let block = u64::from(control.block_bytes);
-        if state.scan.first_data.is_none_or(|first| first > verdict.proven) {
-            return Ok(block);
-        }
-        let mut window = Window::new(&self.storage, state.file.clone(), name.into(), state.bytes);
-        let salt = Salt::new(control.log, control.incarnation, state.number);
-        let end = verdict.end.end_offset;
-        let mut scanner = Scanner::new(&mut window, salt, control.block_bytes, block, end);
-        while let Some(found) = scanner.next()? {
-            if let Found::Frame { offset, header } = found
-                && header.lsn > verdict.proven
-            {
-                return Ok(offset / block * block);
-            }
-        }
-        Ok(round_up(end, block))
-    }
-
-    fn write_again(&self, state: &SegmentState<S::File>, verdict: &Verdict, name: &str) -> Result<()> {
-        const PIECE: u64 = 1024 * 1024;
-        let block = u64::from(self.findings.control.block_bytes);
-        let mut buffer = Buffer::new(PIECE as usize);
-        let mut at = self.first_unproven(state, verdict, name)?;
-        let end = round_up(verdict.end.end_offset, block);
-        while at < end {
-            let bytes = PIECE.min(end - at) as usize;
-            let got = self
-                .storage
-                .read_at(&state.file, at, bytes, &mut buffer)
-                .map_err(|e| Error::io_at("read", name, at, e))?;
-            if got == 0 {
-                break;
-            }
-            self.storage.write(&state.file, at, &buffer).map_err(|e| Error::io_at("write", name, at, e))?;
-            at += got as u64;
-        }
-        Ok(())
-    }
 }
 
 fn start(end: &Run, proven: Lsn) -> Start {
@@ -464,36 +396,161 @@ fn holds_nothing<F>(state: &SegmentState<F>, verdict: &Verdict) -> bool {
         && matches!(verdict.outcome, Outcome::Clean | Outcome::TornTail)
 }
 
+/// The segment that held the log's end before this open.
+struct Tail<F> {
+    state: SegmentState<F>,
+    verdict: Verdict,
+    /// The log was closed there.
+    clean: bool,
+}
+
+impl<F> Tail<F> {
+    /// Where the segment ends when nothing of it is carried on.
+    fn end(&self) -> End {
+        let end = self.verdict.end;
+        // What is torn in the last frame's block stays outside; otherwise the padding belongs to the segment.
+        let clean = self.verdict.outcome == Outcome::Clean;
+        let offset = if clean { end.end_offset } else { end.frames_end };
+        End { last: end.last, offset, time_micros: end.time_micros }
+    }
+
+    /// A marker behind the seal was written when everything before it was flushed: the seal will not vanish.
+    fn is_seal_proven(&self) -> bool {
+        self.state.scan.marker.is_some()
+    }
+
+    /// Its index up to `end`. After a clean close nothing was scanned: the index is made when the segment is settled.
+    fn index(&self, end: Lsn) -> Option<Arc<SparseIndex>> {
+        let mut index = self.state.scan.index.clone();
+        index.truncate(end);
+        (!self.clean).then(|| Arc::new(index))
+    }
+}
+
 impl<S: Storage> Shared<S> {
-    /// Starts the segment that this open appends to; without space for one the log opens all the same and appends
-    /// wait for it.
-    fn start_segment(&self) -> Result<()> {
-        let reserve = { self.pipe.lock().take_spare() };
-        let spare = match reserve {
-            Some(spare) => spare,
-            None => match self.prepare_first() {
-                Ok(Some(spare)) => spare,
-                Ok(None) => return Ok(()),
-                Err(Error::Full { .. }) => return Ok(()),
-                Err(error) => return Err(error),
-            },
+    /// Begins the segment that this open appends to, with the tail that nothing proves in it. Without space for one
+    /// the log opens all the same and appends wait for it. True when the tail was made durable where it stands.
+    fn begin(&self, tail: Option<Tail<S::File>>, is_whole: bool) -> Result<bool> {
+        let unused = tail.as_ref().is_some_and(|tail| is_whole && holds_nothing(&tail.state, &tail.verdict));
+        if let (Some(tail), true) = (&tail, unused)
+            && (tail.clean || tail.is_seal_proven())
+        {
+            self.resume(&tail.state, tail.verdict.end.end_offset);
+            return Ok(false);
+        }
+        let carry = match &tail {
+            Some(tail) if !tail.clean => Carry::plan(self, &tail.state, &tail.verdict)?,
+            _ => None,
         };
-        let (seal, number, file, bytes, group) = {
-            let mut pipe = self.pipe.lock();
-            let facts: ControlFacts = *self.facts.lock();
-            let seal = seal_after(&pipe, &facts, &spare);
-            let (number, file, bytes) = (spare.number, spare.file.clone(), spare.bytes);
-            pipe.begin_segment(spare, seal, Instant::now());
-            let DriverTurn::Submit(group) = pipe.take_for_driver(Instant::now(), true) else {
-                unreachable!("nothing is in flight before the log is open")
-            };
-            (seal, number, file, bytes, group)
+        let (spare, room_bytes) = self.spare_to_begin(carry.as_ref())?;
+        let carry = carry.filter(|carry| carry.bytes <= room_bytes);
+        let mut in_place = false;
+        if let (Some(tail), None) = (&tail, &carry)
+            && !tail.clean
+        {
+            in_place = tail.verdict.ambiguous().is_some();
+            self.make_durable_in_place(&tail.state, &tail.verdict)?;
+        }
+        let Some(spare) = spare else {
+            match &tail {
+                Some(tail) if unused => self.resume(&tail.state, tail.verdict.end.end_offset),
+                Some(tail) => self.end_tail(tail, tail.end()),
+                None => {}
+            }
+            return Ok(in_place);
         };
-        self.lead(group);
-        if let Some((_, cause)) = &self.pipe.lock().poison {
-            return Err(cause.clone());
+        if let (Some(tail), None) = (&tail, &carry) {
+            self.end_tail(tail, tail.end());
+        }
+        let (number, file, bytes) = (spare.number, spare.file.clone(), spare.bytes);
+        let (mut seal, mut writer) = {
+            let pipe = self.pipe.lock();
+            let seal = seal_after(&pipe, &self.facts.lock(), &spare);
+            (seal, Writer::new(pipe.config(), spare, 2 * u64::from(self.catalog.block_bytes)))
+        };
+        if let (Some(tail), Some(carry)) = (&tail, &carry) {
+            carry.copy(self, &tail.state, &mut writer)?;
+            seal = carry.seal(seal);
+        }
+        self.write_local(&writer, u64::from(self.catalog.block_bytes), Kind::Seal, &seal.encode(), true)?;
+        // Nothing waits for it: where it is found, the seal was flushed before it was written.
+        let marker = {
+            let (flushed_through, chain) = self.pipe.lock().flushed();
+            FlushMarker { flushed_through, chain }
+        };
+        self.write_local(&writer, writer.offset, Kind::FlushMarker, &marker.encode(), false)?;
+        writer.offset += u64::from(self.catalog.block_bytes);
+        if let (Some(tail), Some(carry)) = (&tail, &carry) {
+            if carry.replaces(tail.state.number) {
+                for segment in self.catalog.remove_after(carry.segment) {
+                    self.remove_segment(segment.number, segment.bytes);
+                }
+            } else {
+                self.end_tail(tail, carry.end());
+            }
         }
         self.catalog.add_active(number, file, bytes, seal);
-        Ok(())
+        self.pipe.lock().resume_in(writer);
+        Ok(in_place)
+    }
+
+    /// Goes on in a segment that holds its seal and nothing else.
+    fn resume(&self, state: &SegmentState<S::File>, offset: u64) {
+        let seal = state.scan.seal.expect("looked at by holds_nothing");
+        let spare = Spare::new(state.number, state.file.clone(), state.bytes, true);
+        self.catalog.add_active(state.number, state.file.clone(), state.bytes, seal);
+        let mut pipe = self.pipe.lock();
+        let writer = Writer::new(pipe.config(), spare, offset);
+        pipe.resume_in(writer);
+    }
+
+    /// The old segment ends there, and what follows continues it.
+    fn end_tail(&self, tail: &Tail<S::File>, end: End) {
+        let (state, index) = (&tail.state, tail.index(end.last));
+        self.pipe.lock().predecessor = (state.number, end.offset);
+        self.catalog.seal(state.number, Some(state.file.clone()), end, index.clone());
+        self.settle_later(state.number, state.file.clone(), state.bytes, end, index);
+    }
+
+    /// The next prepared segment and its room for group data: enough for what is to be carried into it if that can be
+    /// had. `None` when there is none and no space for one.
+    fn spare_to_begin(&self, carry: Option<&Carry>) -> Result<(Option<Spare<S::File>>, u64)> {
+        let wanted = carry.map_or(0, |carry| carry.bytes);
+        let next_room = {
+            let pipe = self.pipe.lock();
+            pipe.next_spare().map(|_| pipe.spare_room())
+        };
+        let needed = || segment_bytes_for(wanted, self.catalog.block_bytes, self.config.index_stride_bytes);
+        let made = match next_room {
+            None => self.prepare_one(needed()),
+            Some(room) if room < wanted => self.enlarge_first_spare(needed()),
+            Some(_) => Ok(()),
+        };
+        match made {
+            Ok(()) | Err(Error::Full { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let mut pipe = self.pipe.lock();
+        let room = pipe.spare_room();
+        Ok((pipe.take_spare(), room))
+    }
+
+    /// Writes a local record into a block of its own. It states that everything that was found is flushed: the frames
+    /// that were copied before it was written are.
+    fn write_local(&self, writer: &Writer<S::File>, at: u64, kind: Kind, payload: &[u8], flush: bool) -> Result<()> {
+        let mut block = Buffer::new(self.catalog.block_bytes as usize);
+        block.set_len(self.catalog.block_bytes as usize);
+        block.fill(0);
+        let (flushed, time_micros, stream) = {
+            let pipe = self.pipe.lock();
+            (pipe.flushed().0, pipe.end().2, pipe.config().stream.0)
+        };
+        let seed = self.catalog.salt(writer.number).at(at);
+        encode_local(kind, payload, stream, time_micros, flushed, seed, &mut block);
+        let written = match flush {
+            true => self.storage.write_flushed(&writer.file, at, &[Arc::new(block)]).map(drop),
+            false => self.storage.write(&writer.file, at, &block),
+        };
+        written.map_err(|e| Error::io_at("write", FileName::Segment(writer.number), at, e))
     }
 }
