@@ -12,3 +12,4 @@ mod story;
 
 mod matrix;
 mod rows;
+mod tail;

@@ -10,7 +10,7 @@ use super::sim::{CrashChoice, DiskOptions, Effect, Fault, KillChoice, OpKind, Ou
 use super::skip::skipped;
 use super::story::{SimLog, Story};
 
-fn started(options: DiskOptions) -> (Story, SimLog) {
+pub fn started(options: DiskOptions) -> (Story, SimLog) {
     let mut story = Story::new(options);
     let log = story.open();
     story.append(&log, &[100]);
@@ -18,7 +18,7 @@ fn started(options: DiskOptions) -> (Story, SimLog) {
     (story, log)
 }
 
-fn both(test: impl Fn(DiskOptions)) {
+pub fn both(test: impl Fn(DiskOptions)) {
     [DiskOptions::DIRECT, DiskOptions::BUFFERED].into_iter().for_each(test);
 }
 
@@ -190,50 +190,6 @@ fn a_control_file_that_cannot_be_written_poisons() {
         assert!(matches!(refused, Error::Poisoned { .. }), "{refused:?}");
         assert_eq!(cause(&refused).1, "control");
     });
-}
-
-/// Bugs this guards against: a recovery that believes what a kill left in a cache, or what the page cache shows after a
-/// flush that failed.
-#[test]
-fn what_only_sits_in_a_cache_is_durable_once_it_was_reported() {
-    both(|options| survives_its_report(options, false));
-    survives_its_report(DiskOptions::BUFFERED, true);
-}
-
-/// Known: with direct I/O the tail is flushed when it is opened, and not written again. A device that dropped from its
-/// cache what it failed to flush, and reads it from there all the same, takes it back.
-#[test]
-
-fn what_a_device_failed_to_flush_is_durable_once_it_was_reported() {
-    survives_its_report(DiskOptions::DIRECT, true);
-}
-
-/// A frame is written and never acknowledged; the next open reports it, a reader sees it, power is lost.
-fn survives_its_report(options: DiskOptions, failed_flush: bool) {
-    let (mut story, log) = started(options);
-    if failed_flush {
-        story.disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO).effect(Effect::AfterFull));
-        assert!(story.try_append(&log, &[300]).is_err());
-    } else {
-        story.disk.set_manual(true);
-        drop(story.submit(&log, &[300]));
-        while story.disk.pending().is_empty() {
-            std::thread::sleep(Duration::from_millis(1));
-            story.disk.tick();
-        }
-        story.disk.set_manual(false);
-    }
-    story.kill(log);
-    let (log, recovery) = Log::open_on(story.disk.open(), story.config.clone()).unwrap();
-    story.disk.pump();
-    assert!(recovery.damage.is_empty() && recovery.end == Lsn::new(3), "{recovery:?}");
-    assert_eq!(recovery.ambiguous_tail.map(|lsns| lsns.end), Some(Lsn::new(4)), "{recovery:?}");
-    let seen = log.read(Lsn::new(3)).unwrap().payload;
-    story.append(&log, &[400]);
-    let disk = story.disk.crash(&CrashChoice::lost());
-    let (log, recovery) = Log::open_on(disk.open(), story.config.clone()).unwrap();
-    assert!(recovery.damage.is_empty() && recovery.end == Lsn::new(4), "{recovery:?}");
-    assert_eq!(log.read(Lsn::new(3)).unwrap().payload, seen, "what a reader has seen is gone");
 }
 
 #[test]

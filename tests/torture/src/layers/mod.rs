@@ -1,0 +1,11 @@
+//! The ways to crash a log.
+
+mod kill;
+mod shutdown;
+
+use super::layer::Layer;
+
+/// All of them, the quickest first.
+pub(crate) fn all() -> Vec<Box<dyn Layer>> {
+    vec![Box::new(kill::Kill), Box::new(shutdown::Shutdown::EXT4), Box::new(shutdown::Shutdown::XFS)]
+}
