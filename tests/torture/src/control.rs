@@ -15,7 +15,7 @@ pub(crate) fn until_caught(
     count: u64,
     run: impl FnOnce(&Run<'_>) -> Result<Found, CannotRun>,
 ) -> Result<bool, CannotRun> {
-    let plan = Plan { goal: count, time: CONTROL_TIME.min(plan.time), lanes: 1, ..*plan };
+    let plan = Plan { goal: count, time: CONTROL_TIME.min(plan.time), lanes: 1, failures_max: 1, ..*plan };
     let bar = ProgressBar::hidden();
     let found = run(&Run::new(&plan, &bar))?;
     Ok(!found.failures.is_empty())

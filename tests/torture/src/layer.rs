@@ -27,6 +27,9 @@ pub(crate) struct Plan {
     pub(crate) time: Duration,
     /// How many at a time.
     pub(crate) lanes: usize,
+    /// A lane that has found so many things ends the run.
+    pub(crate) failures_max: usize,
+    pub(crate) with_control: bool,
 }
 
 /// A run under way, as all its lanes see it.

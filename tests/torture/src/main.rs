@@ -10,6 +10,7 @@
 //! cargo torture                       every layer, each with its share of time
 //! cargo torture kill --seconds 60     one of them
 //! cargo torture --long                the goals of a long run, until they are met
+//! cargo torture mutants               who catches what: known bugs, built in on purpose
 //! ```
 
 mod control;
@@ -17,6 +18,7 @@ mod judge;
 mod layer;
 mod layers;
 mod mounts;
+mod mutants;
 mod report;
 mod rng;
 mod victim;
@@ -34,13 +36,15 @@ use report::Line;
 #[command(name = "torture", args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
-    hidden: Option<Hidden>,
+    other: Option<Other>,
     #[command(flatten)]
     run: Run,
 }
 
 #[derive(Subcommand)]
-enum Hidden {
+enum Other {
+    /// Builds known bugs into a copy of the source, and runs every layer that claims to notice them.
+    Mutants(mutants::Args),
     /// The process that is crashed: not for people.
     #[command(hide = true)]
     Victim(victim::Args),
@@ -67,6 +71,12 @@ struct Run {
     lanes: Option<usize>,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    /// Ends a layer at the first thing it finds.
+    #[arg(long)]
+    first: bool,
+    /// Without the negative control: for mutants, which are controls themselves.
+    #[arg(long, hide = true)]
+    without_control: bool,
     /// Lists the layers and their goals, and runs none.
     #[arg(long)]
     list: bool,
@@ -82,8 +92,10 @@ enum Format {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(Hidden::Victim(args)) = cli.hidden {
-        return victim::main(&args);
+    match cli.other {
+        Some(Other::Victim(args)) => return victim::main(&args),
+        Some(Other::Mutants(args)) => return who_catches_what(&args),
+        None => {}
     }
     let run = cli.run;
     let layers = match chosen(&run.layers) {
@@ -105,6 +117,19 @@ fn main() -> ExitCode {
     if lines.iter().any(|line| line.is_failure()) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
+fn who_catches_what(args: &mutants::Args) -> ExitCode {
+    let layers = layers::all();
+    let names: Vec<&str> = layers.iter().map(|layer| layer.name()).collect();
+    match mutants::run(args, &names) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
 fn chosen(names: &[String]) -> Result<Vec<Box<dyn Layer>>, String> {
     let all = layers::all();
     if let Some(unknown) = names.iter().find(|name| all.iter().all(|layer| layer.name() != *name)) {
@@ -120,6 +145,8 @@ fn run_layer(layer: &dyn Layer, run: &Run) -> Line {
         goal: run.count.unwrap_or(if run.long { goals.long } else { goals.ci }),
         time: run.time.unwrap_or(if run.long { Duration::MAX } else { goals.share }),
         lanes: run.lanes.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        failures_max: if run.first { 1 } else { layer::FAILURES_TOLD_MAX },
+        with_control: !run.without_control,
     };
     report::line(layer, &plan)
 }

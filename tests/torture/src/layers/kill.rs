@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::control::until_caught;
 use crate::judge::Oracle;
-use crate::layer::{CannotRun, FAILURES_TOLD_MAX, Found, Goals, Layer, Plan, Run};
+use crate::layer::{CannotRun, Found, Goals, Layer, Plan, Run};
 use crate::rng::Rng;
 use crate::victim::{self, Victim};
 
@@ -59,7 +59,7 @@ fn lane(run: &Run<'_>, number: u64, lies: bool) -> Result<Found, CannotRun> {
                 "lane {number}, cycle {cycle}, seed {seed}: {what}\n    the log is kept in {}",
                 kept.display()
             ));
-            if found.failures.len() >= FAILURES_TOLD_MAX || lies {
+            if found.failures.len() >= run.plan.failures_max {
                 run.stop();
             }
             dir = tempfile::tempdir().map_err(cannot)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::kill::look;
 use crate::control::until_caught;
 use crate::judge::Oracle;
-use crate::layer::{CannotRun, FAILURES_TOLD_MAX, Found, Goals, Layer, Plan, Run};
+use crate::layer::{CannotRun, Found, Goals, Layer, Plan, Run};
 use crate::mounts::Image;
 use crate::rng::Rng;
 use crate::victim::{self, EXIT_POISONED, Victim};
@@ -81,7 +81,7 @@ impl Shutdown {
                     "lane {number}, cycle {cycle}, seed {seed}: {what}\n    the image is kept in {}",
                     kept.display()
                 ));
-                if found.failures.len() >= FAILURES_TOLD_MAX || lies {
+                if found.failures.len() >= run.plan.failures_max {
                     run.stop();
                 }
                 acknowledged += oracle.acknowledged;
