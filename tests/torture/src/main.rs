@@ -13,6 +13,9 @@
 //! cargo torture mutants               who catches what: known bugs, built in on purpose
 //! ```
 
+#[path = "../../../fuzz/bodies/mod.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs, reason = "shared with the fuzz crate")]
+mod bodies;
 mod control;
 mod judge;
 mod layer;
@@ -109,6 +112,8 @@ fn main() -> ExitCode {
         report::list(&layers);
         return ExitCode::SUCCESS;
     }
+    // What panics is told by the layer it belongs to.
+    std::panic::set_hook(Box::new(|_| {}));
     let lines: Vec<Line> = layers.iter().map(|layer| run_layer(layer.as_ref(), &run)).collect();
     match run.format {
         Format::Text => report::table(&lines),

@@ -1,5 +1,6 @@
 //! The ways to crash a log.
 
+mod fuzz;
 mod kill;
 mod shutdown;
 
@@ -7,5 +8,10 @@ use super::layer::Layer;
 
 /// All of them, the quickest first.
 pub(crate) fn all() -> Vec<Box<dyn Layer>> {
-    vec![Box::new(kill::Kill), Box::new(shutdown::Shutdown::EXT4), Box::new(shutdown::Shutdown::XFS)]
+    vec![
+        Box::new(fuzz::Fuzz),
+        Box::new(kill::Kill),
+        Box::new(shutdown::Shutdown::EXT4),
+        Box::new(shutdown::Shutdown::XFS),
+    ]
 }
