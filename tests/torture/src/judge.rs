@@ -173,3 +173,103 @@ impl Oracle {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(counter: u64) -> Identity {
+        Identity { life: 1, era: 0, thread: 0, counter }
+    }
+
+    /// A log of these records, judged by an oracle that was told this.
+    fn judged(records: &[Identity], trim: u64, told: &[Told]) -> Result<(), String> {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, _) = Log::open(dir.path(), seawall::Config::default()).unwrap();
+        for record in records {
+            log.append(&record.payload()).unwrap().wait().unwrap();
+        }
+        log.trim(seawall::Lsn::new(trim)).unwrap();
+        log.close(std::time::Duration::from_secs(5)).unwrap();
+        let (log, recovery) = Log::open(dir.path(), seawall::Config::default()).unwrap();
+        let mut oracle = Oracle::default();
+        told.iter().for_each(|told| oracle.hear(*told));
+        oracle.judge(&log, &recovery, 1)
+    }
+
+    fn all(count: u64) -> Vec<Identity> {
+        (0..count).map(id).collect()
+    }
+
+    fn acks(count: u64) -> Vec<Told> {
+        (0..count).map(|i| Told::Acknowledged(i + 1, id(i))).collect()
+    }
+
+    #[test]
+    fn what_is_as_it_was_told_passes() {
+        judged(&all(5), 0, &acks(3)).unwrap();
+        judged(&all(5), 2, &[&acks(5)[..], &[Told::Trimming(2)]].concat()).unwrap();
+        judged(&all(5), 2, &[&acks(5)[..], &[Told::Trimming(2), Told::Trimmed(2)]].concat()).unwrap();
+        judged(&all(3), 0, &[&acks(5)[..], &[Told::Truncating(3)]].concat()).unwrap();
+        judged(&all(5), 0, &[&acks(5)[..], &[Told::Truncating(3)]].concat()).unwrap();
+    }
+
+    /// One thing wrong at a time.
+    #[test]
+    fn what_is_not_is_noticed() {
+        let lost = judged(&all(4), 0, &acks(5)).unwrap_err();
+        assert!(lost.contains("is gone"), "{lost}");
+        let other = judged(&all(5), 0, &[Told::Acknowledged(2, id(7))]).unwrap_err();
+        assert!(other.contains("was"), "{other}");
+        let trimmed = judged(&all(5), 3, &[&acks(5)[..], &[Told::Trimming(2)]].concat()).unwrap_err();
+        assert!(trimmed.contains("trimmed"), "{trimmed}");
+        let untrimmed =
+            judged(&all(5), 0, &[&acks(5)[..], &[Told::Trimming(2), Told::Trimmed(2)]].concat()).unwrap_err();
+        assert!(untrimmed.contains("trimmed"), "{untrimmed}");
+        let back =
+            judged(&all(5), 0, &[&acks(5)[..], &[Told::Truncating(3), Told::Truncated(3)]].concat()).unwrap_err();
+        assert!(back.contains("came back"), "{back}");
+        let gap = judged(&[id(0), id(2)], 0, &[]).unwrap_err();
+        assert!(gap.contains("follows"), "{gap}");
+        let twice = judged(&all(2), 0, &[Told::Acknowledged(1, id(0)), Told::Acknowledged(1, id(1))]).unwrap_err();
+        assert!(twice.contains("acknowledged as"), "{twice}");
+        let older = [Identity { life: 2, ..id(0) }, id(0)];
+        assert!(judged(&older, 0, &[]).unwrap_err().contains("stands behind"));
+        let short = judged(&all(2), 0, &[&acks(4)[..], &[Told::Opened(2)]].concat()).unwrap_err();
+        assert!(short.contains("opened at"), "{short}");
+    }
+
+    /// What an open has found must be there at the next, and what it has not must not.
+    #[test]
+    fn what_was_seen_stays_and_what_was_not_does_not_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut oracle = Oracle::default();
+        let open = |oracle: &mut Oracle, life| {
+            let (log, recovery) = Log::open(dir.path(), seawall::Config::default()).unwrap();
+            oracle.judge(&log, &recovery, life).map(|()| log)
+        };
+        let log = open(&mut oracle, 1).unwrap();
+        log.append(&id(0).payload()).unwrap().wait().unwrap();
+        drop(log);
+        // A record of the life that was judged to have left nothing behind its end.
+        assert!(open(&mut oracle, 2).unwrap_err().contains("came back"));
+        let mut oracle = Oracle::default();
+        let log = open(&mut oracle, 2).unwrap();
+        log.truncate(seawall::Lsn::ZERO).unwrap();
+        drop(log);
+        assert!(open(&mut oracle, 3).unwrap_err().contains("is gone"));
+    }
+
+    #[test]
+    fn a_record_says_what_it_is_to_the_last_byte() {
+        for counter in 0..200 {
+            let mut payload = id(counter).payload();
+            assert_eq!(Identity::of(&payload), Some(id(counter)));
+            let last = payload.len() - 1;
+            payload[last] ^= 1;
+            assert_eq!(Identity::of(&payload), None);
+            payload.truncate(last);
+            assert_eq!(Identity::of(&payload), None);
+        }
+    }
+}
