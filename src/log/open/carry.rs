@@ -100,7 +100,9 @@ impl Carry {
         let salt = shared.catalog.salt(state.number);
         let mut scanner =
             Scanner::new(&mut window, salt, shared.catalog.block_bytes, self.from.frames_end, self.to.end_offset);
-        let mut out = Out { shared, writer, buffer: Buffer::new(PIECE_BYTES as usize), group: 0 };
+        // Mostly a few blocks: what is allocated is also zeroed.
+        let buffer = Buffer::new(PIECE_BYTES.min(round_up(self.bytes, block)) as usize);
+        let mut out = Out { shared, writer, buffer, group: 0 };
         let (mut last, mut chain) = (self.from.last, self.from.chain);
         while last < self.to.last
             && let Some(found) = scanner.next()?
@@ -195,13 +197,13 @@ struct Out<'a, S: Storage> {
 impl<S: Storage> Out<'_, S> {
     fn put(&mut self, header: &FrameHeader, payload: &[u8], starts_group: bool) -> Result<()> {
         let bytes = header.frame_bytes() as usize;
-        let is_full = self.buffer.len() + bytes > PIECE_BYTES as usize;
+        let is_full = self.buffer.len() + bytes > self.buffer.capacity();
         if starts_group || is_full {
             self.end_group();
         }
         if is_full {
             self.write()?;
-            if self.buffer.capacity() < bytes {
+            if bytes > self.buffer.capacity() {
                 self.buffer = Buffer::new(round_up(bytes as u64, u64::from(self.shared.catalog.block_bytes)) as usize);
             }
         }

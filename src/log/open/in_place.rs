@@ -44,9 +44,9 @@ impl<S: Storage> Shared<S> {
     fn write_again(&self, state: &SegmentState<S::File>, verdict: &Verdict, name: &str) -> Result<()> {
         const PIECE: u64 = 1024 * 1024;
         let block = u64::from(self.catalog.block_bytes);
-        let mut buffer = Buffer::new(PIECE as usize);
         let mut at = self.first_unproven(state, verdict, name)?;
         let end = round_up(verdict.end.end_offset, block);
+        let mut buffer = Buffer::new(PIECE.min(end.saturating_sub(at)) as usize);
         while at < end {
             let bytes = PIECE.min(end - at) as usize;
             let got = self
