@@ -10,7 +10,7 @@ use super::source::Window;
 use crate::codec::Chain;
 use crate::error::{Error, Result};
 use crate::io::{Buffer, Hold, MapWatch, Mapping, Storage};
-use crate::segment::{FileName, FrameHeader, HEADER_BYTES, Kind, Salt, Seal, SparseIndex, round_up};
+use crate::segment::{FileName, Found, FrameHeader, HEADER_BYTES, Kind, Salt, Scanner, Seal, SparseIndex, round_up};
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber};
 
 /// Sealed segments whose file, map or index is kept at hand.
@@ -233,11 +233,11 @@ impl<S: Storage> Catalog<S> {
             let bytes = state.segments.get(&number).map_or(0, |entry| entry.bytes);
             (bytes, state.segments.range(..number).next_back().map(|(number, entry)| (*number, entry.bytes)))
         };
-        let first_data = self.scan(storage, number, bytes)?.first_data;
+        let told = self.scan(storage, number, bytes)?.first_told();
         let Some((before, bytes)) = before else { return Ok((Lsn::FIRST, None)) };
         let least = self.start_of(storage, before)?.0;
         let after = self.scan(storage, before, bytes)?.last_run().last.next();
-        Ok((after.min(first_data.unwrap_or(after)).max(least), None))
+        Ok((after.min(told.unwrap_or(after)).max(least), None))
     }
 
     fn scan(&self, storage: &S, number: SegmentNumber, bytes: u64) -> Result<SegmentScan> {
@@ -264,13 +264,18 @@ impl<S: Storage> Catalog<S> {
             if !settled {
                 return Ok(None);
             }
-            return self.scanned_end(storage, number, bytes).map(Some);
+            return self.scanned_end(storage, number, bytes, Lsn::MAX).map(Some);
         };
         let end = match self.seal_of(storage, next)? {
             Some(seal) if seal.sealed_segment == number => {
                 End { last: seal.end, offset: seal.sealed_end_offset, time_micros: seal.end_time_micros }
             }
-            _ => self.scanned_end(storage, number, bytes)?,
+            // Behind its end there may stand what was dropped, truncated or carried on: what follows tells where it is.
+            Some(seal) => self.scanned_end(storage, number, bytes, seal.end)?,
+            None => {
+                let upto = self.first_behind(storage, next)?.previous();
+                self.scanned_end(storage, number, bytes, upto)?
+            }
         };
         if let Some(entry) = self.state.lock().segments.get_mut(&number) {
             entry.end = Some(end);
@@ -278,9 +283,44 @@ impl<S: Storage> Catalog<S> {
         Ok(Some(end))
     }
 
-    fn scanned_end(&self, storage: &S, number: SegmentNumber, bytes: u64) -> Result<End> {
+    /// The first frame that a segment without a seal, or one behind it, tells of.
+    fn first_behind(&self, storage: &S, number: SegmentNumber) -> Result<Lsn> {
+        let mut at = Some(number);
+        while let Some(number) = at {
+            if let Some(seal) = self.seal_of(storage, number)? {
+                return Ok(seal.end.next());
+            }
+            let bytes = self.state.lock().segments.get(&number).map_or(0, |entry| entry.bytes);
+            if let Some(first) = self.scan(storage, number, bytes)?.first_told() {
+                return Ok(first);
+            }
+            at = self.next_after(number);
+        }
+        Ok(Lsn::MAX)
+    }
+
+    /// The end of a segment's frames, as far as they are not behind `upto`.
+    fn scanned_end(&self, storage: &S, number: SegmentNumber, bytes: u64, upto: Lsn) -> Result<End> {
         let run = self.scan(storage, number, bytes)?.last_run();
-        Ok(End { last: run.last, offset: run.frames_end, time_micros: run.time_micros })
+        let mut end = End { last: run.last, offset: run.frames_end, time_micros: run.time_micros };
+        if end.last <= upto {
+            return Ok(end);
+        }
+        let block = u64::from(self.block_bytes);
+        let name = FileName::Segment(number).to_string();
+        let mut window = Window::new(storage, self.file(storage, number)?, name, bytes);
+        let mut scanner = Scanner::new(&mut window, self.salt(number), self.block_bytes, block, bytes);
+        end = End { last: upto, offset: block, time_micros: 0 };
+        while let Some(found) = scanner.next()? {
+            match found {
+                Found::Frame { header, .. } | Found::BadPayload { header, .. } if header.lsn > upto => break,
+                Found::Frame { offset, header } if header.kind == Kind::Data => {
+                    end = End { offset: offset + header.frame_bytes(), time_micros: header.time_micros, ..end };
+                }
+                _ => {}
+            }
+        }
+        Ok(end)
     }
 
     /// The segment that holds a frame. The caller knows that the frame is flushed and not trimmed.

@@ -267,11 +267,11 @@ impl<S: Storage> Shared<S> {
         Ok(())
     }
 
-    /// Makes a segment blank again whose first group was never whole: nothing of it counts, and everything in it would
-    /// validate at its place.
-    pub(super) fn wipe(&self, number: SegmentNumber, file: &S::File, bytes: u64) -> Result<()> {
-        let name = FileName::Segment(number).to_string();
-        self.write_zeros(file, &name, u64::from(self.catalog.block_bytes), bytes)?;
+    /// Makes a segment blank again whose first group was never whole: nothing of it counts, and what stands in it up to
+    /// `end` would validate at its place.
+    pub(super) fn wipe(&self, number: SegmentNumber, file: &S::File, end: u64) -> Result<()> {
+        let (name, block) = (FileName::Segment(number).to_string(), u64::from(self.catalog.block_bytes));
+        self.write_zeros(file, &name, block, round_up(end, block))?;
         self.storage.flush(file).map_err(|e| Error::io("flush", name, e))
     }
 

@@ -164,10 +164,9 @@ fn a_disk_that_lies_is_caught() {
     assert!(!judged.failures.is_empty(), "nothing was noticed in {} states", judged.first);
 }
 
-/// Known: through a page cache the ambiguous tail is made durable by writing it over itself, so that a disk which leaves
-/// garbage in place of a sector that was being written can take acknowledged frames of the last proof's wake with it.
+/// A disk that leaves garbage in place of a sector that was being written takes nothing of a tail in doubt: it is never
+/// written over.
 #[test]
-
 fn garbage_over_a_tail_in_doubt() {
     let mut story = Story::new(DiskOptions::BUFFERED);
     story.garbage = true;

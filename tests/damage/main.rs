@@ -14,6 +14,7 @@ mod sim;
 #[path = "../support/skip.rs"]
 mod skip;
 
+mod behind;
 mod bits;
 mod control;
 mod files;

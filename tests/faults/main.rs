@@ -7,7 +7,7 @@
 mod sim;
 #[path = "../support/skip.rs"]
 mod skip;
-#[path = "../crash/story.rs"]
+#[path = "../crash/story/mod.rs"]
 mod story;
 
 mod matrix;

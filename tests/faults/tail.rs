@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use seawall::{Log, Lsn};
+use seawall::{Config, Log, Lsn, RecoveryMode};
 
 use super::rows::{both, started};
 use super::sim::{CrashChoice, DiskOptions, Effect, Fault, KillChoice, OpKind, errno};
@@ -121,5 +121,44 @@ fn a_copy_that_did_not_end_is_not_told_as_a_loss() {
         let (_, recovery) = Log::open_on(story.disk.open(), story.config.clone()).unwrap();
         assert_eq!((recovery.end, recovery.dropped), (Lsn::new(2), None), "{recovery:?}");
         assert_eq!(recovery.ambiguous_tail.map(|lsns| lsns.start), Some(Lsn::new(2)), "{recovery:?}");
+    });
+}
+
+/// The same with frames in doubt: that everything is flushed is stated by the seal that is not.
+#[test]
+fn a_seal_whose_flush_failed_proves_nothing_about_itself() {
+    both(|options| {
+        let (mut story, log) = started(options);
+        story.kill(log);
+        let fault = Fault::new(OpKind::WriteFlushed, 0, errno::EIO).on("00000000000000000002.seg");
+        story.disk.fail(fault.effect(Effect::AfterFull));
+        Log::open_on(story.disk.open(), story.config.clone()).unwrap_err();
+        story.disk.kill(&KillChoice::Landed);
+        let log = story.open();
+        story.append(&log, &[400]);
+        let disk = story.disk.crash(&CrashChoice::lost());
+        let read_only = Config { recovery: RecoveryMode::ReadOnly, ..story.config.clone() };
+        let (log, _) = Log::open_on(disk.open(), read_only).unwrap();
+        let report = log.verify(|_, _| {}).unwrap();
+        assert!(report.is_sound(), "{report:?}");
+        drop(log);
+        story.survives(&story.disk.crash(&CrashChoice::lost()), u64::MAX, &story.config).unwrap();
+    });
+}
+
+/// A frame that fills the copy's buffer but for less than a block, and a small one in the next group.
+#[test]
+fn a_group_whose_padding_fills_the_buffer_is_carried() {
+    both(|options| {
+        let mut story = Story::new(options);
+        story.config.segment_bytes_min = 4 << 20;
+        story.config.segment_bytes_max = 4 << 20;
+        let log = story.open();
+        story.append(&log, &[(1 << 20) - 168, 10]);
+        story.append(&log, &[(1 << 20) - 168, 10, 3000, 10]);
+        story.kill(log);
+        let log = story.open();
+        story.append(&log, &[400]);
+        story.survives(&story.disk.crash(&CrashChoice::lost()), u64::MAX, &story.config).unwrap();
     });
 }

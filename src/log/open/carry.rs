@@ -47,20 +47,24 @@ impl Carry {
         verdict: &Verdict,
     ) -> Result<Option<Carry>> {
         let Some(seal) = state.scan.seal else { return Ok(None) };
-        let replaces = verdict.proven <= seal.end && state.scan.marker.is_none();
-        let is_damaged = verdict.damage.iter().any(|gap| gap.lsns.end > verdict.proven.next());
-        if is_damaged || !(replaces || verdict.ambiguous().is_some()) {
+        let replaces = !state.scan.is_seal_proven();
+        if !replaces && verdict.ambiguous().is_none() {
             return Ok(None);
         }
         let block = u64::from(shared.catalog.block_bytes);
-        let from =
-            if verdict.proven <= seal.end { behind_seal(&seal, block) } else { last_proven(shared, state, verdict)? };
+        let from = match replaces || verdict.proven <= seal.end {
+            true => Some(behind_seal(&seal, block)),
+            false => last_proven(shared, state, verdict)?,
+        };
         let Some(from) = from else { return Ok(None) };
+        if verdict.damage.iter().any(|gap| gap.lsns.end > from.last.next()) {
+            return Ok(None);
+        }
         let (segment, offset) = match replaces {
             true => (seal.sealed_segment, seal.sealed_end_offset),
             false => (state.number, from.end_offset),
         };
-        let to = if verdict.ambiguous().is_some() { verdict.end } else { from };
+        let to = if verdict.end.last > from.last { verdict.end } else { from };
         // Groups stay groups, but where a piece would be overfull: any two pieces hold more than one, a block more each.
         let span = round_up(to.end_offset, block) - from.frames_end / block * block;
         Ok(Some(Carry { segment, offset, from, to, bytes: span + 2 * span / PIECE_BYTES * block }))
@@ -136,15 +140,9 @@ fn follows(header: &FrameHeader, last: Lsn, chain: Chain) -> bool {
 }
 
 /// The state behind a segment's seal.
-fn behind_seal(seal: &Seal, block: u64) -> Option<Run> {
+fn behind_seal(seal: &Seal, block: u64) -> Run {
     let frames_end = block + frame_bytes(Seal::PAYLOAD_BYTES);
-    Some(Run {
-        last: seal.end,
-        chain: seal.end_chain,
-        time_micros: seal.end_time_micros,
-        end_offset: 2 * block,
-        frames_end,
-    })
+    Run { last: seal.end, chain: seal.end_chain, time_micros: seal.end_time_micros, end_offset: 2 * block, frames_end }
 }
 
 /// The state after the last proven frame of a segment.
@@ -197,11 +195,11 @@ struct Out<'a, S: Storage> {
 impl<S: Storage> Out<'_, S> {
     fn put(&mut self, header: &FrameHeader, payload: &[u8], starts_group: bool) -> Result<()> {
         let bytes = header.frame_bytes() as usize;
-        let is_full = self.buffer.len() + bytes > self.buffer.capacity();
-        if starts_group || is_full {
+        if starts_group {
             self.end_group();
         }
-        if is_full {
+        // Looked at behind the padding, which takes room as well.
+        if self.buffer.len() + bytes > self.buffer.capacity() {
             self.write()?;
             if bytes > self.buffer.capacity() {
                 self.buffer = Buffer::new(round_up(bytes as u64, u64::from(self.shared.catalog.block_bytes)) as usize);

@@ -24,7 +24,7 @@ impl<S: Storage> Shared<S> {
     /// write; the header was flushed before the segment could be used, the seal before any group behind its own.
     fn first_unproven(&self, state: &SegmentState<S::File>, verdict: &Verdict, name: &str) -> Result<u64> {
         let block = u64::from(self.catalog.block_bytes);
-        if state.scan.first_data.is_none_or(|first| first > verdict.proven) {
+        if !state.scan.is_seal_proven() || state.scan.first_data.is_none_or(|first| first > verdict.proven) {
             return Ok(block);
         }
         let mut window = Window::new(&self.storage, state.file.clone(), name.into(), state.bytes);

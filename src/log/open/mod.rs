@@ -1,8 +1,9 @@
 //! Opening: what recovery found is acted upon, in an order in which a crash at any point leaves a log that opens.
 //!
 //! - the control file counts the open;
+//! - a segment that a crash left with a first group that is not whole is wiped;
 //! - the tail that nothing proves is copied into the next segment and flushed there;
-//! - that segment's seal, flushed, says where the old one ends;
+//! - that segment's seal, flushed, says where the old one ends, and a marker behind it that the seal was flushed;
 //! - only then is debris removed.
 mod carry;
 mod in_place;
@@ -300,8 +301,8 @@ impl<S: Storage> Opening<S> {
         let mut pipe = Pipe::new(self.pipe_config(), pool.clone(), start(&end, end.last));
         let mut spares = std::mem::take(&mut self.findings.spares);
         let stale = self.findings.stale.take();
-        let wipe = stale.as_ref().map(|spare| (spare.number, spare.file.clone(), spare.bytes));
-        spares.splice(0..0, stale);
+        let wipe = stale.as_ref().map(|(spare, end)| (spare.number, spare.file.clone(), *end));
+        spares.splice(0..0, stale.map(|(spare, _)| spare));
         let file_bytes =
             self.findings.segments.values().sum::<u64>() + spares.iter().map(|spare| spare.bytes).sum::<u64>();
         let last_bytes = spares.last().map(|spare| spare.bytes);
@@ -325,8 +326,8 @@ impl<S: Storage> Opening<S> {
             lock: self.lock,
         });
         shared.storage.attach(shared.me.clone() as std::sync::Weak<dyn Client<S::File>>);
-        if let Some((number, file, bytes)) = wipe {
-            shared.wipe(number, &file, bytes)?;
+        if let Some((number, file, end)) = wipe {
+            shared.wipe(number, &file, end)?;
         }
         let tail = active.map(|(state, verdict)| Tail { state, verdict, clean });
         let tail_in_place = shared.begin(tail, is_whole)?;
@@ -354,6 +355,8 @@ impl<S: Storage> Opening<S> {
                     if control.quarantined.len() >= QUARANTINED_MAX {
                         return Err(Error::too_many_quarantined(QUARANTINED_MAX));
                     }
+                    // An open that ended before its seal was flushed may have set it aside already.
+                    control.quarantined.retain(|range| range.lsns != gap.lsns);
                     control.quarantined.push(Quarantined { lsns: gap.lsns, chain_after: gap.next.chain });
                 }
             }
@@ -414,11 +417,6 @@ impl<F> Tail<F> {
         End { last: end.last, offset, time_micros: end.time_micros }
     }
 
-    /// A marker behind the seal was written when everything before it was flushed: the seal will not vanish.
-    fn is_seal_proven(&self) -> bool {
-        self.state.scan.marker.is_some()
-    }
-
     /// Its index up to `end`. After a clean close nothing was scanned: the index is made when the segment is settled.
     fn index(&self, end: Lsn) -> Option<Arc<SparseIndex>> {
         let mut index = self.state.scan.index.clone();
@@ -433,7 +431,7 @@ impl<S: Storage> Shared<S> {
     fn begin(&self, tail: Option<Tail<S::File>>, is_whole: bool) -> Result<bool> {
         let unused = tail.as_ref().is_some_and(|tail| is_whole && holds_nothing(&tail.state, &tail.verdict));
         if let (Some(tail), true) = (&tail, unused)
-            && (tail.clean || tail.is_seal_proven())
+            && (tail.clean || tail.state.scan.is_seal_proven())
         {
             self.resume(&tail.state, tail.verdict.end.end_offset);
             return Ok(false);
@@ -460,7 +458,7 @@ impl<S: Storage> Shared<S> {
             return Ok(in_place);
         };
         if let (Some(tail), None) = (&tail, &carry) {
-            self.end_tail(tail, tail.end());
+            self.pipe.lock().predecessor = (tail.state.number, tail.end().offset);
         }
         let (number, file, bytes) = (spare.number, spare.file.clone(), spare.bytes);
         let (mut seal, mut writer) = {
@@ -472,22 +470,26 @@ impl<S: Storage> Shared<S> {
             carry.copy(self, &tail.state, &mut writer)?;
             seal = carry.seal(seal);
         }
-        self.write_local(&writer, u64::from(self.catalog.block_bytes), Kind::Seal, &seal.encode(), true)?;
-        // Nothing waits for it: where it is found, the seal was flushed before it was written.
+        self.write_local(&writer, u64::from(self.catalog.block_bytes), Kind::Seal, &seal.encode())?;
+        // Where it is found, the seal was flushed before it was written; and where the seal rots, it tells where the log
+        // before it ends. So it is flushed as well, before anything of the old tail is written over.
         let marker = {
             let (flushed_through, chain) = self.pipe.lock().flushed();
             FlushMarker { flushed_through, chain }
         };
-        self.write_local(&writer, writer.offset, Kind::FlushMarker, &marker.encode(), false)?;
+        self.write_local(&writer, writer.offset, Kind::FlushMarker, &marker.encode())?;
         writer.offset += u64::from(self.catalog.block_bytes);
-        if let (Some(tail), Some(carry)) = (&tail, &carry) {
-            if carry.replaces(tail.state.number) {
+        match (&tail, &carry) {
+            (Some(tail), Some(carry)) if carry.replaces(tail.state.number) => {
                 for segment in self.catalog.remove_after(carry.segment) {
                     self.remove_segment(segment.number, segment.bytes);
                 }
-            } else {
-                self.end_tail(tail, carry.end());
+                // Once there are later segments, nothing tells it from one in use.
+                let _ = self.storage.sync_dir();
             }
+            (Some(tail), Some(carry)) => self.end_tail(tail, carry.end()),
+            (Some(tail), None) => self.end_tail(tail, tail.end()),
+            (None, _) => {}
         }
         self.catalog.add_active(number, file, bytes, seal);
         self.pipe.lock().resume_in(writer);
@@ -522,7 +524,11 @@ impl<S: Storage> Shared<S> {
         };
         let needed = || segment_bytes_for(wanted, self.catalog.block_bytes, self.config.index_stride_bytes);
         let made = match next_room {
-            None => self.prepare_one(needed()),
+            None => match self.prepare_one(needed()) {
+                // Better one without room for the tail than none.
+                Err(Error::Full { .. }) if wanted > 0 => self.prepare_one(0),
+                other => other,
+            },
             Some(room) if room < wanted => self.enlarge_first_spare(needed()),
             Some(_) => Ok(()),
         };
@@ -535,9 +541,9 @@ impl<S: Storage> Shared<S> {
         Ok((pipe.take_spare(), room))
     }
 
-    /// Writes a local record into a block of its own. It states that everything that was found is flushed: the frames
+    /// Writes and flushes a local record in a block of its own. It states that everything that was found is flushed: the frames
     /// that were copied before it was written are.
-    fn write_local(&self, writer: &Writer<S::File>, at: u64, kind: Kind, payload: &[u8], flush: bool) -> Result<()> {
+    fn write_local(&self, writer: &Writer<S::File>, at: u64, kind: Kind, payload: &[u8]) -> Result<()> {
         let mut block = Buffer::new(self.catalog.block_bytes as usize);
         block.set_len(self.catalog.block_bytes as usize);
         block.fill(0);
@@ -547,10 +553,9 @@ impl<S: Storage> Shared<S> {
         };
         let seed = self.catalog.salt(writer.number).at(at);
         encode_local(kind, payload, stream, time_micros, flushed, seed, &mut block);
-        let written = match flush {
-            true => self.storage.write_flushed(&writer.file, at, &[Arc::new(block)]).map(drop),
-            false => self.storage.write(&writer.file, at, &block),
-        };
-        written.map_err(|e| Error::io_at("write", FileName::Segment(writer.number), at, e))
+        self.storage
+            .write_flushed(&writer.file, at, &[Arc::new(block)])
+            .map(drop)
+            .map_err(|e| Error::io_at("write and flush", FileName::Segment(writer.number), at, e))
     }
 }

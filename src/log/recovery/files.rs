@@ -50,7 +50,8 @@ pub(crate) fn read_seal<S: Storage>(
     match scanner.next() {
         Ok(Some(Found::Frame { offset, header })) if header.kind == Kind::Seal => {
             let Ok(payload) = scanner.payload(offset, &header);
-            Ok(Seal::decode(payload).ok())
+            // No segment continues itself or a later one.
+            Ok(Seal::decode(payload).ok().filter(|seal| seal.sealed_segment < number))
         }
         _ => Ok(None),
     }

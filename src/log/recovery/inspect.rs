@@ -67,8 +67,8 @@ pub(crate) struct Findings<F> {
     pub(crate) clean: bool,
     pub(crate) spares: Vec<Spare<F>>,
     /// The prepared segment below all spares, whose first group is not whole: nothing of it counts. Blank again once
-    /// what stands in it is wiped.
-    pub(crate) stale: Option<Spare<F>>,
+    /// what stands in it is wiped: up to this offset.
+    pub(crate) stale: Option<(Spare<F>, u64)>,
     /// Segments that do not count any more: removed once the next segment's seal is flushed.
     pub(crate) debris: Vec<SegmentNumber>,
     /// Files of unfinished or finished work: removed at once.
@@ -309,7 +309,7 @@ impl<S: Storage> Look<'_, S> {
     /// Numbers above the active one: each was prepared, and may have been begun.
     fn account_above(&self, active: SegmentNumber, verdict: &Verdict, found: &mut Findings<S::File>, gone: &mut Gone) {
         let spares: BTreeSet<SegmentNumber> =
-            found.spares.iter().chain(&found.stale).map(|spare| spare.number).collect();
+            found.spares.iter().chain(found.stale.as_ref().map(|(spare, _)| spare)).map(|spare| spare.number).collect();
         for n in active.get() + 1..=self.control.highest_segment.get() {
             let number = SegmentNumber::new(n);
             let known = self.control.passed_over.contains(&number)

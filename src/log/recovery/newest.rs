@@ -14,7 +14,7 @@ use crate::events;
 use crate::io::{Hold, Storage};
 use crate::log::commit::Spare;
 use crate::log::source::Window;
-use crate::segment::{CleanClose, FileName, FlushMarker, Found, HEADER_BYTES, Scanner, SegmentHeader};
+use crate::segment::{CleanClose, FileName, FlushMarker, Found, HEADER_BYTES, Quarantined, Scanner, SegmentHeader};
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber};
 
 /// No segment is prepared with less: a shorter file was cut, and may have held anything. A seal tells its own file's
@@ -105,7 +105,7 @@ impl<S: Storage> Look<'_, S> {
                     if is_used_above {
                         found.debris.push(number);
                     } else {
-                        found.stale = Some(Spare::new(number, state.file, bytes, true));
+                        found.stale = Some((Spare::new(number, state.file, bytes, true), state.scan.valid_end));
                     }
                 }
                 HeaderState::Damaged if state.scan.is_blank() => {
@@ -158,11 +158,17 @@ impl<S: Storage> Look<'_, S> {
             }
         }
         state.scan.claims = state.scan.claims.max(gone.claims);
+        self.claim_quarantined(state);
         if state.scan.seal.is_none() && state.scan.first_data.is_none() {
             // Nothing here says where it begins: where the segment before it ends.
             let before = match newest {
                 Some((number, _)) => self.end_of(*number, found)?,
                 None => empty_run(&self.control),
+            };
+            // A marker tells more exactly: behind that end there may stand what was dropped or truncated.
+            let before = match state.scan.marker.filter(|marker| marker.flushed_through <= before.last) {
+                Some(marker) => Run { last: marker.flushed_through, chain: marker.chain, ..before },
+                None => before,
             };
             let Run { end_offset, frames_end, .. } = state.scan.prefix;
             state.scan.prefix = Run { end_offset, frames_end, ..before };
@@ -203,6 +209,21 @@ impl<S: Storage> Look<'_, S> {
         found.damage.extend(state.scan.scuffs.iter().map(|(offset, what)| corrupt(*offset, LsnRange::NONE, *what)));
         verdict.damage.splice(0..0, lost_with_seal);
         Ok(verdict)
+    }
+
+    /// What was set aside had been flushed: its numbers are never given again, also when the open that set it aside
+    /// ended before it had sealed the segment.
+    fn claim_quarantined(&self, state: &mut SegmentState<S::File>) {
+        let seal = state.scan.seal;
+        // A truncation whose seal is flushed has cut them too.
+        let cut = seal.filter(|seal| seal.truncation_count > self.control.truncation_count).map(|seal| seal.end);
+        let last = |range: &Quarantined| range.lsns.end.previous().min(cut.unwrap_or(Lsn::MAX));
+        let Some(range) = self.control.quarantined.iter().max_by_key(|range| range.lsns.end) else { return };
+        let last = last(range);
+        if last > state.scan.claims {
+            state.scan.claims = last;
+            state.scan.marker = Some(FlushMarker { flushed_through: last, chain: range.chain_after });
+        }
     }
 
     /// Bytes that somebody cut from the end of the newest segment's file: what they held is unknown.
@@ -334,6 +355,9 @@ impl<S: Storage> Look<'_, S> {
         });
         let scan = scan_segment(&mut window, self.salt(number), self.block, end, self.config.index_stride_bytes)?;
         *scanned += window.bytes_read;
+        // No segment continues itself or a later one.
+        let seal = scan.seal.filter(|seal| seal.sealed_segment < number);
+        let scan = SegmentScan { seal, ..scan };
         Ok(SegmentState { number, file, bytes, header, scan })
     }
 

@@ -44,7 +44,10 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// Frames that are there but were never proven flushed before now.
     pub(crate) fn ambiguous(&self) -> Option<LsnRange> {
-        Some(LsnRange::inclusive(self.proven.next(), self.end.last)).filter(|range| !range.is_empty())
+        // What was given up at the end is not there.
+        let given_up = self.damage.last().filter(|gap| gap.lsns.end == self.end.last.next());
+        let last = given_up.map_or(self.end.last, |gap| gap.lsns.start.previous());
+        Some(LsnRange::inclusive(self.proven.next(), last.max(self.proven))).filter(|range| !range.is_empty())
     }
 }
 
@@ -125,7 +128,10 @@ mod tests {
             frames: 0,
             payload_bytes: 0,
             claims: Lsn::new(claims),
+            claims_behind_seal: Lsn::new(claims),
+            valid_end: 0,
             marker: marker.map(|m| FlushMarker { flushed_through: Lsn::new(m), chain: Chain::new(777) }),
+            first_marker: None,
             strays: 0,
             unreadable,
             dirty_padding: Vec::new(),

@@ -45,8 +45,14 @@ pub(crate) struct SegmentScan {
     pub(crate) payload_bytes: u64,
     /// The highest `flushed_through` that anything valid in here states.
     pub(crate) claims: Lsn,
+    /// The same, without the seal: what follows a seal is not claimed by it alone.
+    pub(crate) claims_behind_seal: Lsn,
+    /// Behind the last thing whose header is valid.
+    pub(crate) valid_end: u64,
     /// The newest marker's statement.
     pub(crate) marker: Option<FlushMarker>,
+    /// The oldest one's.
+    pub(crate) first_marker: Option<FlushMarker>,
     /// Anything valid stands behind the last run's place in order: stale, foreign to the sequence, or damaged in part.
     pub(crate) strays: u64,
     /// Bytes that are neither frames nor zero padding, and where they begin.
@@ -62,6 +68,19 @@ impl SegmentScan {
     /// True when not one valid header of this segment stands in it.
     pub(crate) fn is_blank(&self) -> bool {
         self.seal.is_none() && self.frames == 0 && self.strays == 0
+    }
+
+    /// The first frame that something in here tells of, whether the seal can be read or not: at the latest the one behind
+    /// what a marker proves.
+    pub(crate) fn first_told(&self) -> Option<Lsn> {
+        let behind_marker = self.first_marker.map(|marker| marker.flushed_through.next());
+        [self.first_data, behind_marker].into_iter().flatten().min()
+    }
+
+    /// True when something tells that the seal itself was flushed: a marker, which is written later than that, or a
+    /// frame that was appended when the first behind the seal had been flushed.
+    pub(crate) fn is_seal_proven(&self) -> bool {
+        self.marker.is_some() || self.seal.is_some_and(|seal| self.claims_behind_seal > seal.end)
     }
 
     /// The last run: the prefix, or what follows the last gap.
@@ -103,7 +122,10 @@ pub(crate) fn scan_segment<B: ByteSource>(
             frames: 0,
             payload_bytes: 0,
             claims: Lsn::ZERO,
+            claims_behind_seal: Lsn::ZERO,
+            valid_end: block,
             marker: None,
+            first_marker: None,
             strays: 0,
             unreadable: None,
             dirty_padding: Vec::new(),
@@ -124,8 +146,8 @@ pub(crate) fn scan_segment<B: ByteSource>(
                 if offset % block == 0 {
                     group = offset;
                 }
-                walk.scan.claims = walk.scan.claims.max(header.flushed_through);
                 let end = offset + header.frame_bytes();
+                walk.claim(&header, end, header.kind == Kind::Seal);
                 let ends = Ends { frame: end, group: round_up(end, block) };
                 let dirt = scanner.dirt_behind(offset, &header)?;
                 match header.kind {
@@ -145,7 +167,7 @@ pub(crate) fn scan_segment<B: ByteSource>(
                 }
             }
             Found::BadPayload { offset, header } => {
-                walk.scan.claims = walk.scan.claims.max(header.flushed_through);
+                walk.claim(&header, offset + header.frame_bytes(), header.kind == Kind::Seal);
                 walk.bad_payload(&header, offset, round_up(offset + header.frame_bytes(), block));
             }
             Found::Nothing { offset, zero, .. } => {
@@ -182,6 +204,14 @@ impl Ends {
 }
 
 impl Walk {
+    fn claim(&mut self, header: &crate::segment::FrameHeader, end: u64, is_seal: bool) {
+        self.scan.valid_end = self.scan.valid_end.max(end);
+        self.scan.claims = self.scan.claims.max(header.flushed_through);
+        if !is_seal {
+            self.scan.claims_behind_seal = self.scan.claims_behind_seal.max(header.flushed_through);
+        }
+    }
+
     fn dirty_padding(&mut self, offset: u64) {
         self.scan.dirty_padding.push((offset, self.run.last));
         self.scan.dirty_padding.truncate(GAPS_MAX);
@@ -196,6 +226,7 @@ impl Walk {
 
     fn marker(&mut self, marker: FlushMarker, ends: Ends) {
         // What it claims is what its header claims; its payload adds the chain there.
+        self.scan.first_marker.get_or_insert(marker);
         if self.scan.marker.is_none_or(|newest| newest.flushed_through <= marker.flushed_through) {
             self.scan.marker = Some(marker);
         }
