@@ -1,0 +1,11 @@
+//! Each promise of the crate, with the real kernel in between.
+
+#[path = "../../../support/skip.rs"]
+mod skip;
+
+mod bed;
+mod content;
+mod direct;
+mod faults;
+mod log;
+mod names;
