@@ -35,6 +35,11 @@ impl Dice {
         }
     }
 
+    /// Whether one that survives does so in part.
+    pub(crate) fn tears(&mut self) -> bool {
+        matches!(self.choice, Choice::Seeded(_)) && self.roll(4) == 0
+    }
+
     /// How many of `all` steps that were taken in order survive.
     pub(crate) fn prefix(&mut self, all: usize) -> usize {
         match self.choice {

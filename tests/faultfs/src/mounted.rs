@@ -13,7 +13,7 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    pub(crate) fn new(served: impl Filesystem + Send + 'static, at: &Path) -> io::Result<Mounted> {
+    pub(crate) fn new(served: impl Filesystem + 'static, at: &Path) -> io::Result<Mounted> {
         let mut config = Config::default();
         // One thread: each request is answered before the next is looked at, which is what makes "before" and "after"
         // a power cut, and the order of a recording, mean something.

@@ -4,6 +4,7 @@
 mod skip;
 
 mod bed;
+mod blocks;
 mod content;
 mod direct;
 mod faults;
