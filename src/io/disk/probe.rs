@@ -12,6 +12,11 @@ use rustix::io::Errno;
 use super::super::Buffer;
 use super::{Access, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN};
 
+/// The file to try on, where none can be nameless. One name for all: so at most one is ever left behind.
+const NAME: &str = "probe.new";
+/// Times to try when others try at the same moment.
+const NAME_TRIES: usize = 8;
+
 /// What was found.
 #[derive(Debug)]
 pub(super) enum Direct {
@@ -84,13 +89,16 @@ fn new_file(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {}
         opened => return opened,
     }
-    let name = format!("probe-{}.new", std::process::id());
-    let opened = rustix::fs::openat(dir, &name, flags | OFlags::CREATE | OFlags::EXCL, mode);
-    // Also after an error: some kernels create the file before they refuse the flag.
-    if !matches!(opened, Err(Errno::EXIST)) {
-        let _ = rustix::fs::unlinkat(dir, &name, AtFlags::empty());
+    for _ in 0..NAME_TRIES {
+        let opened = rustix::fs::openat(dir, NAME, flags | OFlags::CREATE | OFlags::EXCL, mode);
+        // Also after an error: some kernels create the file before they refuse the flag. And what is there already was
+        // left by a power loss that undid its removal, or is another process's, which has it open and needs no name.
+        let _ = rustix::fs::unlinkat(dir, NAME, AtFlags::empty());
+        if !matches!(opened, Err(Errno::EXIST)) {
+            return opened;
+        }
     }
-    opened
+    Err(Errno::EXIST)
 }
 
 fn try_existing_file(dir: BorrowedFd<'_>) -> io::Result<Tried> {

@@ -44,3 +44,25 @@ fn a_log_keeps_what_it_acknowledged() {
         }
     }
 }
+
+/// Bug: the file that direct I/O is tried on had the process's id in its name, and a power loss can undo its removal. The
+/// next process with that id (in a container, always the same) found it there, and could never open the log again.
+#[test]
+fn a_file_left_by_the_try_of_direct_io_is_no_obstacle() {
+    let Some(bed) = Bed::new(Options::default()) else { return };
+    let (dir, config) = (bed.path("log"), Config { direct_io: DirectIo::Require, ..Config::default() });
+    drop(Log::open(&dir, config.clone()).unwrap());
+    let count_probes = || {
+        let names = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("probe")).count()
+    };
+    let mut left = 0;
+    for seed in 0..100 {
+        drop(Log::open(&dir, config.clone()).unwrap());
+        bed.fs.crash(Choice::Seeded(seed));
+        left += count_probes();
+    }
+    assert!(left > 0, "no crash left the file: nothing was tested");
+    drop(Log::open(&dir, config).unwrap());
+    assert_eq!(count_probes(), 0);
+}
