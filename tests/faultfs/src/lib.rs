@@ -24,5 +24,5 @@ pub use choice::Choice;
 pub use fault::{Fault, Op};
 pub use faultfs::FaultFs;
 pub use options::{FsyncFailure, Options};
-pub use recorder::{CrashImage, Recorder};
+pub use recorder::{Clock, CrashImage, Recorder};
 pub use volume::Survived;

@@ -12,8 +12,8 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use super::Cannot;
 
 /// Times to try to unmount what is busy, before it is only detached.
-const UNMOUNT_TRIES: u32 = 50;
-const UNMOUNT_PAUSE: Duration = Duration::from_millis(20);
+const UNMOUNT_TRIES: u32 = 5000;
+const UNMOUNT_PAUSE: Duration = Duration::from_millis(1);
 
 /// A file system that a log may stand on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

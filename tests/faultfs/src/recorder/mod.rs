@@ -59,6 +59,12 @@ impl Recorder {
         self.shelf.lock().tape.now()
     }
 
+    /// Something that tells the position, for another thread.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        Clock(self.shelf.clone())
+    }
+
     /// The earliest position that an image can be cut at.
     #[must_use]
     pub fn first(&self) -> u64 {
@@ -97,6 +103,24 @@ impl Recorder {
 impl std::fmt::Debug for Recorder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Recorder").field("at", &self.at).field("position", &self.position()).finish_non_exhaustive()
+    }
+}
+
+/// Tells the position of a [`Recorder`].
+#[derive(Clone)]
+pub struct Clock(Arc<Mutex<Shelf>>);
+
+impl Clock {
+    /// As [`Recorder::position`].
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.0.lock().tape.now()
+    }
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Clock({})", self.position())
     }
 }
 
