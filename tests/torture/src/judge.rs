@@ -12,7 +12,7 @@ use seawall::{Log, Recovery};
 use super::victim::{Identity, Told};
 
 /// What is known of a log.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Oracle {
     /// Frames that must be there: acknowledged, or seen.
     held: BTreeMap<u64, Identity>,
@@ -70,7 +70,13 @@ impl Oracle {
                 self.perhaps_cut = Some(self.perhaps_cut.map_or(end, |before| before.min(end)));
             }
             Told::Acknowledged(_, identity) => self.newest = self.newest.max((identity.life, identity.era)),
-            Told::Opened(_) | Told::Trimmed(_) => {}
+            // One that was under way in the life before may have happened, and others been appended behind it.
+            Told::Opened(_) => {
+                if let Some(end) = self.truncating {
+                    self.perhaps_cut = Some(self.perhaps_cut.map_or(end, |before| before.min(end)));
+                }
+            }
+            Told::Trimmed(_) => {}
         }
     }
 

@@ -128,7 +128,7 @@ fn bar(layer: &dyn Layer, plan: &Plan) -> ProgressBar {
     let target = ProgressDrawTarget::stderr();
     let bar = ProgressBar::with_draw_target(Some(plan.goal), target);
     let style = format!(
-        "{:>9} {{bar:30}} {{human_pos}}/{{human_len}} {} {{per_sec}}, {{eta}} left",
+        "{:>12} {{bar:30}} {{human_pos}}/{{human_len}} {} {{per_sec}}, {{eta}} left",
         layer.name(),
         layer.unit()
     );
@@ -139,13 +139,13 @@ fn bar(layer: &dyn Layer, plan: &Plan) -> ProgressBar {
 /// The table, for people.
 pub(crate) fn table(lines: &[Line]) {
     println!(
-        "{:<10} {:>12} {:>12} {:<14} {:>10} {:>7} {:>6}  {:<8} verdict",
+        "{:<12} {:>12} {:>12} {:<14} {:>10} {:>7} {:>6}  {:<8} verdict",
         "layer", "reached", "goal", "", "per s", "s", "seed", "control"
     );
     for line in lines {
         let control = if line.control_caught { "caught" } else { "-" };
         println!(
-            "{:<10} {:>12} {:>12} {:<14} {:>10.1} {:>7.0} {:>6}  {:<8} {}",
+            "{:<12} {:>12} {:>12} {:<14} {:>10.1} {:>7.0} {:>6}  {:<8} {}",
             line.layer,
             line.reached,
             line.goal,
@@ -157,7 +157,7 @@ pub(crate) fn table(lines: &[Line]) {
             line.verdict()
         );
         for note in &line.notes {
-            println!("{:<10} {note}", "");
+            println!("{:<12} {note}", "");
         }
     }
     let count = |wanted: fn(&Verdict) -> bool| lines.iter().filter(|line| wanted(&line.verdict)).count();
@@ -180,12 +180,12 @@ pub(crate) fn json(lines: &[Line]) {
 
 /// The layers and their goals.
 pub(crate) fn list(layers: &[Box<dyn Layer>]) {
-    println!("{:<10} {:>12} {:>14} {:>7}  {:<14} what it does", "layer", "goal", "long run", "share", "");
+    println!("{:<12} {:>12} {:>14} {:>7}  {:<14} what it does", "layer", "goal", "long run", "share", "");
     for layer in layers {
         let goals = layer.goals();
         let share = format!("{} s", goals.share.as_secs());
         println!(
-            "{:<10} {:>12} {:>14} {:>7}  {:<14} {}",
+            "{:<12} {:>12} {:>14} {:>7}  {:<14} {}",
             layer.name(),
             goals.ci,
             goals.long,

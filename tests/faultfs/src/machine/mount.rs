@@ -66,7 +66,7 @@ impl FsKind {
     pub fn make(self, device: &Path) -> io::Result<()> {
         let arguments: &[&str] = match self {
             // Inode tables written now, not by the kernel later, and no more than a small log needs of them.
-            FsKind::Ext4 => &["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", "-N", "1024", "-J", "size=4"],
+            FsKind::Ext4 => &["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0", "-N", "1024"],
             FsKind::Xfs => &["-q", "-f"],
             FsKind::Btrfs => &["-q", "-f", "-M"],
         };
@@ -76,6 +76,25 @@ impl FsKind {
         }
         let said = String::from_utf8_lossy(&made.stderr);
         Err(io::Error::other(format!("{} on {}: {}", self.program(), device.display(), said.trim())))
+    }
+
+    /// What a machine does while it boots when a file system does not mount.
+    ///
+    /// ext4 has need of it: it writes its superblock of two sectors in place, and refuses one that is torn; a copy of it
+    /// and the journal are enough to go on. The others never overwrite what they need.
+    ///
+    /// # Errors
+    /// When it could not be repaired, or there is nothing to repair it with.
+    pub fn repair(self, device: &Path) -> io::Result<()> {
+        if self != FsKind::Ext4 {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{} is not repaired", self.name())));
+        }
+        let repaired = Command::new("e2fsck").args(["-f", "-y"]).arg(device).output()?;
+        // 1: errors were corrected.
+        if matches!(repaired.status.code(), Some(0 | 1)) {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("e2fsck: {}", String::from_utf8_lossy(&repaired.stdout).trim())))
     }
 
     pub(super) fn is_there(self) -> Result<(), Cannot> {

@@ -1,5 +1,7 @@
 //! The ways to crash a log.
 
+mod blocks;
+mod faultfs;
 mod fuzz;
 mod kill;
 mod shutdown;
@@ -11,7 +13,11 @@ pub(crate) fn all() -> Vec<Box<dyn Layer>> {
     vec![
         Box::new(fuzz::Fuzz),
         Box::new(kill::Kill),
+        Box::new(faultfs::Power),
         Box::new(shutdown::Shutdown::EXT4),
         Box::new(shutdown::Shutdown::XFS),
+        Box::new(blocks::Blocks::EXT4),
+        Box::new(blocks::Blocks::XFS),
+        Box::new(blocks::Blocks::BTRFS),
     ]
 }

@@ -6,7 +6,7 @@ mod process;
 mod told;
 
 pub(crate) use payload::Identity;
-pub(crate) use process::Victim;
+pub(crate) use process::{UNHEARD_MAX, Victim};
 pub(crate) use told::Told;
 
 use std::path::PathBuf;
