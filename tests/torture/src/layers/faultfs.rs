@@ -110,25 +110,33 @@ fn crash_once(
     tally: &mut Tally,
 ) -> Result<(), String> {
     let dir = fs.path().join("log");
-    let fails = rng.percent(10);
+    let fails = rng.percent(15);
     if fails {
         let op = OPS[rng.below(OPS.len() as u64) as usize];
         let errno = ERRNOS[rng.below(ERRNOS.len() as u64) as usize];
         fs.fail(Fault { forever: rng.percent(30), ..Fault::once(op, 1 + rng.below(40), errno) });
     }
+    // A process that ends before the power does leaves what it had not flushed, or could not, for the next to believe.
+    let ends_first = rng.percent(if fails { 60 } else { 10 });
     let args = victim::Args { dir: dir.clone(), seed: rng.next(), life, lies, buffered: false };
-    let victim = Victim::start(&args).map_err(|error| format!("no process: {error}"))?;
+    let (before, victim) = (fs.faults_fired(), Victim::start(&args).map_err(|error| format!("no process: {error}"))?);
     let patience_micros = if rng.percent(33) { rng.below(15_000) } else { rng.below(50_000) };
     std::thread::sleep(Duration::from_micros(patience_micros));
-    let fired = fs.faults_fired();
-    fs.cut_power();
+    if !ends_first {
+        fs.cut_power();
+    }
     let ended = victim.kill().map_err(|error| format!("no end: {error}"))?;
+    tally.faults += fs.faults_fired() - before;
     // That power was lost, or that something failed, it may well have noticed.
     if let Some(code) = ended.status.code().filter(|code| *code != 0 && *code != i32::from(EXIT_POISONED)) {
         return Err(format!("the process ended with {code}: {}", ended.complaint.trim()));
     }
     // After the cut nothing succeeds: whatever was told, even later, had succeeded before it.
     ended.told.into_iter().for_each(|told| oracle.hear(told));
+    if ends_first {
+        fs.clear_faults();
+        look(&dir, rng, life, oracle).map_err(|what| format!("{what}\n    with the power on"))?;
+    }
     let choice = match rng.below(10) {
         0..3 => Choice::AllLost,
         3 => Choice::AllKept,
@@ -137,7 +145,6 @@ fn crash_once(
     let survived = fs.reboot(choice);
     tally.sectors_lost += survived.sectors_lost;
     tally.names_lost += survived.names_lost;
-    tally.faults += u64::from(fails && fired > 0);
     if rng.percent(25) {
         return Ok(());
     }
