@@ -40,11 +40,12 @@ impl FsKind {
         }
     }
 
-    /// The smallest device, rounded up, that its `mkfs` takes.
+    /// A small device that its `mkfs` takes.
     #[must_use]
-    pub fn device_bytes_min(self) -> u64 {
+    pub fn device_bytes(self) -> u64 {
         match self {
-            FsKind::Ext4 => 64 << 20,
+            // The second copy of its superblock is at 128 MiB.
+            FsKind::Ext4 => 192 << 20,
             FsKind::Xfs => 320 << 20,
             FsKind::Btrfs => 128 << 20,
         }
@@ -66,7 +67,18 @@ impl FsKind {
     pub fn make(self, device: &Path) -> io::Result<()> {
         let arguments: &[&str] = match self {
             // Inode tables written now, not by the kernel later, and no more than a small log needs of them.
-            FsKind::Ext4 => &["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0", "-N", "1024"],
+            FsKind::Ext4 => &[
+                "-q",
+                "-F",
+                "-b",
+                "4096",
+                "-E",
+                "lazy_itable_init=0,lazy_journal_init=0",
+                "-N",
+                "1024",
+                "-J",
+                "size=4",
+            ],
             FsKind::Xfs => &["-q", "-f"],
             FsKind::Btrfs => &["-q", "-f", "-M"],
         };

@@ -136,7 +136,7 @@ impl Recording {
         for dir in ["device", "live", "crashed"] {
             std::fs::create_dir(home.path().join(dir))?;
         }
-        let recorder = Recorder::mount(&home.path().join("device"), kind.device_bytes_min(), RECORDED_BYTES_MAX)?;
+        let recorder = Recorder::mount(&home.path().join("device"), kind.device_bytes(), RECORDED_BYTES_MAX)?;
         let device = LoopDevice::attach(&recorder.device(), true)?;
         kind.make(device.path())?;
         let mount = Mount::new(device.path(), &home.path().join("live"), kind, kind.options())?;
