@@ -92,21 +92,23 @@ impl FsKind {
 
     /// What a machine does while it boots when a file system does not mount.
     ///
-    /// ext4 has need of it: it writes its superblock of two sectors in place, and refuses one that is torn; a copy of it
-    /// and the journal are enough to go on. The others never overwrite what they need.
+    /// ext4 and btrfs have need of it: they write a superblock of several sectors in place, and refuse one that is torn; a
+    /// copy of it is enough to go on. That of XFS is one sector.
     ///
     /// # Errors
     /// When it could not be repaired, or there is nothing to repair it with.
     pub fn repair(self, device: &Path) -> io::Result<()> {
-        if self != FsKind::Ext4 {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{} is not repaired", self.name())));
-        }
-        let repaired = Command::new("e2fsck").args(["-f", "-y"]).arg(device).output()?;
-        // 1: errors were corrected.
-        if matches!(repaired.status.code(), Some(0 | 1)) {
+        // With what they say when they have corrected errors.
+        let (program, arguments, repaired): (_, &[&str], _) = match self {
+            FsKind::Ext4 => ("e2fsck", &["-f", "-y"], 1),
+            FsKind::Btrfs => ("btrfs", &["rescue", "super-recover", "-y"], 2),
+            FsKind::Xfs => return Err(io::Error::new(io::ErrorKind::Unsupported, "xfs is not repaired")),
+        };
+        let output = Command::new(program).args(arguments).arg(device).output()?;
+        if output.status.success() || output.status.code() == Some(repaired) {
             return Ok(());
         }
-        Err(io::Error::other(format!("e2fsck: {}", String::from_utf8_lossy(&repaired.stdout).trim())))
+        Err(io::Error::other(format!("{program}: {}", String::from_utf8_lossy(&output.stdout).trim())))
     }
 
     pub(super) fn is_there(self) -> Result<(), Cannot> {

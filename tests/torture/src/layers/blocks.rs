@@ -29,6 +29,8 @@ const LIVES: u64 = 3;
 /// Bytes written that are remembered; a recording has some ten MiB.
 const RECORDED_BYTES_MAX: u64 = 128 << 20;
 const CONTROL_IMAGES: u64 = 60;
+/// Images of a lane that may be beyond repair, next to one in ten recordings.
+const UNMOUNTABLE_MAX: u64 = 1;
 
 impl Blocks {
     pub(crate) const EXT4: Blocks =
@@ -69,15 +71,20 @@ impl Layer for Blocks {
     }
 }
 
-/// What a life told, and when it was heard.
-type Life = Vec<(u64, Told)>;
+/// One process.
+struct Life {
+    /// What it told, and the device's position when that was heard.
+    told: Vec<(u64, Told)>,
+    /// The position when it was no more.
+    ended: u64,
+}
 
 impl Blocks {
     fn lane(&self, run: &Run<'_>, number: u64, lies: bool) -> Result<Found, CannotRun> {
         require(&[Need::Root, Need::Fuse, Need::Loop, Need::Fs(self.kind)])
             .map_err(|why| CannotRun(why.to_string()))?;
         let mut found = Found::default();
-        let (mut recordings, mut acknowledged, mut repaired) = (0, 0, 0);
+        let (mut recordings, mut acknowledged, mut repaired, mut unmountable) = (0, 0, 0, 0);
         let mut next = run.next();
         while let Some(first) = next {
             let mut rng = Rng::new(run.plan.seed, first);
@@ -109,10 +116,15 @@ impl Blocks {
                 next = run.next();
             }
             repaired += recording.repaired.into_inner();
+            unmountable += recording.unmountable.into_inner();
         }
         found.notes.push(format!(
-            "lane {number}: {recordings} recordings; {acknowledged} acknowledgments looked for; {repaired} images repaired"
+            "lane {number}: {recordings} recordings; {acknowledged} acknowledgments looked for; images repaired {repaired}, beyond \
+             repair {unmountable}"
         ));
+        if unmountable > UNMOUNTABLE_MAX + recordings / 10 {
+            found.failures.push(format!("lane {number}: {unmountable} images do not mount, even when repaired"));
+        }
         Ok(found)
     }
 }
@@ -124,6 +136,8 @@ struct Recording {
     lives: Vec<Life>,
     /// Images that had to be repaired to be mounted.
     repaired: AtomicU64,
+    /// And those where that was no help: every copy of a superblock was torn.
+    unmountable: AtomicU64,
     home: tempfile::TempDir,
 }
 
@@ -144,13 +158,13 @@ impl Recording {
         let mut lives = Vec::new();
         for life in 1..=LIVES {
             match live(&recorder, mount.path(), rng, life, lies)? {
-                Ok(told) => lives.push(told),
+                Ok(life) => lives.push(life),
                 Err(what) => return Ok(Err(what)),
             }
         }
         // Not next to its own images: btrfs would take them for the same file system.
         mount.unmount()?;
-        Ok(Ok(Recording { kind, recorder, lives, repaired: AtomicU64::new(0), home }))
+        Ok(Ok(Recording { kind, recorder, lives, repaired: AtomicU64::new(0), unmountable: AtomicU64::new(0), home }))
     }
 
     /// Power is lost somewhere in it. Says how many acknowledgments had been heard by then.
@@ -167,7 +181,11 @@ impl Recording {
         let device = LoopDevice::attach(image.path(), true)?;
         let at = self.home.path().join("crashed");
         let judged = match self.mount(device.path(), &at) {
-            Err(e) => Err(format!("{} does not mount: {e}", self.kind.name())),
+            // The file system itself is lost, and with it what can be said about the log: counted, and rare, or a failure.
+            Err(_) => {
+                self.unmountable.fetch_add(1, Ordering::Relaxed);
+                return Ok(Ok(0));
+            }
             Ok(mount) => {
                 let judged = look(&mount.path().join("log"), rng, life, &mut oracle);
                 mount.unmount()?;
@@ -194,25 +212,21 @@ impl Recording {
         })
     }
 
-    /// What was certain, and what perhaps, when power was lost; and in which life that was.
+    /// What was certain, and what perhaps, when power was lost; and the number of the next life.
     fn known_at(&self, position: u64) -> (Oracle, u64) {
         let mut oracle = Oracle::default();
         for (nth, life) in self.lives.iter().enumerate() {
-            let certain = life.partition_point(|(time, _)| *time <= position);
-            let (heard, later) = life.split_at(certain);
+            let certain = life.told.partition_point(|(time, _)| *time <= position);
+            let (heard, later) = life.told.split_at(certain);
             heard.iter().for_each(|(_, told)| oracle.hear(*told));
-            // What was heard next may have been told before. What is not in the pipe yet was not.
-            later.iter().take(UNHEARD_MAX).for_each(|(_, told)| oracle.hear_perhaps(*told));
-            let ended =
-                self.lives.get(nth + 1).and_then(|life| life.first()).is_some_and(|(time, _)| *time <= position);
-            if !ended {
-                // The next life is one that has perhaps begun.
-                let next = self.lives.get(nth + 1).into_iter().flatten().take(UNHEARD_MAX);
-                next.for_each(|(_, told)| oracle.hear_perhaps(*told));
+            // A life may end without a word; the next begins after it.
+            if position < life.ended {
+                // What was heard next may have been told before. What was not in the pipe yet was not.
+                later.iter().take(UNHEARD_MAX).for_each(|(_, told)| oracle.hear_perhaps(*told));
                 return (oracle, nth as u64 + 2);
             }
         }
-        (oracle, LIVES)
+        (oracle, LIVES + 1)
     }
 }
 
@@ -225,5 +239,5 @@ fn live(recorder: &Recorder, at: &Path, rng: &mut Rng, life: u64, lies: bool) ->
     if let Some(code) = ended.status.code().filter(|code| *code != 0) {
         return Ok(Err(format!("the process ended with {code}: {}", ended.complaint.trim())));
     }
-    Ok(Ok(ended.times.into_iter().zip(ended.told).collect()))
+    Ok(Ok(Life { told: ended.times.into_iter().zip(ended.told).collect(), ended: recorder.position() }))
 }
