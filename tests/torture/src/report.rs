@@ -106,7 +106,11 @@ pub(crate) fn line(layer: &dyn Layer, plan: &Plan) -> Line {
     line.reached = run.reached();
     line.per_second = line.reached as f64 / line.seconds.max(1e-9);
     match result {
-        Err(CannotRun(why)) => line.verdict = Verdict::Skipped(why),
+        // Its control ran here, so it can: what broke off was not skipped.
+        Err(CannotRun(why)) => {
+            line.failures.push(format!("broke off: {why}"));
+            line.verdict = Verdict::Failed;
+        }
         Ok(found) => {
             line.failures = found.failures;
             line.notes = found.notes;
