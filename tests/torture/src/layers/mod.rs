@@ -3,6 +3,7 @@
 mod fuzz;
 mod kill;
 mod shutdown;
+mod simulated;
 
 use super::layer::Layer;
 
@@ -10,6 +11,9 @@ use super::layer::Layer;
 pub(crate) fn all() -> Vec<Box<dyn Layer>> {
     vec![
         Box::new(fuzz::Fuzz),
+        Box::new(simulated::Simulated::ERRORS),
+        Box::new(simulated::Simulated::ROT),
+        Box::new(simulated::Simulated::STATES),
         Box::new(kill::Kill),
         Box::new(shutdown::Shutdown::EXT4),
         Box::new(shutdown::Shutdown::XFS),
