@@ -44,6 +44,8 @@ pub(super) struct Space {
     pub(super) full: Option<Error>,
     tried: Option<Instant>,
     queued: bool,
+    /// A sync of the directory failed, or has not ended: a later one that goes well says nothing of the names before it.
+    names_in_doubt: bool,
 }
 
 impl Space {
@@ -200,18 +202,19 @@ impl<S: Storage> Shared<S> {
         Ok(())
     }
 
+    /// The number of the next segment. It is spent by `adopt`: a number that was passed over without a word is a segment
+    /// that is missing, to the next open.
     fn next_number(&self) -> SegmentNumber {
-        let mut space = self.space.lock();
-        space.highest += 1;
-        while space.taken.contains(&SegmentNumber::new(space.highest)) {
-            space.highest += 1;
-        }
-        SegmentNumber::new(space.highest)
+        let space = self.space.lock();
+        let is_free = |number: &SegmentNumber| !space.taken.contains(number);
+        (space.highest + 1..).map(SegmentNumber::new).find(is_free).expect("there is no end to them")
     }
 
     /// Makes a prepared segment usable: only when the control file says that it exists may it hold frames.
     fn adopt(&self, spare: Spare<S::File>) -> Result<()> {
         let (number, bytes) = (spare.number, spare.bytes);
+        // Also when the control file cannot be written: what it says then is not known.
+        self.space.lock().highest = number.get();
         self.update_control(|control| control.adopt(number))?;
         self.space.lock().last_bytes = bytes;
         let mut pipe = self.pipe.lock();
@@ -241,11 +244,17 @@ impl<S: Storage> Shared<S> {
     /// Gives a filled file its header and its final name, both durable.
     fn christen(&self, file: &Arc<S::File>, number: SegmentNumber, current_name: &str) -> Result<()> {
         let wrap = |op| move |e| no_space(op, current_name, e);
+        if self.space.lock().names_in_doubt {
+            let what = "an earlier sync of the directory failed, and no flush is tried again: reopen the log";
+            return Err(Error::io("sync the directory of", current_name, std::io::Error::other(what)));
+        }
         self.write_header(file, number, current_name)?;
         self.storage.flush(file).map_err(wrap("flush"))?;
         let name = FileName::Segment(number).to_string();
         self.storage.rename(current_name, &name).map_err(wrap("rename"))?;
+        self.space.lock().names_in_doubt = true;
         self.storage.sync_dir().map_err(wrap("sync the directory of"))?;
+        self.space.lock().names_in_doubt = false;
         // A claim that a crash leaves in flight writes under; nobody else can have one on a file this new.
         self.storage.hold(file, Hold::Exclusive).map_err(wrap("claim")).map(drop)
     }
@@ -255,15 +264,18 @@ impl<S: Storage> Shared<S> {
         let _ = self.storage.remove(&FileName::Segment(number).to_string());
     }
 
+    /// A crash may have left a file's length at any byte; what no block holds whole is never used.
     fn write_zeros(&self, file: &S::File, name: &str, from: u64, to: u64) -> Result<()> {
-        let mut zeros = Buffer::new(PIECE_BYTES.min(to - from) as usize);
+        let block = u64::from(self.catalog.block_bytes);
+        let (from, to) = (from / block * block, to / block * block);
+        let mut zeros = Buffer::new(PIECE_BYTES.min(to.saturating_sub(from)) as usize);
         let mut at = from;
         while at < to {
             zeros.set_len(PIECE_BYTES.min(to - at) as usize);
             self.storage.write(file, at, &zeros).map_err(|e| no_space("write zeros to", name, e))?;
             at += zeros.len() as u64;
         }
-        add(&self.counters.prepared_bytes, to - from);
+        add(&self.counters.prepared_bytes, to.saturating_sub(from));
         Ok(())
     }
 
@@ -299,9 +311,7 @@ impl<S: Storage> Shared<S> {
         let bytes = self.next_bytes(needed)?.max(needed);
         self.with_first_spare(|shared, spare, name| {
             shared.storage.allocate(&spare.file, bytes).map_err(|e| no_space("enlarge", name, e))?;
-            // A crash may have left its length at any byte; what stands in a spare is zeros.
-            let from = spare.bytes / u64::from(shared.catalog.block_bytes) * u64::from(shared.catalog.block_bytes);
-            shared.write_zeros(&spare.file, name, from, bytes)?;
+            shared.write_zeros(&spare.file, name, spare.bytes, bytes)?;
             shared.storage.flush(&spare.file).map_err(|e| no_space("flush", name, e))?;
             let mut space = shared.space.lock();
             space.file_bytes += bytes.saturating_sub(spare.bytes);
@@ -469,8 +479,16 @@ impl<S: Storage> Shared<S> {
                 self.remove_segment(segment.number, segment.bytes);
             }
         }
-        let _ = self.storage.sync_dir();
+        self.sync_removals();
         self.announce_room();
+    }
+
+    /// That a file is gone need not be durable; that the directory can be synced must be known.
+    pub(super) fn sync_removals(&self) {
+        let _turn = self.numbering.lock();
+        if self.storage.sync_dir().is_err() {
+            self.space.lock().names_in_doubt = true;
+        }
     }
 
     /// Turns a segment nobody can read any more into a prepared one: a new header, flushed, then a new name.

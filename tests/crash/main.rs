@@ -3,8 +3,13 @@
 
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+#[path = "../support/report.rs"]
+mod report;
 #[path = "../support/sim/mod.rs"]
 mod sim;
 
+mod found;
 mod scenarios;
+mod states;
 mod story;
+mod tales;

@@ -6,7 +6,7 @@ use seawall::storage::Storage;
 use seawall::{Log, RecoveryMode};
 
 use super::sim::{DiskOptions, SimDisk};
-use super::story::{Judged, Story};
+use super::story::Story;
 
 /// For one scenario on one medium; `SEAWALL_CRASH_SECONDS` sets another, and enough of them judge every state.
 fn budget() -> Duration {
@@ -161,7 +161,7 @@ fn a_disk_that_lies_is_caught() {
     story.append(&log, &[200]);
     story.append(&log, &[300]);
     let judged = story.crash_everywhere("flushes lie", Duration::from_millis(500));
-    assert!(!judged.failures.is_empty(), "nothing was noticed in {} states", judged.first);
+    assert!(!judged.failures.is_empty(), "nothing was noticed in {} states", judged.enumerated);
 }
 
 /// A disk that leaves garbage in place of a sector that was being written takes nothing of a tail in doubt: it is never

@@ -9,6 +9,8 @@ mod bed;
 mod bytes;
 #[path = "../support/oracle.rs"]
 mod oracle;
+#[path = "../support/report.rs"]
+mod report;
 #[path = "../support/sim/mod.rs"]
 mod sim;
 #[path = "../support/skip.rs"]
@@ -20,5 +22,7 @@ mod control;
 mod files;
 mod heads;
 mod reuse;
+mod rot;
+mod sealed;
 mod shelf;
 mod tail;

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+#[path = "../support/report.rs"]
+mod report;
 #[path = "../support/sim/mod.rs"]
 mod sim;
 #[path = "../support/skip.rs"]
@@ -10,6 +12,7 @@ mod skip;
 #[path = "../crash/story/mod.rs"]
 mod story;
 
+mod errors;
 mod matrix;
 mod rows;
 mod tail;

@@ -70,7 +70,7 @@ fn a_tail_larger_than_the_reserve_is_carried_where_there_is_room() {
         assert!(!recovery.tail_in_place && recovery.end == Lsn::new(3), "{recovery:?}");
         story.disk.pump();
         story.append(&log, &[500]);
-        story.survives(&story.disk.crash(&CrashChoice::lost()), u64::MAX, &story.config).unwrap();
+        story.survives(&story.disk.crash(&CrashChoice::lost()), &story.allowed(u64::MAX)).unwrap();
     });
 }
 
@@ -105,7 +105,7 @@ fn a_seal_whose_flush_failed_is_not_built_upon() {
         story.disk.kill(&KillChoice::Landed);
         let log = story.open();
         story.append(&log, &[400]);
-        story.survives(&story.disk.crash(&CrashChoice::lost()), u64::MAX, &story.config).unwrap();
+        story.survives(&story.disk.crash(&CrashChoice::lost()), &story.allowed(u64::MAX)).unwrap();
     });
 }
 
@@ -142,7 +142,7 @@ fn a_seal_whose_flush_failed_proves_nothing_about_itself() {
         let report = log.verify(|_, _| {}).unwrap();
         assert!(report.is_sound(), "{report:?}");
         drop(log);
-        story.survives(&story.disk.crash(&CrashChoice::lost()), u64::MAX, &story.config).unwrap();
+        story.survives(&story.disk.crash(&CrashChoice::lost()), &story.allowed(u64::MAX)).unwrap();
     });
 }
 
@@ -159,6 +159,6 @@ fn a_group_whose_padding_fills_the_buffer_is_carried() {
         story.kill(log);
         let log = story.open();
         story.append(&log, &[400]);
-        story.survives(&story.disk.crash(&CrashChoice::lost()), u64::MAX, &story.config).unwrap();
+        story.survives(&story.disk.crash(&CrashChoice::lost()), &story.allowed(u64::MAX)).unwrap();
     });
 }

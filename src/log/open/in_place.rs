@@ -21,10 +21,11 @@ impl<S: Storage> Shared<S> {
     }
 
     /// Where the groups begin that nothing proves. What is proven is on the device, and is not put at risk by another
-    /// write; the header was flushed before the segment could be used, the seal before any group behind its own.
+    /// write; the header was flushed before the segment could be used, the seal before any group behind its own and
+    /// before any marker.
     fn first_unproven(&self, state: &SegmentState<S::File>, verdict: &Verdict, name: &str) -> Result<u64> {
         let block = u64::from(self.catalog.block_bytes);
-        if !state.scan.is_seal_proven() || state.scan.first_data.is_none_or(|first| first > verdict.proven) {
+        if !state.scan.is_seal_proven() {
             return Ok(block);
         }
         let mut window = Window::new(&self.storage, state.file.clone(), name.into(), state.bytes);

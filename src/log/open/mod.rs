@@ -337,7 +337,7 @@ impl<S: Storage> Opening<S> {
             let _ = shared.storage.remove(&FileName::Segment(*number).to_string());
         }
         if !debris.is_empty() {
-            let _ = shared.storage.sync_dir();
+            shared.sync_removals();
         }
         shared.keep_spares();
         Ok((shared, tail_in_place))

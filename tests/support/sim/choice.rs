@@ -10,7 +10,7 @@ use super::platter::{NameWhat, Platter, Volatile, What};
 use super::rng::Rng;
 
 /// What becomes of everything volatile. `Debug` output is Rust, to be pasted into a test.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CrashChoice {
     pub names: Names,
     pub sizes: Sizes,
@@ -19,7 +19,7 @@ pub struct CrashChoice {
 
 /// What becomes of created, renamed and removed names that were not synced. Their order holds, as ext4's and xfs's
 /// journals hold it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Names {
     /// The first so many changes happened.
     First(usize),
@@ -30,7 +30,7 @@ pub enum Names {
 }
 
 /// What becomes of lengths that were not flushed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Sizes {
     /// They follow the writes and allocations that happened.
     AsWritten,
@@ -41,7 +41,7 @@ pub enum Sizes {
 }
 
 /// What becomes of volatile writes and allocations, told by their place in the order they were made.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Writes {
     /// Those with their bit set happened; only for up to 64 of them.
     Subset(u64),
@@ -60,7 +60,7 @@ pub enum Writes {
 }
 
 /// What happened to the other writes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Others {
     None,
     /// Those made before it, and none after.
@@ -69,7 +69,7 @@ pub enum Others {
 }
 
 /// What becomes of one write. A unit is a sector (512) or a page (4096), at multiples of its size.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Fate {
     Lost,
     Kept,
@@ -95,7 +95,7 @@ pub enum Fate {
 }
 
 /// What stands in a garbage unit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Fill {
     Zeros,
     Ones,

@@ -147,6 +147,13 @@ impl Iterator for CrashStates {
     }
 }
 
+impl CrashState {
+    /// The same state once more, whatever became of its disk meanwhile.
+    pub fn again(&self) -> SimDisk {
+        SimDisk::from_image(self.disk.journal().options(), self.choice.image(&self.platter))
+    }
+}
+
 impl fmt::Display for CrashState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let CrashState { at, choice, platter, .. } = self;

@@ -113,6 +113,11 @@ impl SimDisk {
         image.hash()
     }
 
+    /// A fingerprint of what a process would find, at the price of what changed since the last one.
+    pub fn fingerprint(&self) -> u64 {
+        self.shared.state.lock().written.fingerprint()
+    }
+
     /// What was done to the disk that must not be done.
     pub fn violations(&self) -> Vec<Violation> {
         self.shared.state.lock().violations.clone()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use super::pages::FileData;
+use super::pages::{FileData, fingerprint, mix};
 
 /// A file itself, whatever it is called. Numbers are never used again on one disk.
 pub type Ino = u32;
@@ -60,6 +60,16 @@ impl Image {
     /// Files that are not forgotten, with or without a name.
     pub fn files(&self) -> impl DoubleEndedIterator<Item = (Ino, &Arc<FileData>)> {
         self.files.iter().enumerate().filter_map(|(ino, file)| Some((ino as Ino, file.as_ref()?)))
+    }
+
+    /// A fingerprint of what a process would find: every name, every byte, and which names are one file's. Costs what
+    /// changed since the last one of an image that this was made from.
+    pub fn fingerprint(&self) -> u64 {
+        self.names.iter().fold(0, |all, (name, file)| {
+            let first = self.names.iter().position(|(_, other)| other == file).unwrap_or(0);
+            let content = self.file(*file).map_or(0, |file| file.fingerprint());
+            mix(all, mix(fingerprint(name.as_bytes()), mix(content, first as u64)))
+        })
     }
 
     /// A fingerprint of every name and every byte.

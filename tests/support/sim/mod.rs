@@ -56,6 +56,7 @@ pub use flight::{KillChoice, Outcome};
 pub use handle::{SimFile, SimLock};
 pub use journal::Journal;
 pub use op::{Ended, Landed, Note, Op, OpNumber};
+pub use pages::{fingerprint, mix};
 pub use rng::Rng;
 pub use storage::SimStorage;
 pub use violation::{Violation, ViolationKind};

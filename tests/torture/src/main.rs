@@ -24,6 +24,8 @@ mod mounts;
 mod mutants;
 mod report;
 mod rng;
+#[allow(dead_code, unreachable_pub, unused_imports, missing_docs, reason = "shared with the tests")]
+mod simulated;
 mod victim;
 
 use std::process::ExitCode;

@@ -5,6 +5,7 @@ mod faultfs;
 mod fuzz;
 mod kill;
 mod shutdown;
+mod simulated;
 
 use super::layer::Layer;
 
@@ -12,6 +13,9 @@ use super::layer::Layer;
 pub(crate) fn all() -> Vec<Box<dyn Layer>> {
     vec![
         Box::new(fuzz::Fuzz),
+        Box::new(simulated::Simulated::ERRORS),
+        Box::new(simulated::Simulated::ROT),
+        Box::new(simulated::Simulated::STATES),
         Box::new(kill::Kill),
         Box::new(faultfs::Power),
         Box::new(shutdown::Shutdown::EXT4),
