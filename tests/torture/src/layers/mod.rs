@@ -1,5 +1,6 @@
 //! The ways to crash a log.
 
+pub(crate) mod concurrency;
 mod fuzz;
 mod kill;
 mod shutdown;
@@ -10,6 +11,7 @@ use super::layer::Layer;
 pub(crate) fn all() -> Vec<Box<dyn Layer>> {
     vec![
         Box::new(fuzz::Fuzz),
+        Box::new(concurrency::Concurrency),
         Box::new(kill::Kill),
         Box::new(shutdown::Shutdown::EXT4),
         Box::new(shutdown::Shutdown::XFS),
