@@ -33,7 +33,7 @@
 //! L3  log                        one durable ordered log: commit pipeline, recovery, readers, retention
 //! L2  segment                    the byte format, pure
 //! L1  codec | io                 checksums and cursors | the only module that talks to files and rings
-//! L0  types | error | config | metrics | events
+//! L0  types | error | config | metrics | events | sync
 //! ```
 
 #[cfg(not(target_os = "linux"))]
@@ -53,6 +53,7 @@ mod io;
 mod log;
 mod metrics;
 mod segment;
+mod sync;
 mod types;
 
 pub use codec::Chain;
@@ -73,6 +74,11 @@ pub mod storage {
         LockFailed, MapWatch, Mapping, Medium, Storage, WriteTimes,
     };
 }
+
+/// What takes the place of locks, atomics and time where schedules are explored.
+#[cfg(shuttle)]
+#[doc(hidden)]
+pub use sync::model;
 
 /// The README's example is compiled and run.
 #[cfg(doctest)]

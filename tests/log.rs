@@ -446,6 +446,31 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
+/// A reader at the head whose window was read before the segment was full took what came behind it for missing: every
+/// frame up to the segment's end was told as corrupt.
+#[test]
+fn a_slow_reader_does_not_mind_a_change_of_segments() {
+    on_every_backend(|dir, config| {
+        // Nothing is served from memory, and three records fill a segment.
+        let config =
+            Config { memory_tail_bytes: 0, segment_bytes_min: 64 << 10, segment_bytes_max: 64 << 10, ..config };
+        let log = open(dir, &config);
+        let append = |count| {
+            for _ in 0..count {
+                log.append(&[7; 14 << 10]).unwrap().wait().unwrap();
+            }
+        };
+        let mut slow = log.tail(Lsn::FIRST);
+        let mut read = |count| assert_eq!(slow.by_ref().take(count).flatten().count(), count);
+        for _ in 0..5 {
+            append(1);
+            read(1);
+            append(4);
+            read(4);
+        }
+    });
+}
+
 #[test]
 fn one_writer_at_a_time_any_number_of_readers() {
     let dir = tempfile::tempdir().unwrap();

@@ -7,6 +7,7 @@ mod buffer;
 mod disk;
 mod driver;
 mod fork;
+#[cfg_attr(shuttle, path = "futex_model.rs")]
 mod futex;
 mod map;
 

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::recovery::{SegmentScan, open_segment, read_header, read_seal, scan_segment};
 use super::source::Window;
 use crate::codec::Chain;
 use crate::error::{Error, Result};
 use crate::io::{Buffer, Hold, MapWatch, Mapping, Storage};
 use crate::segment::{FileName, Found, FrameHeader, HEADER_BYTES, Kind, Salt, Scanner, Seal, SparseIndex, round_up};
+use crate::sync::Mutex;
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber};
 
 /// Sealed segments whose file, map or index is kept at hand.

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Buf;
 
@@ -20,6 +20,7 @@ use crate::config::{BackendChoice, Config, RecoveryMode};
 use crate::error::{Error, Result};
 use crate::io::{Access, Disk, Driver, DriverConfig, Medium, Storage, is_forked_child};
 use crate::segment::CleanClose;
+use crate::sync::now;
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, StreamId, Watermarks};
 
 /// One durable, ordered log in one directory. Cheap to clone; all clones are the same log.
@@ -382,7 +383,7 @@ impl<S: Storage> Log<S> {
             return Ok(());
         }
         shared.refuse_appends();
-        let until = Instant::now() + deadline;
+        let until = now() + deadline;
         let drained = shared.drain(Some(until));
         let marked = drained.and_then(|()| {
             let at = {

@@ -4,12 +4,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use super::commit::Placed;
 use super::shared::Shared;
 use crate::error::Result;
 use crate::io::{Disk, Storage};
+use crate::sync::now;
 use crate::types::{Lsn, LsnRange};
 
 /// A record that has its position and is on its way to the device.
@@ -75,7 +75,7 @@ impl<S: Storage> Future for Pending<S> {
         let id = self.shared.waiters.register(self.last, self.task, context.waker());
         self.task = Some(id);
         if !std::mem::replace(&mut self.arrived, true) {
-            let kick = self.shared.pipe.lock().arrive_task(self.chunk, Instant::now());
+            let kick = self.shared.pipe.lock().arrive_task(self.chunk, now());
             if kick {
                 self.shared.storage.kick();
             }

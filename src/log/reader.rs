@@ -76,6 +76,7 @@ struct Window {
     /// The file ended before the segment's data did: somebody cut it.
     short: bool,
     /// The segment's last frame: what stands behind it, perhaps in the same block, was truncated or never acknowledged.
+    /// [`Lsn::MAX`]: the segment had no end yet.
     last: Lsn,
 }
 
@@ -430,7 +431,8 @@ impl<S: Storage> Cursor<S> {
     fn segment_should_hold_next(&self) -> bool {
         let Some(window) = &self.window else { return false };
         match self.shared.catalog.end_of(&self.shared.storage, window.segment) {
-            Ok(Some(end)) => self.next <= end.last,
+            // A window that was opened before the segment ended does not reach as far as it does now: look again.
+            Ok(Some(end)) => window.last < Lsn::MAX && self.next <= end.last,
             Ok(None) => {
                 self.next <= self.shared.flushed()
                     && self.shared.flushed_offset(window.segment).is_some_and(|offset| offset <= window.end())

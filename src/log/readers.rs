@@ -7,6 +7,7 @@ use super::reader::{Cursor, Frame};
 use super::shared::remember;
 use crate::error::Result;
 use crate::io::{Disk, Storage};
+use crate::sync::now;
 use crate::types::Lsn;
 
 /// Frames in order up to an end. After an error that names frames ([`crate::Error::Corrupt`],
@@ -73,7 +74,7 @@ impl<S: Storage> Tail<S> {
     /// # Errors
     /// As [`crate::Log::read`]; reading goes on behind what an error names.
     pub fn next_within(&mut self, patience: Duration) -> Result<Option<Frame>> {
-        let until = std::time::Instant::now() + patience;
+        let until = now() + patience;
         loop {
             let before = self.cursor.next;
             match self.cursor.read() {
@@ -143,6 +144,8 @@ impl<S: Storage> futures_core::Stream for TailStream<S> {
         }
         for registered in [false, true] {
             let before = tail.cursor.next;
+            // Looked at before the frames are: what was flushed before the end is read before the end is told.
+            let is_over = tail.cursor.shared.is_over();
             match tail.cursor.read() {
                 Ok(None) => {}
                 Err(error) => {
@@ -152,7 +155,7 @@ impl<S: Storage> futures_core::Stream for TailStream<S> {
                 Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
             }
             let shared = &tail.cursor.shared;
-            if registered && shared.is_over() {
+            if registered && is_over {
                 return Poll::Ready(None);
             }
             if !registered {

@@ -4,10 +4,7 @@
 use std::io::IoSlice;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::catalog::Catalog;
 use super::commit::{
@@ -23,6 +20,8 @@ use crate::events::{self, event};
 use crate::io::{Buffer, BufferPool, Client, GroupWrite, Storage, WriteTimes, is_forked_child};
 use crate::metrics::{Counters, add};
 use crate::segment::{Control, FLAG_LZ4, HEADER_BYTES, frame_bytes, round_up};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard, now, sleep};
 use crate::types::{Lsn, LsnRange};
 
 /// Payloads above this are copied before the lock is taken and become a chunk of their own.
@@ -335,10 +334,9 @@ impl<S: Storage> Shared<S> {
                 continue;
             }
             let clock = clock_micros();
-            let placed =
-                pipe.append(record.take().expect("taken once per success"), clock, Instant::now, |pipe, next| {
-                    seal_after(pipe, &self.facts.lock(), next)
-                });
+            let placed = pipe.append(record.take().expect("taken once per success"), clock, now, |pipe, next| {
+                seal_after(pipe, &self.facts.lock(), next)
+            });
             match placed {
                 Ok(placed) => return Ok(placed),
                 Err((refused, back)) => {
@@ -494,7 +492,7 @@ impl<S: Storage> Shared<S> {
                     pipe.arrive(chunk);
                     arrived = true;
                 }
-                pipe.turn(Instant::now(), chunk, std::mem::take(&mut deputy))
+                pipe.turn(now(), chunk, std::mem::take(&mut deputy))
             };
             match turn {
                 Turn::Lead(group) => {
@@ -534,7 +532,7 @@ impl<S: Storage> Shared<S> {
                 let file = pipe.file_of(write.token);
                 Error::io_at("write and flush", file, offset, e)
             });
-            let released = pipe.complete(Instant::now(), write.token, write.parts, result);
+            let released = pipe.complete(now(), write.token, write.parts, result);
             // Before the positions are published: whoever sees a frame flushed finds its segment.
             released.rotations.iter().for_each(|rotation| self.enter_rotation(rotation));
             self.publish(&pipe);
@@ -645,7 +643,7 @@ impl<S: Storage> Shared<S> {
     /// Gives the directory back: waits for writes in flight and background jobs, then releases the lock.
     pub(super) fn retire(&self) {
         // A device that hangs keeps its directory: the lock then goes with the last reference.
-        let give_up = Instant::now() + Duration::from_secs(10);
+        let give_up = now() + Duration::from_secs(10);
         let mut work = self.work.lock();
         work.retired = true;
         while work.running > 0 {
@@ -655,10 +653,10 @@ impl<S: Storage> Shared<S> {
         }
         drop(work);
         while self.pipe.lock().writes_in_flight > 0 {
-            if Instant::now() >= give_up {
+            if now() >= give_up {
                 return;
             }
-            std::thread::sleep(Duration::from_micros(200));
+            sleep(Duration::from_micros(200));
         }
         self.pipe.lock().release_files();
         self.catalog.release(&self.storage);
@@ -697,10 +695,10 @@ impl<S: Storage> Shared<S> {
             if pipe.is_idle() {
                 return Ok(());
             }
-            if until.is_some_and(|until| Instant::now() >= until) {
+            if until.is_some_and(|until| now() >= until) {
                 return Err(Error::TimedOut { what: "writing what is queued" });
             }
-            match pipe.take_for_driver(Instant::now(), true) {
+            match pipe.take_for_driver(now(), true) {
                 DriverTurn::Submit(group) => MutexGuard::unlocked(&mut pipe, || self.lead(group)),
                 DriverTurn::At(_) => {
                     self.room.wait_for(&mut pipe, Duration::from_millis(1));
@@ -719,7 +717,7 @@ impl<S: Storage> Client<S::File> for Shared<S> {
         let waits_for_room = self.retry_for_tasks();
         let mut state = self.drive_state.lock();
         let mut pipe = self.pipe.lock();
-        let now = Instant::now();
+        let now = now();
         let next_look = loop {
             match pipe.take_for_driver(now, false) {
                 DriverTurn::Submit(group) => {

@@ -16,6 +16,7 @@ use crate::metrics::{add, get};
 use crate::segment::{
     CONTROL_SLOT_BYTES, Control, FileName, INDEX_ENTRY_BYTES, Kind, SegmentHeader, SparseIndex, encode_local, round_up,
 };
+use crate::sync::now;
 use crate::types::{Lsn, SegmentNumber};
 
 /// Prepared segments to have: one to rotate into, one that stays for the next open.
@@ -64,7 +65,7 @@ impl<S: Storage> Shared<S> {
     pub(super) fn want_segment(&self, bytes: u64) -> Option<Error> {
         let mut space = self.space.lock();
         space.wanted = space.wanted.max(bytes);
-        let retry = space.tried.is_none_or(|at| at.elapsed() >= RETRY_AFTER);
+        let retry = space.tried.is_none_or(|at| now().saturating_duration_since(at) >= RETRY_AFTER);
         if !space.queued && (space.full.is_none() || retry) {
             self.queue_preparation(&mut space);
         }
@@ -116,7 +117,7 @@ impl<S: Storage> Shared<S> {
                 self.write_first_spare()
             };
             let mut space = self.space.lock();
-            space.tried = Some(Instant::now());
+            space.tried = Some(now());
             match done {
                 Ok(()) => space.full = None,
                 Err(error) => {

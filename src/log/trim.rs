@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::Duration;
 
 use super::catalog::End;
 use super::commit::{DriverTurn, seal_after};
@@ -12,6 +12,7 @@ use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::io::Storage;
 use crate::segment::TrimPoint;
+use crate::sync::{now, sleep};
 use crate::types::{Lsn, SegmentNumber};
 
 impl<S: Storage> Shared<S> {
@@ -99,7 +100,7 @@ impl<S: Storage> Shared<S> {
             }
             // A batch is being placed: none is cut in the middle. It may wait for room that a trim has to make.
             drop(turn);
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            sleep(Duration::from_millis(1));
         }
     }
 
@@ -126,7 +127,7 @@ impl<S: Storage> Shared<S> {
             if let Some(full) = self.want_segment(0) {
                 return Err(full);
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            sleep(Duration::from_millis(1));
         }
         let count = self.control.lock().truncation_count + 1;
         let (old, new, new_file, new_bytes, seal, group) = {
@@ -143,7 +144,7 @@ impl<S: Storage> Shared<S> {
             seal.end_time_micros = cut.end.time_micros;
             seal.truncation_count = count;
             let (new, new_file, new_bytes) = (spare.number, spare.file.clone(), spare.bytes);
-            let now = Instant::now();
+            let now = now();
             let old = pipe.cut_back(end, cut.chain, cut.end.time_micros, spare, seal, now);
             let DriverTurn::Submit(group) = pipe.take_for_driver(now, true) else {
                 unreachable!("the pipeline was idle and holds a seal")

@@ -4,13 +4,12 @@
 //! 59–84 k records/s at 14–16 µs CPU each, one futex per group 91–109 k at 10 µs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use crate::io::Futex;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::types::Lsn;
 
 /// Chunks share this many futexes; a thread woken for another chunk looks and sleeps again.

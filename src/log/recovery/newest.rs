@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::files::{open_segment, read_header, read_seal};
 use super::inspect::{Findings, Gone, HeaderState, Look, Newest, RecoveryProgress, SegmentState, empty_run};
@@ -15,6 +15,7 @@ use crate::io::{Hold, Storage};
 use crate::log::commit::Spare;
 use crate::log::source::Window;
 use crate::segment::{CleanClose, FileName, FlushMarker, Found, HEADER_BYTES, Quarantined, Scanner, SegmentHeader};
+use crate::sync::{now, sleep};
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber};
 
 /// No segment is prepared with less: a shorter file was cut, and may have held anything. A seal tells its own file's
@@ -40,15 +41,15 @@ impl<S: Storage> Look<'_, S> {
             return Ok(());
         }
         let from = self.newest_sealed(segments)?.map_or(SegmentNumber::NONE, |(number, _)| number);
-        let give_up = Instant::now() + self.config.in_flight_wait;
+        let give_up = now() + self.config.in_flight_wait;
         for (&number, _) in segments.range(from..) {
             let file = open_segment(self.storage, number)?;
             let name = FileName::Segment(number);
             while !self.storage.hold(&file, Hold::Exclusive).map_err(|e| Error::io("claim", name, e))? {
-                if Instant::now() >= give_up {
+                if now() >= give_up {
                     return Err(Error::TimedOut { what: "a dead writer's last write to an unsealed segment" });
                 }
-                std::thread::sleep(Duration::from_millis(2));
+                sleep(Duration::from_millis(2));
             }
             self.held.insert(number, file);
         }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use crate::layers::concurrency;
+
 /// The switch: the name of the mutant to be.
 pub(crate) const SWITCH: &str = "SEAWALL_MUTANT";
 
@@ -81,6 +83,8 @@ pub(crate) fn run(args: &Args, known_layers: &[&str]) -> Result<bool, String> {
 
 fn look(program: &Path, mutant: &Mutant, layer: &str, args: &Args) -> Result<String, String> {
     let mut command = Command::new(program);
+    // A layer that builds a program of its own finds the mutants' one.
+    command.env("CARGO_TARGET_DIR", program.parent().and_then(Path::parent).expect("below a target directory"));
     command.env(SWITCH, &mutant.name).arg(layer).args(["--format", "json", "--first", "--without-control"]);
     command.args(["--time", &format!("{}s", args.time.as_secs()), "--seed", &args.seed.to_string()]);
     // A mutant may also hang or panic; both are noticed.
@@ -143,6 +147,9 @@ fn build(workspace: &Path, mutants: &[Mutant]) -> Result<PathBuf, String> {
     let built = cargo.status().map_err(|error| format!("cargo: {error}"))?;
     if !built.success() {
         return Err("the mutants cannot be built: an edit of tests/torture/mutants.toml does not fit the source".into());
+    }
+    if mutants.iter().any(|mutant| mutant.caught_by.iter().any(|layer| layer == "concurrency")) {
+        concurrency::build(&tree, &target.join("mutants-target"))?;
     }
     Ok(target.join("mutants-target/release/torture"))
 }

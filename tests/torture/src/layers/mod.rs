@@ -1,6 +1,7 @@
 //! The ways to crash a log.
 
 mod blocks;
+pub(crate) mod concurrency;
 mod faultfs;
 mod fuzz;
 mod kill;
@@ -16,6 +17,7 @@ pub(crate) fn all() -> Vec<Box<dyn Layer>> {
         Box::new(simulated::Simulated::ERRORS),
         Box::new(simulated::Simulated::ROT),
         Box::new(simulated::Simulated::STATES),
+        Box::new(concurrency::Concurrency),
         Box::new(kill::Kill),
         Box::new(faultfs::Power),
         Box::new(shutdown::Shutdown::EXT4),
