@@ -16,6 +16,9 @@ pub(crate) type Pending = seawall::Pending<Disk>;
 /// A patience that no scenario outlives.
 pub(crate) const FOREVER: Duration = Duration::from_secs(3600);
 
+/// A group that threads sleep for is written by the driver after so long: somebody ought to have been woken before.
+const SWEPT_MICROS: u64 = 80_000;
+
 /// How a scenario's log is opened.
 pub(crate) struct Setup {
     pub(crate) config: Config,
@@ -186,7 +189,7 @@ impl World {
     fn missed_nobody(&self) {
         let waited = self.log.stats().queue_wait_micros.max;
         assert!(
-            !self.is_patient || waited < 40_000,
+            !self.is_patient || waited < SWEPT_MICROS,
             "a group was missed for {waited} us, until the driver swept it up"
         );
     }
