@@ -6,7 +6,7 @@
 //! cargo torture concurrency                                            the same, with its goal, its control, its table
 //! ```
 //!
-//! A *scenario* is a handful of threads over one log on a [`disk`] in memory, with its own judgments; each of its
+//! A *scenario* is a handful of threads over one log on a `disk` in memory, with its own judgments; each of its
 //! schedules begins with an opened log. A *batch* is some schedules of one scenario under one scheduler; its number and
 //! the seed say everything about it, so `--seed S --batch B` is the whole of a replay.
 //!
