@@ -75,3 +75,10 @@ fn a_directory_that_could_not_be_synced_once_gets_no_more_segments() {
         assert_eq!((breaches, tally.failed), (0, 1), "{:#?}", tally.failures);
     }
 }
+
+/// A segment's seal sat in a cache when an open carried its tail into the next one; power was lost, the lower segment
+/// with it, and the copy, which has no seal, stood above a segment that looked blank.
+#[test]
+fn a_copy_without_a_seal_is_found_above_a_segment_that_was_lost() {
+    assert_eq!(super::states::replay(8_254_852_103_965_544_432).failed, 0);
+}

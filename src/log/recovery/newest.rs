@@ -68,9 +68,10 @@ impl<S: Storage> Look<'_, S> {
         let above: Vec<(SegmentNumber, u64)> = found.segments.range(from..).rev().map(|(n, b)| (*n, *b)).collect();
         let mut without_seal = None;
         let mut is_used_above = false;
-        for (i, &(number, bytes)) in above.iter().enumerate() {
-            // The pipeline starts a segment only when the one before it is full: only the lowest can hold anything.
-            let may_hold = !found.clean && (newest.is_none() || i + 1 == above.len());
+        for &(number, bytes) in &above {
+            // All of each: the pipeline starts a segment only when the one before it is flushed, but an open may have
+            // been copying the tail of a segment into the next, and a power loss then have taken the lower one away.
+            let may_hold = !found.clean;
             let state = self.examine(number, bytes, may_hold, &mut found.bytes_scanned)?;
             found.segments.remove(&number);
             let unsealed_claims = state.scan.first_data.is_some_and(|lsn| state.scan.claims >= lsn)
