@@ -461,7 +461,11 @@ fn a_slow_reader_does_not_mind_a_change_of_segments() {
             }
         };
         let mut slow = log.tail(Lsn::FIRST);
-        let mut read = |count| assert_eq!(slow.by_ref().take(count).flatten().count(), count);
+        let mut read = |count| {
+            for _ in 0..count {
+                slow.next().unwrap().unwrap();
+            }
+        };
         for _ in 0..5 {
             append(1);
             read(1);
