@@ -37,12 +37,14 @@ impl Oracle {
     pub(crate) fn hear(&mut self, told: Told) {
         match told {
             Told::Opened(end) => {
-                if let Some((&last, _)) = self.held.last_key_value()
-                    && last > end
-                    && self.truncating.is_none_or(|cut| cut != end)
-                    && self.perhaps_cut.is_none()
-                {
-                    self.contradiction = Some(format!("frame {last} was acknowledged, the log opened at {end}"));
+                let last = self.held.last_key_value().map_or(0, |(last, _)| *last);
+                if last > end && self.truncating != Some(end) {
+                    if self.perhaps_cut.is_some_and(|cut| cut <= end) {
+                        // The truncation that may have happened has: what it took may be given again from now on.
+                        self.held.split_off(&(end + 1));
+                    } else {
+                        self.contradiction = Some(format!("frame {last} was acknowledged, the log opened at {end}"));
+                    }
                 }
                 self.settle_truncation(end);
             }
@@ -243,6 +245,24 @@ mod tests {
         assert!(judged(&older, 0, &[]).unwrap_err().contains("stands behind"));
         let short = judged(&all(2), 0, &[&acks(4)[..], &[Told::Opened(2)]].concat()).unwrap_err();
         assert!(short.contains("opened at"), "{short}");
+    }
+
+    /// A truncation that was told too late to count: what it took may be given again, and nothing else.
+    #[test]
+    fn what_a_doubtful_truncation_took_may_be_given_again() {
+        let other = Identity { life: 2, ..id(0) };
+        let told = |opened, perhaps: &[Told]| {
+            let mut oracle = Oracle::default();
+            acks(5).into_iter().for_each(|told| oracle.hear(told));
+            perhaps.iter().for_each(|told| oracle.hear_perhaps(*told));
+            oracle.hear(Told::Opened(opened));
+            oracle.hear(Told::Acknowledged(opened + 1, other));
+            oracle.contradiction
+        };
+        assert_eq!(told(3, &[Told::Truncating(3)]), None);
+        assert_eq!(told(4, &[Told::Truncating(3), Told::Truncated(3)]), None);
+        assert!(told(2, &[Told::Truncating(3)]).is_some());
+        assert!(told(3, &[]).is_some());
     }
 
     /// What an open has found must be there at the next, and what it has not must not.
