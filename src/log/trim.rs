@@ -179,7 +179,7 @@ impl<S: Storage> Shared<S> {
             // Never recycled: a truncated segment's bytes may still be mapped, and its number is skipped for good.
             self.remove_segment(segment.number, segment.bytes);
         }
-        let _ = self.storage.sync_dir();
+        self.sync_removals();
         self.update_control(|control| {
             control.truncation_count = count;
             control.cut_quarantined(end);

@@ -485,7 +485,7 @@ impl<S: Storage> Shared<S> {
                     self.remove_segment(segment.number, segment.bytes);
                 }
                 // Once there are later segments, nothing tells it from one in use.
-                let _ = self.storage.sync_dir();
+                self.sync_removals();
             }
             (Some(tail), Some(carry)) => self.end_tail(tail, carry.end()),
             (Some(tail), None) => self.end_tail(tail, tail.end()),

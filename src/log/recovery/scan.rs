@@ -80,7 +80,8 @@ impl SegmentScan {
     /// True when something tells that the seal itself was flushed: a marker, which is written later than that, or a
     /// frame that was appended when the first behind the seal had been flushed.
     pub(crate) fn is_seal_proven(&self) -> bool {
-        self.marker.is_some() || self.seal.is_some_and(|seal| self.claims_behind_seal > seal.end)
+        // Only one that stands here: `marker` may also be what the control file tells.
+        self.first_marker.is_some() || self.seal.is_some_and(|seal| self.claims_behind_seal > seal.end)
     }
 
     /// The last run: the prefix, or what follows the last gap.
