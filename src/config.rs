@@ -239,7 +239,7 @@ impl Config {
 
 /// Byte sizes as "64 MiB" or plain numbers.
 #[cfg(feature = "serde")]
-mod size {
+pub(crate) mod size {
     use bytesize::ByteSize;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -250,22 +250,22 @@ mod size {
         exact.map_or_else(|| format!("{bytes} B"), |(unit, shift)| format!("{} {unit}", bytes >> shift))
     }
 
-    pub(super) fn serialize<S: Serializer>(bytes: &u64, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &u64, to: S) -> Result<S::Ok, S::Error> {
         exact(*bytes).serialize(to)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
         ByteSize::deserialize(from).map(|size| size.0)
     }
 
-    pub(super) mod option {
+    pub(crate) mod option {
         use super::*;
 
-        pub(in super::super) fn serialize<S: Serializer>(bytes: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+        pub(crate) fn serialize<S: Serializer>(bytes: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
             bytes.map(exact).serialize(to)
         }
 
-        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
             Ok(Option::<ByteSize>::deserialize(from)?.map(|size| size.0))
         }
     }

@@ -31,7 +31,7 @@
 //!
 //! ```text
 //! L3  log                        one durable ordered log: commit pipeline, recovery, readers, retention
-//! L2  segment                    the byte format, pure
+//! L2  segment | receiver         the byte format | sessions with sources; both pure
 //! L1  codec | io                 checksums and cursors | the only module that talks to files and rings
 //! L0  types | error | config | metrics | events | sync
 //! ```
@@ -52,6 +52,8 @@ pub mod internals;
 mod io;
 mod log;
 mod metrics;
+#[cfg(feature = "receiver")]
+pub mod receiver;
 mod segment;
 mod sync;
 mod types;
@@ -66,6 +68,8 @@ pub use log::{
 };
 pub use metrics::Summary;
 pub use types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber, StreamId, Watermarks};
+#[cfg(feature = "receiver")]
+pub use types::{Seq, SourceEpoch, SourceId};
 
 /// The one seam below the log: what a storage must do. Tests and unusual media bring their own.
 pub mod storage {

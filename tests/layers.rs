@@ -12,8 +12,9 @@ const SIBLINGS: [(&str, &str); 3] = [("error", "types"), ("config", "types"), ("
 const ABOVE_ALL: [&str; 2] = ["lib", "internals"];
 
 /// Take `now` and bytes, return effects.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
     "segment/",
+    "receiver/",
     "log/commit/pipe/",
     "log/commit/gather.rs",
     "log/commit/depth.rs",

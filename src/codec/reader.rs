@@ -26,6 +26,14 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
+    pub(crate) fn u8(&mut self) -> Result<u8, Truncated> {
+        self.array().map(|[byte]| byte)
+    }
+
+    pub(crate) fn u16(&mut self) -> Result<u16, Truncated> {
+        self.array().map(u16::from_le_bytes)
+    }
+
     pub(crate) fn u32(&mut self) -> Result<u32, Truncated> {
         self.array().map(u32::from_le_bytes)
     }
@@ -36,6 +44,11 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn u128(&mut self) -> Result<u128, Truncated> {
         self.array().map(u128::from_le_bytes)
+    }
+
+    /// How many bytes are left.
+    pub(crate) fn remaining(&self) -> usize {
+        self.rest.len()
     }
 
     /// Ends the reading: bytes left over are as wrong as bytes missing.

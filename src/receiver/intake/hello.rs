@@ -1,0 +1,164 @@
+//! Who comes, in which life, and where it is to go on.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::super::block::RangeKind;
+use super::super::builder::Part;
+use super::super::message::{Code, Hello, Sequences, VERSION, Welcome};
+use super::session::{Peer, State};
+use super::{Intake, SessionKey, range_of};
+use crate::types::{Seq, SourceEpoch, SourceId};
+
+impl Intake {
+    pub(super) fn hello(&mut self, now: Instant, key: SessionKey, hello: Hello) {
+        match self.judge(&hello) {
+            Ok(id) => self.attach(now, key, hello, id),
+            Err((code, expected, text)) => self.refuse_expecting(key, code, hello.told_durable, expected, text),
+        }
+    }
+
+    /// Whether this source may come as it is; its name, if it is to be remembered.
+    fn judge(&mut self, hello: &Hello) -> Result<Option<SourceId>, (Code, Seq, String)> {
+        let refuse = |code, text: String| Err((code, Seq::ZERO, text));
+        if hello.version_min > VERSION || hello.version_max < VERSION {
+            let (min, max) = (hello.version_min, hello.version_max);
+            return refuse(
+                Code::Version,
+                format!("version {VERSION} is spoken here, the source speaks {min} to {max}"),
+            );
+        }
+        if !hello.stream.is_empty() && hello.stream != self.stream {
+            return refuse(Code::UnknownStream, format!("the stream here is {:?}", self.stream));
+        }
+        let id = SourceId::new(&hello.source);
+        if hello.source.len() > SourceId::BYTES_MAX {
+            return refuse(Code::Limit, format!("a source's name has at most {} bytes", SourceId::BYTES_MAX));
+        }
+        if hello.sequences == Sequences::None {
+            return Ok(id);
+        }
+        let Some(id) = id else {
+            return refuse(Code::Limit, "a source with sequences needs a name that it keeps through restarts".into());
+        };
+        let Some(at) = self.sources.find(id.as_bytes()) else {
+            if self.sources.len() >= self.config.sources_max as usize {
+                return refuse(Code::TooMany, format!("{} sources are known, no more are taken", self.sources.len()));
+            }
+            return self.judge_told(hello, Seq::ZERO).map(|()| Some(id));
+        };
+        let source = &self.sources[at];
+        if source.retired {
+            return refuse(Code::Retired, "this source was retired by an operator".into());
+        }
+        let known = self.epoch_of(at);
+        if hello.epoch != SourceEpoch::ZERO && hello.epoch < known {
+            return refuse(Code::OldEpoch, format!("the source is in epoch {known}, this session in {}", hello.epoch));
+        }
+        let durable = source.durable;
+        self.judge_told(hello, durable).map(|()| Some(id))
+    }
+
+    /// What the source was told once must be here: a detector of this receiver's own lies.
+    fn judge_told(&mut self, hello: &Hello, durable: Seq) -> Result<(), (Code, Seq, String)> {
+        if hello.told_durable <= durable {
+            return Ok(());
+        }
+        self.stats.acked_losses += 1;
+        let told = hello.told_durable;
+        let text = format!(
+            "the source was told that its records up to {told} are durable, but only those up to {durable} are here: \
+             acknowledged records were lost, or this is another receiver's stream"
+        );
+        Err((Code::AckedLoss, durable, text))
+    }
+
+    /// The source's epoch, as the newest session has it, durable or not yet.
+    fn epoch_of(&self, at: super::SourceRef) -> SourceEpoch {
+        let session = self.attached.get(&at).and_then(|key| self.sessions.get(*key));
+        let pending = session.and_then(|session| session.peer()).map_or(SourceEpoch::ZERO, |peer| peer.epoch);
+        self.sources[at].epoch.max(self.sources[at].pending_epoch).max(pending)
+    }
+
+    fn attach(&mut self, now: Instant, key: SessionKey, hello: Hello, id: Option<SourceId>) {
+        let Hello { sequences, wait_for, .. } = hello;
+        let named = id.as_ref().filter(|_| sequences != Sequences::None);
+        let Some(named) = named else {
+            let peer = Peer { source: None, id, epoch: SourceEpoch::ZERO, sequences, wait_for };
+            return self.become_attaching(now, key, peer);
+        };
+        let at = self.sources.find_or_insert(named);
+        let known = self.epoch_of(at);
+        let epoch = if hello.epoch == SourceEpoch::ZERO { known.next() } else { hello.epoch };
+        if let Some(older) = self.attached.insert(at, key) {
+            self.stats.replaced += 1;
+            let (code, text) = if epoch > known {
+                (Code::OldEpoch, format!("the source came back in epoch {epoch}"))
+            } else {
+                (Code::Replaced, "another session with the same name and epoch has taken over".to_owned())
+            };
+            self.refuse(older, code, Seq::ZERO, text);
+            self.attached.insert(at, key);
+        }
+        let source = &mut self.sources[at];
+        source.sequences = sequences;
+        if epoch > known {
+            source.pending_epoch = epoch;
+            let mut range = range_of(source, RangeKind::Session, source.accepted, source.accepted);
+            range.epoch = epoch;
+            self.builder.push(Part { range, session: Some(key), charged: 0, credit: 0 }, Bytes::new());
+        }
+        self.become_attaching(now, key, Peer { source: Some(at), id, epoch, sequences, wait_for });
+    }
+
+    fn become_attaching(&mut self, now: Instant, key: SessionKey, peer: Peer) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.since = now;
+        session.state = State::Attaching(peer);
+        self.try_welcome(now, key);
+    }
+
+    /// Opens a session once its epoch is durable, and its source's records too, or waited for long enough: what is
+    /// still on its way would only be sent again and found to be there.
+    pub(super) fn try_welcome(&mut self, now: Instant, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let State::Attaching(peer) = &session.state else { return };
+        let source = peer.source.map(|at| &self.sources[at]);
+        let waited = now >= session.since + self.config.welcome_wait;
+        if let Some(source) = source {
+            if source.epoch < peer.epoch {
+                if waited {
+                    let text = "the session's epoch did not become durable in time".to_owned();
+                    self.refuse(key, Code::Unavailable, Seq::ZERO, text);
+                }
+                return;
+            }
+            if source.durable < source.accepted && !waited {
+                return;
+            }
+        }
+        let credit_bytes = self.config.session_window_bytes;
+        let clamp = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        let welcome = Welcome {
+            version: VERSION,
+            features: 0,
+            session: key.number(),
+            epoch: peer.epoch,
+            durable: source.map_or(Seq::ZERO, |source| source.durable),
+            committed: source.map_or(Seq::ZERO, |source| source.committed),
+            durable_lsn: self.durable_lsn,
+            credit_bytes,
+            record_bytes_max: clamp(self.config.record_bytes_max),
+            frame_bytes_max: clamp(self.config.payload_bytes_max()),
+            frame_records_max: self.config.frame_records_max,
+            heartbeat_millis: clamp(self.config.heartbeat.as_millis() as u64),
+            rejects: source.map_or_else(Vec::new, |source| source.unseen().to_vec()),
+        };
+        session.credit_told = credit_bytes;
+        session.heard = now;
+        session.welcome = Some(Box::new(welcome));
+        session.state = State::Open(peer.clone());
+        self.list(key);
+    }
+}

@@ -1,0 +1,101 @@
+//! When all sources are written down anew, so that an open replays a bounded part of the stream.
+//!
+//! A snapshot is written in parts, between other blocks, while sources go on. That is sound because positions only grow:
+//! the parts say what was durable when each was laid out, at or above `begin`; everything else lies in blocks from
+//! `begin` on, which replay reads. No block names the snapshot before its last part does.
+
+use super::super::block::range_bytes;
+use super::super::builder::{Draft, Part};
+use super::super::sources::Sources;
+use crate::types::Lsn;
+
+/// A part is at most about this long.
+const PART_BYTES: usize = 256 << 10;
+
+#[derive(Debug)]
+pub(super) struct Snapshots {
+    interval_bytes: u64,
+    /// From where the newest whole one is replayed, and whether its last part is durable.
+    last: Lsn,
+    last_durable: Lsn,
+    last_bytes: u64,
+    bytes_since: u64,
+    running: Option<Running>,
+    /// A part was the last block: a block of records goes first.
+    yields: bool,
+}
+
+#[derive(Debug)]
+struct Running {
+    begin: Lsn,
+    next: usize,
+    bytes: u64,
+}
+
+impl Snapshots {
+    pub(super) fn new(interval_bytes: u64, last: Lsn, bytes_since: u64) -> Snapshots {
+        Snapshots { interval_bytes, last, last_durable: last, last_bytes: 0, bytes_since, running: None, yields: false }
+    }
+
+    /// From where a replay begins, as of the next block.
+    pub(super) fn replay_from(&self) -> Lsn {
+        self.last
+    }
+
+    /// Frames before this one are not needed to replay the sources' state.
+    pub(super) fn trim_bound(&self) -> Lsn {
+        self.last_durable
+    }
+
+    /// A block of records goes into the stream.
+    pub(super) fn note(&mut self, bytes: usize) {
+        self.yields = false;
+        self.bytes_since += bytes as u64;
+    }
+
+    /// Begins one at the next occasion, unless one is being written.
+    pub(super) fn request(&mut self) {
+        self.bytes_since = u64::MAX / 2;
+    }
+
+    /// The last part of the snapshot from `begin` on is durable.
+    pub(super) fn become_durable(&mut self, begin: Lsn) {
+        self.last_durable = self.last_durable.max(begin);
+    }
+
+    /// The next part, if one is due. The snapshot's cost stays below a quarter of what was written besides it.
+    pub(super) fn next_part(&mut self, sources: &Sources, durable: Lsn, others_wait: bool) -> Option<Draft> {
+        if self.yields && others_wait {
+            return None;
+        }
+        let due = self.bytes_since >= self.interval_bytes.max(4 * self.last_bytes);
+        if self.running.is_none() {
+            if !due || sources.is_empty() {
+                return None;
+            }
+            self.bytes_since = 0;
+            self.running = Some(Running { begin: durable.next(), next: 0, bytes: 0 });
+        }
+        let running = self.running.as_mut()?;
+        let mut draft = Draft::default();
+        for ranges in sources.positions(running.next) {
+            let more: usize = ranges.iter().map(range_bytes).sum();
+            if draft.bytes() + more > PART_BYTES && draft.bytes() > 0 {
+                break;
+            }
+            for range in ranges {
+                draft.push(Part { range, session: None, charged: 0, credit: 0 }, bytes::Bytes::new());
+            }
+            running.next += 1;
+        }
+        running.bytes += draft.bytes() as u64;
+        if running.next >= sources.len() {
+            draft.ends_snapshot = Some(running.begin);
+            self.last = running.begin;
+            self.last_bytes = running.bytes;
+            self.running = None;
+        }
+        self.yields = true;
+        Some(draft)
+    }
+}

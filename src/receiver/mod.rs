@@ -1,0 +1,41 @@
+//! The receiver's decisions, pure: `now` and messages in, messages and blocks out. No sockets, no files, no clock.
+//!
+//! | file | what it owns |
+//! |---|---|
+//! | `message` | what the two ends say to each other, and why something is refused |
+//! | `wire` | the same as bytes |
+//! | `payload` | records inside a SEND and inside a block |
+//! | `block` | the drawn format of what goes into the log |
+//! | `sources` | who has sent how much: the one transition for live and replay |
+//! | `builder` | records grouped into blocks |
+//! | `budget` | bytes promised to sources |
+//! | `rate` | how fast the engine can take records |
+//! | `reject` | records that are refused and kept |
+//! | `config` | names and limits |
+//! | `intake` | the receiving end: sessions, dedup, credit, acknowledgments |
+//! | `outbox` | the sending end: what is not yet acknowledged, and from where to resume |
+
+mod block;
+mod budget;
+mod builder;
+mod config;
+mod intake;
+mod message;
+mod outbox;
+mod payload;
+mod rate;
+mod reject;
+mod sources;
+mod wire;
+
+pub use block::{Block, BlockError, BlockRecords, Range, RangeKind, Sequenced};
+pub use config::{Poison, ReceiverConfig};
+pub use intake::{
+    Intake, IntakeStats, Oversized, RecordCheck, Refusal, Reservation, SessionKey, SessionOutput, SourceStatus,
+};
+pub use message::{Ack, Code, Hello, Message, Nack, Reject, RejectReason, Send, Sequences, WaitFor, Welcome};
+pub use outbox::{Outbox, OutboxConfig, OutboxError, OutboxOutput, Positions};
+pub use payload::{PayloadBuilder, PayloadError};
+pub use rate::{PidConfig, PidController, RateLimit};
+pub use sources::Sources;
+pub use wire::{FRAME_OVERHEAD_BYTES, FrameHeader, HEADER_BYTES, Preview, WireError, decode, encode, preview};
