@@ -30,6 +30,7 @@
 //! Imports only point down; a test reads the `use` lines.
 //!
 //! ```text
+//! L4  node                       composition: sessions <-> receiver <-> log
 //! L3  log                        one durable ordered log: commit pipeline, recovery, readers, retention
 //! L2  segment | receiver         the byte format | sessions with sources; both pure
 //! L1  codec | io                 checksums and cursors | the only module that talks to files and rings
@@ -52,6 +53,8 @@ pub mod internals;
 mod io;
 mod log;
 mod metrics;
+#[cfg(feature = "receiver")]
+pub mod node;
 #[cfg(feature = "receiver")]
 pub mod receiver;
 mod segment;
