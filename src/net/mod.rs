@@ -10,5 +10,6 @@ pub(crate) use backoff::Backoff;
 pub use backoff::BackoffConfig;
 pub use error::NetError;
 pub(crate) use framing::{FrameReader, HEAD_BYTES, Outgoing};
-pub(crate) use tcp::{Stream, connect, is_loopback};
+pub(crate) use tcp::{Stream, connect, is_loopback, listen};
+pub(crate) use tls::PeerCertificate;
 pub use tls::{ClientCertificates, ClientTls, Pem, ServerTls};
