@@ -163,6 +163,14 @@ impl<S: Storage> Log<S> {
         self.append_records(&[&as_slices(parts)], Patience::Room)
     }
 
+    /// Like [`Log::append_vectored`], but never blocks.
+    ///
+    /// # Errors
+    /// As [`Log::try_append`].
+    pub fn try_append_vectored(&self, parts: &[IoSlice<'_>]) -> Result<Pending<S>> {
+        self.append_records(&[&as_slices(parts)], Patience::Never)
+    }
+
     /// Appends one record from any buffer. The buffer is read to its end before the record gets its position, so that
     /// one that is slow, lies about its length or panics holds up nobody.
     ///

@@ -116,8 +116,11 @@ impl ReceiverConfig {
     /// A block's frame is at most this long: what the log must take as one record.
     #[must_use]
     pub fn frame_of_log_bytes_max(&self) -> u64 {
-        // The block's own limit, exceeded by one SEND at most, whose every record may become a range of its own.
-        self.block_bytes_max + self.payload_bytes_max() + 64 * KIB + 256 * u64::from(self.rejects_unseen_max)
+        // A block is at its limit, or holds one SEND, or what is said of a record that is rejected; or it is a part of
+        // a snapshot, which ends behind one source.
+        let send = self.payload_bytes_max() + 2 * KIB;
+        let snapshot_part = 256 * KIB + 256 * (u64::from(self.rejects_unseen_max) + 2);
+        self.block_bytes_max.max(send).max(snapshot_part) + KIB
     }
 
     /// Says which field is not usable and what would be.

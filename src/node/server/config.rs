@@ -144,7 +144,8 @@ mod tests {
     fn a_token_allows_what_its_rule_says() {
         let rule = |token: &str, sources: &str| TokenRule { token: Secret::new(token), sources: sources.to_owned() };
         let mut config = config();
-        let hello = |token: &str, source: &str| Hello { token: token.into(), source: source.into(), ..Hello::default() };
+        let hello =
+            |token: &str, source: &str| Hello { token: token.into(), source: source.into(), ..Hello::default() };
         assert_eq!(config.authorize(&hello("", "x"), None), Ok(()), "nothing is asked for");
         config.tokens = vec![rule("plant-plant-plant", "plant/"), rule("admin-admin-admin", "")];
         for (token, source, expected) in [

@@ -160,8 +160,7 @@ impl<S: Storage> Server<S> {
         config.validate()?;
         let listeners = config.listen.iter().map(|address| listen(*address)).collect::<Result<Vec<_>, _>>()?;
         let addresses = listeners.iter().zip(&config.listen).map(|(listener, address)| {
-            let failed =
-                |e| ServerError::Net(NetError::Listen { address: address.to_string(), source: Arc::new(e) });
+            let failed = |e| ServerError::Net(NetError::Listen { address: address.to_string(), source: Arc::new(e) });
             listener.local_addr().map_err(failed)
         });
         let addresses = addresses.collect::<Result<Vec<_>, _>>()?;

@@ -285,6 +285,24 @@ impl Intake {
         self.sessions.get(key).is_none_or(|session| !session.is_waiting)
     }
 
+    /// What became of the room a session asked for; `None` when it has not asked, or has used it.
+    #[must_use]
+    pub fn reservation(&self, key: SessionKey) -> Option<Reservation> {
+        match self.sessions.get(key) {
+            Some(session) if session.is_waiting => Some(Reservation::Waiting),
+            Some(session) if session.reserved > 0 => Some(Reservation::Granted),
+            Some(_) => None,
+            // It is gone: nothing of it is taken any more.
+            None => Some(Reservation::Granted),
+        }
+    }
+
+    /// Batches are committed up to here.
+    #[must_use]
+    pub fn committed_lsn(&self) -> Lsn {
+        self.committed_lsn
+    }
+
     /// Whether sessions wait for room: then those that hold some without using it are to be ended.
     #[must_use]
     pub fn is_contended(&self) -> bool {

@@ -20,6 +20,11 @@ impl SessionKey {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
 
+    /// Its place among the sessions that are there: small numbers, given again.
+    pub(crate) fn index(self) -> usize {
+        self.index as usize
+    }
+
     #[cfg(test)]
     pub(crate) fn for_tests(index: u32) -> SessionKey {
         SessionKey { index, generation: 0 }

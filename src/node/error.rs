@@ -1,0 +1,67 @@
+//! What can go wrong around a receiver.
+
+use crate::error::Error;
+use crate::receiver::{BlockError, Code, RejectReason};
+use crate::types::{Lsn, Seq};
+
+/// Why a receiver does not open, or does not take something.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReceiverError {
+    /// The log's own error.
+    #[error(transparent)]
+    Log(#[from] Error),
+    /// The stream holds something that no receiver wrote.
+    #[error("frame {lsn} of {log}: {source}")]
+    NotABlock {
+        /// The frame.
+        lsn: Lsn,
+        /// The log.
+        log: String,
+        /// What is wrong.
+        source: BlockError,
+    },
+    /// How far the sources have come is told by frames that are gone: sources could not be told apart from their
+    /// repetitions.
+    #[error(
+        "the state of the sources is told by the frames from {needed} on, but the stream begins at {first}; \
+         a receiver's stream is trimmed through the receiver only"
+    )]
+    StateLost {
+        /// The first frame that is needed.
+        needed: Lsn,
+        /// The first one there is.
+        first: Lsn,
+    },
+    /// A field of the configuration and the log do not go together.
+    #[error("{field} {problem}")]
+    Config {
+        /// The field.
+        field: &'static str,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// The source is refused.
+    #[error("the receiver refuses ({code:?}): {text}")]
+    Refused {
+        /// Why.
+        code: Code,
+        /// The sequence concerned, or 0.
+        at: Seq,
+        /// Where the source would have to go on.
+        expected: Seq,
+        /// In words.
+        text: String,
+    },
+    /// The record was recorded as a reject: it is not in the stream's data.
+    #[error("record {seq} was rejected ({reason:?})")]
+    Rejected {
+        /// Its sequence.
+        seq: Seq,
+        /// Why.
+        reason: RejectReason,
+    },
+    /// The receiver has ended: whether what was given to it is durable is unknown.
+    #[error("the receiver has ended; whether what it had not acknowledged is durable is unknown")]
+    Ended,
+}

@@ -1,0 +1,505 @@
+//! The receiver of one stream: its intake, its stream, and who is woken by what.
+//!
+//! Whoever brings something in also carries what it caused to the log: sessions append blocks themselves, one at a time.
+//! The [`Driver`] does what nobody is there for: it hears from the log what is durable, tells the intake, and tries again
+//! what the log had no room for.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::error::ReceiverError;
+use super::park::{block_on, wake_later};
+use super::replay::{Replayed, read_block, replay};
+use super::session::Session;
+use super::stream::{NoRoom, Stream, append};
+use crate::config::WhenFull;
+use crate::error::Error;
+use crate::io::{Disk, Storage};
+use crate::log::Log;
+use crate::receiver::{Intake, IntakeStats, Nack, ReceiverConfig, RecordCheck, Refusal, SessionKey, SourceStatus};
+use crate::types::{Lsn, LsnRange, SourceId};
+
+/// How long until a block is offered again that the log had no room for, when nothing else is on its way.
+const RETRY_BUSY: Duration = Duration::from_millis(1);
+const RETRY_FULL: Duration = Duration::from_millis(200);
+
+/// Takes records from sources, and acknowledges them when the stream says that they are durable. Cheap to clone.
+///
+/// ```
+/// use seawall::node::Receiver;
+/// use seawall::receiver::ReceiverConfig;
+/// use seawall::{Config, Log};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// let (log, _) = Log::open(dir.path(), Config::default())?;
+/// let (receiver, driver, _) = Receiver::open(log.clone(), "clicks", ReceiverConfig::default())?;
+/// let thread = driver.spawn()?;                       // or `driver.run().await` on any executor
+/// let mut source = receiver.local_blocking("connector-1")?;
+/// let stored = source.store_blocking(&["one", "two"])?;    // durable when it returns
+/// assert_eq!(stored.last.get(), 2);
+/// drop(source);
+/// receiver.shut_down();
+/// thread.join()?;
+/// log.close(std::time::Duration::from_secs(5))?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Receiver<S: Storage = Disk> {
+    pub(super) inner: Arc<Inner<S>>,
+}
+
+impl<S: Storage> Clone for Receiver<S> {
+    fn clone(&self) -> Self {
+        Receiver { inner: self.inner.clone() }
+    }
+}
+
+pub(super) struct Inner<S: Storage> {
+    pub(super) state: Mutex<State>,
+    stream: Mutex<Stream<S>>,
+    log: Log<S>,
+    /// The driver's task.
+    task: Mutex<Option<Waker>>,
+    /// What the log's completions wake: goes on to `task`.
+    waker: Waker,
+    is_shut_down: AtomicBool,
+    stream_name: String,
+}
+
+/// The intake, and the tasks that wait for its sessions.
+pub(super) struct State {
+    pub(super) intake: Intake,
+    wakers: Vec<Option<Waker>>,
+    failure: Option<ReceiverError>,
+}
+
+impl State {
+    /// Has `waker` woken when the session has something to say.
+    pub(super) fn listen(&mut self, key: SessionKey, waker: &Waker) {
+        let at = key.index();
+        if self.wakers.len() <= at {
+            self.wakers.resize(at + 1, None);
+        }
+        match &mut self.wakers[at] {
+            Some(known) if known.will_wake(waker) => {}
+            place => *place = Some(waker.clone()),
+        }
+    }
+
+    pub(super) fn forget(&mut self, key: SessionKey) {
+        if let Some(place) = self.wakers.get_mut(key.index()) {
+            *place = None;
+        }
+    }
+
+    /// Why nothing is acknowledged any more.
+    pub(super) fn failure(&self) -> Option<ReceiverError> {
+        self.failure.clone()
+    }
+
+    fn take_noisy(&mut self, wakers: &mut Vec<Waker>) {
+        while let Some(key) = self.intake.poll_noisy() {
+            wakers.extend(self.wakers.get_mut(key.index()).and_then(Option::take));
+        }
+    }
+}
+
+/// Passes a wake on to the driver's task.
+struct WakeDriver<S: Storage>(std::sync::Weak<Inner<S>>);
+
+impl<S: Storage> Wake for WakeDriver<S> {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.wake_driver();
+        }
+    }
+}
+
+/// What a receiver has counted, with its stream's positions.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ReceiverStats {
+    /// Sessions, records, refusals.
+    pub intake: IntakeStats,
+    /// How far the stream is durable.
+    pub durable: Lsn,
+    /// Nothing is acknowledged any more, for this reason.
+    pub failure: Option<String>,
+}
+
+impl<S: Storage> Receiver<S> {
+    /// Opens the receiver of the stream in `log`, whose name is `stream`. Reads back what sources have sent: at most
+    /// about [`ReceiverConfig::snapshot_interval_bytes`] (or four times what the sources themselves take).
+    ///
+    /// The [`Driver`] has to run for anything to be acknowledged.
+    ///
+    /// # Errors
+    /// [`ReceiverError::NotABlock`] when something else wrote the log, [`ReceiverError::StateLost`] when it was trimmed
+    /// behind the receiver's back, [`ReceiverError::Config`], and the log's errors.
+    pub fn open(
+        log: Log<S>,
+        stream: impl Into<String>,
+        config: ReceiverConfig,
+    ) -> Result<(Receiver<S>, Driver<S>, Replayed), ReceiverError> {
+        Receiver::open_with(log, stream, config, None, &|_, _| {})
+    }
+
+    /// As [`Receiver::open`], with a check that every record must pass, and told the frames replayed and how many there
+    /// are.
+    ///
+    /// # Errors
+    /// As [`Receiver::open`].
+    pub fn open_with(
+        log: Log<S>,
+        stream: impl Into<String>,
+        config: ReceiverConfig,
+        check: Option<RecordCheck>,
+        watch: &dyn Fn(u64, u64),
+    ) -> Result<(Receiver<S>, Driver<S>, Replayed), ReceiverError> {
+        config.validate()?;
+        check_log(&log, &config)?;
+        let found = replay(&log, watch)?;
+        let stream_name = stream.into();
+        let bytes = found.replayed.bytes;
+        let mut intake =
+            Intake::new(config, stream_name.clone(), found.sources, log.flushed(), found.replay_from, bytes);
+        if let Some(check) = check {
+            intake = intake.with_check(check);
+        }
+        let inner = Arc::new_cyclic(|me| Inner {
+            state: Mutex::new(State { intake, wakers: Vec::new(), failure: None }),
+            stream: Mutex::new(Stream::new(&log)),
+            log,
+            task: Mutex::new(None),
+            waker: Waker::from(Arc::new(WakeDriver(me.clone()))),
+            is_shut_down: AtomicBool::new(false),
+            stream_name,
+        });
+        Ok((Receiver { inner: inner.clone() }, Driver { inner }, found.replayed))
+    }
+
+    /// A connection was made: a session for the transport.
+    ///
+    /// # Errors
+    /// What to answer before closing it.
+    pub fn connect(&self) -> Result<Session<S>, Nack> {
+        let key = self.inner.with(|intake, now| intake.connect(now)).map_err(|Refusal(nack)| nack)?;
+        Ok(Session::new(self.inner.clone(), key))
+    }
+
+    /// The stream's name.
+    #[must_use]
+    pub fn stream(&self) -> &str {
+        &self.inner.stream_name
+    }
+
+    /// The log under the stream.
+    #[must_use]
+    pub fn log(&self) -> &Log<S> {
+        &self.inner.log
+    }
+
+    /// The limits.
+    #[must_use]
+    pub fn config(&self) -> ReceiverConfig {
+        self.inner.state.lock().intake.config().clone()
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn stats(&self) -> ReceiverStats {
+        let state = self.inner.state.lock();
+        ReceiverStats {
+            intake: state.intake.stats(),
+            durable: self.inner.log.flushed(),
+            failure: state.failure.as_ref().map(ToString::to_string),
+        }
+    }
+
+    /// Every source. Takes the receiver's lock for as long as copying them takes: some 100 ns each.
+    #[must_use]
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        self.inner.state.lock().intake.sources().collect()
+    }
+
+    /// One source.
+    #[must_use]
+    pub fn source(&self, id: &SourceId) -> Option<SourceStatus> {
+        self.inner.state.lock().intake.source(id)
+    }
+
+    /// Refuses a source from now on; durable once [`Receiver::source`] says that it is retired.
+    ///
+    /// # Errors
+    /// [`ReceiverError::Refused`] for a source that never came.
+    pub fn retire(&self, id: &SourceId) -> Result<(), ReceiverError> {
+        self.inner.with(|intake, _| intake.retire(id)).map_err(|id| ReceiverError::Refused {
+            code: crate::receiver::Code::Limit,
+            at: crate::types::Seq::ZERO,
+            expected: crate::types::Seq::ZERO,
+            text: format!("{id} never came here"),
+        })
+    }
+
+    /// Batches up to and including `lsn` are committed: sources that wait for it are told. Reads those blocks.
+    ///
+    /// # Errors
+    /// The log's, and [`ReceiverError::NotABlock`].
+    pub fn committed(&self, lsn: Lsn) -> Result<(), ReceiverError> {
+        let from = self.inner.state.lock().intake.committed_lsn().next().max(self.inner.log.first());
+        let mut positions = std::collections::HashMap::new();
+        if from <= lsn {
+            for frame in self.inner.log.range(LsnRange::inclusive(from, lsn)) {
+                let frame = frame?;
+                for (range, _) in read_block(&self.inner.log, frame.lsn, &frame.payload)?.ranges {
+                    if let Some(id) = range.source {
+                        positions.insert(id, range.last);
+                    }
+                }
+            }
+        }
+        self.inner.with(|intake, _| intake.committed(lsn, positions));
+        Ok(())
+    }
+
+    /// Gives up blocks up to `upto`, as far as they are not needed to know how far the sources have come; returns how far
+    /// that was. What is held back goes with a later call: the sources are written down anew meanwhile.
+    ///
+    /// # Errors
+    /// The log's.
+    pub fn trim(&self, upto: Lsn) -> Result<Lsn, ReceiverError> {
+        let bound = self.inner.with(|intake, _| {
+            let bound = intake.trim_bound();
+            if bound <= upto {
+                intake.request_snapshot();
+            }
+            bound
+        });
+        let upto = upto.min(bound.previous());
+        if upto >= self.inner.log.first() {
+            self.inner.log.trim(upto)?;
+        }
+        Ok(self.inner.log.first().previous())
+    }
+
+    /// Limits how many bytes a second all sources together may send.
+    pub fn set_rate(&self, bytes_per_second: Option<f64>) {
+        self.inner.with(|intake, now| intake.set_rate(now, bytes_per_second));
+    }
+
+    /// Asks every source to finish, closes the sessions that are left after `within`, and takes no new ones.
+    pub fn drain(&self, within: Duration, text: &str) {
+        self.inner.with(|intake, now| intake.drain(now, within, text));
+    }
+
+    /// Has the driver end once everything received is durable. Sessions still open hear nothing any more.
+    pub fn shut_down(&self) {
+        self.inner.is_shut_down.store(true, Ordering::Release);
+        self.inner.wake_driver();
+    }
+}
+
+fn check_log<S: Storage>(log: &Log<S>, config: &ReceiverConfig) -> Result<(), ReceiverError> {
+    let of_log = log.config();
+    let needed = config.frame_of_log_bytes_max();
+    let wrong = |field, problem| Err(ReceiverError::Config { field, problem });
+    if of_log.record_bytes_max < needed {
+        let problem = format!("of the log is {}, blocks may be {needed} bytes long", of_log.record_bytes_max);
+        return wrong("record_bytes_max", problem);
+    }
+    if of_log.when_full == WhenFull::DropOldest || of_log.retain_for.is_some() || of_log.retain_bytes.is_some() {
+        let problem = "would trim the stream behind the receiver's back, and with it what sources have sent".to_owned();
+        return wrong("when_full, retain_for or retain_bytes", problem);
+    }
+    Ok(())
+}
+
+impl<S: Storage> Inner<S> {
+    /// Changes the intake, then does what follows: wakes who has something to say, and gives blocks to the log.
+    pub(super) fn with<R>(&self, change: impl FnOnce(&mut Intake, Instant) -> R) -> R {
+        let now = Instant::now();
+        let mut wakers = Vec::new();
+        let (result, block) = {
+            let mut state = self.state.lock();
+            let result = change(&mut state.intake, now);
+            state.take_noisy(&mut wakers);
+            (result, state.intake.take_block())
+        };
+        wakers.into_iter().for_each(Waker::wake);
+        self.carry(block);
+        result
+    }
+
+    /// Gives blocks to the log. Only one thread at a time has one: the intake gives no other meanwhile.
+    fn carry(&self, mut block: Option<Vec<Bytes>>) {
+        while let Some(pieces) = block {
+            let appended = append(&self.log, &pieces);
+            // What was copied need not be held while others wait for the lock.
+            drop(pieces);
+            block = match appended {
+                Ok(Ok(pending)) => {
+                    // Placed before it is followed: the intake must know the block before it can hear that it is durable.
+                    let next = {
+                        let mut state = self.state.lock();
+                        state.intake.placed(pending.lsn());
+                        state.intake.take_block()
+                    };
+                    self.stream.lock().follow(pending, &mut Context::from_waker(&self.waker));
+                    next
+                }
+                Ok(Err(NoRoom { is_full })) => {
+                    let mut wakers = Vec::new();
+                    {
+                        let mut state = self.state.lock();
+                        state.intake.put_back(is_full);
+                        state.take_noisy(&mut wakers);
+                    }
+                    wakers.into_iter().for_each(Waker::wake);
+                    if self.stream.lock().is_idle() {
+                        wake_later(self.waker.clone(), if is_full { RETRY_FULL } else { RETRY_BUSY });
+                    }
+                    None
+                }
+                Err(error) => {
+                    self.fail(error);
+                    None
+                }
+            };
+        }
+    }
+
+    /// Nothing is acknowledged any more: what the log did not confirm is unknown.
+    fn fail(&self, error: Error) {
+        let mut wakers = Vec::new();
+        {
+            let mut state = self.state.lock();
+            state.intake.fail(error.to_string());
+            state.failure.get_or_insert(ReceiverError::Log(error));
+            state.take_noisy(&mut wakers);
+        }
+        wakers.into_iter().for_each(Waker::wake);
+        self.wake_driver();
+    }
+
+    fn wake_driver(&self) {
+        let task = self.task.lock().clone();
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+
+    fn drive(&self, context: &mut Context<'_>) -> Poll<Result<(), ReceiverError>> {
+        {
+            let mut task = self.task.lock();
+            if task.as_ref().is_none_or(|known| !known.will_wake(context.waker())) {
+                *task = Some(context.waker().clone());
+            }
+        }
+        loop {
+            let polled = self.stream.lock().poll_durable(&mut Context::from_waker(&self.waker));
+            let heard_nothing = polled.is_pending();
+            match polled {
+                Poll::Ready(Ok(lsn)) => self.with(|intake, now| intake.durable(now, lsn)),
+                Poll::Ready(Err(error)) => self.fail(error),
+                Poll::Pending => {}
+            }
+            let (failure, has_returned, is_settled) = {
+                let state = self.state.lock();
+                (state.failure(), state.intake.has_returned(), state.intake.is_settled())
+            };
+            if let Some(failure) = failure {
+                return Poll::Ready(Err(failure));
+            }
+            if has_returned {
+                self.with(|_, _| ());
+            }
+            if heard_nothing {
+                let is_done = is_settled && self.is_shut_down.load(Ordering::Acquire);
+                return if is_done { Poll::Ready(Ok(())) } else { Poll::Pending };
+            }
+        }
+    }
+}
+
+/// Hears from the log what is durable, and has sources told. Nothing is acknowledged unless it runs.
+#[must_use = "nothing is acknowledged unless the driver runs"]
+pub struct Driver<S: Storage = Disk> {
+    inner: Arc<Inner<S>>,
+}
+
+impl<S: Storage> Driver<S> {
+    /// Runs until [`Receiver::shut_down`], on any executor.
+    ///
+    /// # Errors
+    /// The log's, when it is poisoned: reopen it and the receiver.
+    pub async fn run(self) -> Result<(), ReceiverError> {
+        poll_fn(|context| self.inner.drive(context)).await
+    }
+
+    /// Runs on a thread of its own.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn spawn(self) -> std::io::Result<DriverThread> {
+        let name = "seawall-receiver".to_owned();
+        let thread = std::thread::Builder::new().name(name).spawn(move || block_on(self.run()))?;
+        Ok(DriverThread { thread })
+    }
+}
+
+impl<S: Storage> Drop for Driver<S> {
+    fn drop(&mut self) {
+        let mut wakers = Vec::new();
+        {
+            let mut state = self.inner.state.lock();
+            state.failure.get_or_insert(ReceiverError::Ended);
+            state.intake.fail(ReceiverError::Ended.to_string());
+            state.take_noisy(&mut wakers);
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A driver on its thread.
+#[derive(Debug)]
+pub struct DriverThread {
+    thread: JoinHandle<Result<(), ReceiverError>>,
+}
+
+impl DriverThread {
+    /// Waits for it to end.
+    ///
+    /// # Errors
+    /// As [`Driver::run`].
+    pub fn join(self) -> Result<(), ReceiverError> {
+        match self.thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+impl<S: Storage> fmt::Debug for Receiver<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").field("stream", &self.inner.stream_name).finish_non_exhaustive()
+    }
+}
+
+impl<S: Storage> fmt::Debug for Driver<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("stream", &self.inner.stream_name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,156 @@
+//! One connection's face of a receiver, for transports.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::error::ReceiverError;
+use super::receiver::Inner;
+use crate::io::{Disk, Storage};
+use crate::receiver::{Code, Intake, Message, Oversized, Preview, Reservation, SessionKey, SessionOutput, WireError};
+use crate::types::Seq;
+
+/// One connection. The transport reads messages and gives them to [`Session::handle`], sends what
+/// [`Session::next_output`] says, and calls [`Session::tick`] when [`Session::next_deadline`] has come. Dropping it ends
+/// the session; what it had sent goes on to the log.
+pub struct Session<S: Storage = Disk> {
+    inner: Arc<Inner<S>>,
+    key: SessionKey,
+}
+
+impl<S: Storage> Session<S> {
+    pub(super) fn new(inner: Arc<Inner<S>>, key: SessionKey) -> Session<S> {
+        Session { inner, key }
+    }
+
+    /// A number for diagnostics.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.key.number()
+    }
+
+    /// Waits for room for a message with a body of this length, before the body is read. The room belongs to the next
+    /// message handled. Cancel safe: asked again, it goes on waiting in the same place.
+    pub async fn reserve(&mut self, body_bytes: u32) {
+        poll_fn(|context| self.poll_reserve(body_bytes, context)).await
+    }
+
+    /// As [`Session::reserve`].
+    pub fn poll_reserve(&mut self, body_bytes: u32, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.inner.state.lock();
+        let cost = Intake::cost_bytes(body_bytes);
+        let is_granted = match state.intake.reservation(self.key) {
+            Some(Reservation::Granted) => true,
+            Some(Reservation::Waiting) => false,
+            None => state.intake.reserve(Instant::now(), self.key, cost) == Reservation::Granted,
+        };
+        if is_granted {
+            return Poll::Ready(());
+        }
+        state.listen(self.key, context.waker());
+        Poll::Pending
+    }
+
+    /// Whether other sessions wait for room: then one that has some and does not use it is to be ended.
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        self.inner.state.lock().intake.is_contended()
+    }
+
+    /// A message was received.
+    pub fn handle(&mut self, message: Message) {
+        let key = self.key;
+        self.inner.with(|intake, now| intake.handle(now, key, message));
+    }
+
+    /// What was received is no message.
+    pub fn garbled(&mut self, error: &WireError) {
+        let key = self.key;
+        self.inner.with(|intake, now| intake.garbled(now, key, error));
+    }
+
+    /// Ends the session for a reason the transport found.
+    pub fn refuse(&mut self, code: Code, text: impl Into<String>) {
+        let key = self.key;
+        self.inner.with(|intake, now| intake.refuse_session(now, key, code, text));
+    }
+
+    /// A SEND is too long to be read whole; see [`Intake::begin_oversized`].
+    pub fn begin_oversized(&mut self, head: Preview, payload_bytes: u64) -> Option<Oversized> {
+        let key = self.key;
+        self.inner.with(|intake, _| intake.begin_oversized(key, head, payload_bytes))
+    }
+
+    /// It has passed whole, and its checksum was right.
+    pub fn end_oversized(&mut self, oversized: Oversized) {
+        let key = self.key;
+        self.inner.with(|intake, _| intake.end_oversized(key, oversized));
+    }
+
+    /// Waits for the next thing to do on this connection. Cancel safe.
+    pub async fn next_output(&mut self) -> SessionOutput {
+        poll_fn(|context| self.poll_output(context)).await
+    }
+
+    /// The next thing to do on this connection.
+    pub fn poll_output(&mut self, context: &mut Context<'_>) -> Poll<SessionOutput> {
+        let mut state = self.inner.state.lock();
+        match state.intake.poll_output(self.key) {
+            Some(output) => Poll::Ready(output),
+            None => {
+                state.listen(self.key, context.waker());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The next thing to do, if there is something now.
+    pub fn try_output(&mut self) -> Option<SessionOutput> {
+        self.inner.state.lock().intake.poll_output(self.key)
+    }
+
+    /// When [`Session::tick`] is to be called. Changes with every call of anything else.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.inner.state.lock().intake.next_deadline(self.key)
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self) {
+        let key = self.key;
+        self.inner.with(|intake, now| intake.tick(now, key));
+    }
+
+    /// Whether the source was welcomed.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.inner.state.lock().intake.is_open(self.key)
+    }
+
+    /// Received and durable, as an ACK would say it now; `None` before the WELCOME and after the end.
+    #[must_use]
+    pub fn positions(&self) -> Option<(Seq, Seq)> {
+        self.inner.state.lock().intake.positions(self.key)
+    }
+
+    /// Why nothing is acknowledged any more.
+    #[must_use]
+    pub fn failure(&self) -> Option<ReceiverError> {
+        self.inner.state.lock().failure()
+    }
+}
+
+impl<S: Storage> Drop for Session<S> {
+    fn drop(&mut self) {
+        let key = self.key;
+        self.inner.state.lock().forget(key);
+        self.inner.with(|intake, now| intake.disconnect(now, key));
+    }
+}
+
+impl<S: Storage> std::fmt::Debug for Session<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("number", &self.number()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,204 @@
+//! Connectors in the same process.
+
+use std::time::Duration;
+
+use seawall::node::{LocalSource, ReceiverError};
+use seawall::receiver::{Code, Poison, ReceiverConfig, RecordCheck, RejectReason, Sequences, WaitFor};
+use seawall::{Config, Log, Seq, SourceId};
+
+use crate::{Running, records};
+
+#[test]
+fn what_is_stored_is_in_the_stream_once_and_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), ReceiverConfig::default());
+    let mut source = running.receiver.local_blocking("a").unwrap();
+    assert_eq!(source.resume(), Seq::ZERO);
+    let one = source.store_blocking(&["one", "two"]).unwrap();
+    assert_eq!(one.last, Seq::new(2));
+    assert!(running.log.flushed() >= one.durable_lsn && one.durable_lsn.get() > 0);
+    let two = source.store_blocking(&["three"]).unwrap();
+    assert_eq!(two.last, Seq::new(3));
+    assert!(two.durable_lsn > one.durable_lsn);
+    let found: Vec<_> = records(&running.log).into_iter().map(|(source, seq, _)| (source, seq)).collect();
+    assert_eq!(found, [("a".into(), 1), ("a".into(), 2), ("a".into(), 3)]);
+    drop(source);
+    running.close();
+}
+
+#[test]
+fn many_sources_at_once_share_blocks_and_each_keeps_its_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ReceiverConfig { snapshot_interval_bytes: 4096, blocks_in_flight_max: 1, ..Default::default() };
+    let running = Running::open(dir.path(), config.clone());
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let receiver = running.receiver.clone();
+            scope.spawn(move || {
+                let mut source = receiver.local_blocking(&format!("source-{number}")).unwrap();
+                for round in 0..50 {
+                    let batch: Vec<String> = (0..3).map(|n| format!("{number}/{}", round * 3 + n + 1)).collect();
+                    source.store_blocking(&batch).unwrap();
+                }
+            });
+        }
+    });
+    let stats = running.receiver.stats();
+    assert_eq!((stats.intake.records, stats.intake.charged_bytes), (1200, 0), "{stats:?}");
+    let mut next = vec![0; 8];
+    for (source, seq, record) in records(&running.log) {
+        let number: usize = source["source-".len()..].parse().unwrap();
+        next[number] += 1;
+        assert_eq!((seq, record), (next[number], format!("{number}/{seq}").into_bytes()));
+    }
+    assert_eq!(next, vec![150; 8]);
+    running.close();
+}
+
+#[test]
+fn without_a_driver_nothing_is_acknowledged_and_one_that_goes_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
+    let (receiver, driver, _) = seawall::node::Receiver::open(log, "test", ReceiverConfig::default()).unwrap();
+    drop(driver);
+    let error = receiver.local_blocking("a").unwrap_err();
+    assert!(matches!(error, ReceiverError::Refused { code: Code::Unavailable, .. }), "{error}");
+}
+
+#[test]
+fn a_poisoned_log_is_told_and_nothing_is_acknowledged_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), ReceiverConfig::default());
+    let mut source = running.receiver.local_blocking("a").unwrap();
+    source.store_blocking(&["one"]).unwrap();
+    // A log that is closed under the receiver is one that takes nothing more.
+    running.log.clone().close(Duration::from_secs(10)).unwrap();
+    let error = source.store_blocking(&["two"]).unwrap_err();
+    assert!(matches!(error, ReceiverError::Log(_)), "{error}");
+    let error = running.receiver.local_blocking("b").unwrap_err();
+    assert!(matches!(error, ReceiverError::Refused { code: Code::Unavailable, .. }), "{error}");
+}
+
+fn even_length(record: &[u8]) -> Result<(), String> {
+    if record.len().is_multiple_of(2) { Ok(()) } else { Err("an odd length".into()) }
+}
+
+fn checked(dir: &std::path::Path, poison: Poison) -> (Log, seawall::node::Receiver, seawall::node::DriverThread) {
+    let (log, _) = Log::open(dir, Config::default()).unwrap();
+    let config = ReceiverConfig { poison, record_bytes_max: 100, ..Default::default() };
+    let check = Some(RecordCheck::new(even_length));
+    let (receiver, driver, _) =
+        seawall::node::Receiver::open_with(log.clone(), "test", config, check, &|_, _| {}).unwrap();
+    (log, receiver, driver.spawn().unwrap())
+}
+
+#[test]
+fn a_poison_record_stops_its_source_and_what_was_before_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, receiver, _thread) = checked(dir.path(), Poison::Stop);
+    let mut source = receiver.local_blocking("a").unwrap();
+    let error = source.store_blocking(&["ok", "odd", "ok"]).unwrap_err();
+    let ReceiverError::Refused { code: Code::Poison, at, expected, .. } = error else { panic!("{error}") };
+    assert_eq!((at, expected), (Seq::new(2), Seq::new(1)));
+    let mut source = receiver.local_blocking("a").unwrap();
+    assert_eq!(source.resume(), Seq::new(1));
+    source.store_blocking(&["ok"]).unwrap();
+    assert_eq!(records(&log).len(), 2);
+}
+
+#[test]
+fn dead_letters_are_kept_outside_the_data_and_told_until_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, receiver, _thread) = checked(dir.path(), Poison::DeadLetter);
+    let mut source = receiver.local_blocking("a").unwrap();
+    let long = "x".repeat(102);
+    let stored = source.store_blocking(&["ok", "odd", &long, "ok"]).unwrap();
+    assert_eq!(stored.last, Seq::new(4));
+    let told: Vec<_> = stored.rejects.iter().map(|r| (r.seq.get(), r.reason, r.bytes)).collect();
+    assert_eq!(told, [(2, RejectReason::Poison, 3), (3, RejectReason::Oversized, 102)]);
+    assert_eq!(records(&log).iter().map(|(_, seq, _)| *seq).collect::<Vec<_>>(), [1, 4]);
+    assert_eq!(receiver.stats().intake.rejected, 2);
+    let status = receiver.source(&SourceId::new("a").unwrap()).unwrap();
+    assert_eq!((status.durable, status.rejects_unseen), (Seq::new(4), 0));
+}
+
+#[test]
+fn those_that_wait_for_nothing_durable_may_have_poison_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, receiver, _thread) = checked(dir.path(), Poison::Drop);
+    let open = |wait_for| {
+        let id = SourceId::new("a");
+        futures(receiver.local_with(id, Sequences::Dense, wait_for)).unwrap()
+    };
+    let mut source: LocalSource = open(WaitFor::Received);
+    futures(source.receive(&["ok", "odd", "ok"])).unwrap();
+    let id = SourceId::new("a").unwrap();
+    while receiver.source(&id).unwrap().durable < Seq::new(3) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(records(&log).iter().map(|(_, seq, _)| *seq).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(receiver.stats().intake.dropped, 1);
+    drop(source);
+    let mut source = open(WaitFor::Durable);
+    let error = source.store_blocking(&["odd"]).unwrap_err();
+    assert!(matches!(error, ReceiverError::Refused { code: Code::Poison, .. }), "{error}");
+}
+
+#[test]
+fn a_newer_session_of_the_same_source_fences_the_older() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), ReceiverConfig::default());
+    let mut old = running.receiver.local_blocking("a").unwrap();
+    old.store_blocking(&["one"]).unwrap();
+    let mut new = running.receiver.local_blocking("a").unwrap();
+    assert!(new.epoch() > old.epoch());
+    assert_eq!(new.resume(), Seq::new(1));
+    let error = old.store_blocking(&["not taken"]).unwrap_err();
+    assert!(matches!(error, ReceiverError::Refused { code: Code::OldEpoch, .. }), "{error}");
+    new.store_blocking(&["two"]).unwrap();
+    assert_eq!(records(&running.log).len(), 2);
+    assert_eq!(running.receiver.stats().intake.replaced, 1);
+    drop((old, new));
+    running.close();
+}
+
+#[test]
+fn a_log_that_drops_or_takes_too_little_is_refused() {
+    let refused = |config: Config| {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, _) = Log::open(dir.path(), config).unwrap();
+        seawall::node::Receiver::open(log, "test", ReceiverConfig::default()).unwrap_err()
+    };
+    let drops = refused(Config { when_full: seawall::WhenFull::DropOldest, ..Config::default() });
+    assert!(matches!(drops, ReceiverError::Config { field, .. } if field.contains("when_full")), "{drops}");
+    let small = refused(Config { record_bytes_max: 1 << 20, ..Config::default() });
+    assert!(matches!(small, ReceiverError::Config { field: "record_bytes_max", .. }), "{small}");
+}
+
+#[test]
+fn what_another_program_wrote_is_not_taken_for_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
+    log.append(b"a line").unwrap().wait().unwrap();
+    let error = seawall::node::Receiver::open(log, "test", ReceiverConfig::default()).unwrap_err();
+    assert!(matches!(error, ReceiverError::NotABlock { .. }), "{error}");
+}
+
+/// A future on this thread.
+fn futures<F: std::future::Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::task::Waker::from(std::sync::Arc::new(Unpark(std::thread::current())));
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+        std::thread::park();
+    }
+}
