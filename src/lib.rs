@@ -30,9 +30,9 @@
 //! Imports only point down; a test reads the `use` lines.
 //!
 //! ```text
-//! L4  node                       composition: sessions <-> receiver <-> log
+//! L4  node                       sockets, sessions and the log together: the only place that knows everyone
 //! L3  log                        one durable ordered log: commit pipeline, recovery, readers, retention
-//! L2  segment | receiver         the byte format | sessions with sources; both pure
+//! L2  segment | receiver | net   the byte format | sessions with sources, both pure | bytes on sockets
 //! L1  codec | io                 checksums and cursors | the only module that talks to files and rings
 //! L0  types | error | config | metrics | events | sync
 //! ```
@@ -53,6 +53,8 @@ pub mod internals;
 mod io;
 mod log;
 mod metrics;
+#[cfg(feature = "net")]
+pub mod net;
 #[cfg(feature = "receiver")]
 pub mod node;
 #[cfg(feature = "receiver")]
@@ -72,7 +74,7 @@ pub use log::{
 pub use metrics::Summary;
 pub use types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber, StreamId, Watermarks};
 #[cfg(feature = "receiver")]
-pub use types::{Seq, SourceEpoch, SourceId};
+pub use types::{Secret, Seq, SourceEpoch, SourceId};
 
 /// The one seam below the log: what a storage must do. Tests and unusual media bring their own.
 pub mod storage {

@@ -7,19 +7,29 @@
 //! | `receiver` | the receiver of one stream: its intake, its stream, and who is woken |
 //! | `session` | one connection's face of it, for transports |
 //! | `local` | the same for engines that have connectors of their own |
+//! | `server` | the same on sockets |
+//! | `client` | a source's end on sockets |
 //! | `park` | waiting for a future on a thread |
 //! | `error` | what can go wrong |
 
+#[cfg(feature = "net")]
+mod client;
 mod error;
 mod local;
 mod park;
 mod receiver;
 mod replay;
+#[cfg(feature = "net")]
+mod server;
 mod session;
 mod stream;
 
+#[cfg(feature = "net")]
+pub use client::{Client, ClientConfig, ClientError, ClientStatus, Disconnect, LinkStatus, Ticket};
 pub use error::ReceiverError;
 pub use local::{LocalSource, Stored};
 pub use receiver::{Driver, DriverThread, Receiver, ReceiverStats};
 pub use replay::Replayed;
+#[cfg(feature = "net")]
+pub use server::{Server, ServerConfig, ServerError, ServerStats, ServerWatch, TokenRule};
 pub use session::Session;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::message::{Ack, Code, Hello, Message, Nack, Reject, Sequences, VERSION, WaitFor, Welcome};
 use super::payload::{PayloadBuilder, header_bytes};
-use crate::types::{Lsn, Seq, SourceEpoch, SourceId};
+use crate::types::{Lsn, Secret, Seq, SourceEpoch, SourceId};
 
 /// Who sends, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,7 +23,7 @@ pub struct OutboxConfig {
     /// The stream's name; empty: the receiver's only one.
     pub stream: String,
     /// Proof of the right to send.
-    pub token: Vec<u8>,
+    pub token: Secret,
     /// How records are numbered.
     pub sequences: Sequences,
     /// What counts as done.
@@ -42,7 +42,7 @@ impl Default for OutboxConfig {
             source: None,
             epoch: SourceEpoch::ZERO,
             stream: String::new(),
-            token: Vec::new(),
+            token: Secret::default(),
             sequences: Sequences::Dense,
             wait_for: WaitFor::Durable,
             told_durable: Seq::ZERO,
@@ -285,6 +285,12 @@ impl Outbox {
         self.failed.as_ref()
     }
 
+    /// Records the receiver keeps as rejects that were not taken yet.
+    #[must_use]
+    pub fn rejects(&self) -> &[Reject] {
+        &self.rejects
+    }
+
     /// Records the receiver keeps as rejects, told once each. They are not told again once the receiver knows that
     /// they were seen.
     pub fn take_rejects(&mut self) -> Vec<Reject> {
@@ -398,7 +404,7 @@ impl Outbox {
             // A reconnect goes on in the life it had; only the first one takes the next.
             epoch: self.epoch,
             told_durable: if is_sequenced { self.positions.durable } else { Seq::ZERO },
-            token: config.token.clone(),
+            token: config.token.reveal().to_vec(),
             stream: config.stream.clone(),
             source: config.source.as_ref().map_or_else(Vec::new, |source| source.as_bytes().to_vec()),
         })

@@ -132,6 +132,12 @@ impl FrameHeader {
         self.kind == SEND
     }
 
+    /// Whether this is a SKIP.
+    #[must_use]
+    pub fn is_skip(&self) -> bool {
+        self.kind == SKIP
+    }
+
     /// Bytes of the whole frame.
     #[must_use]
     pub fn frame_bytes(&self) -> usize {

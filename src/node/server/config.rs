@@ -1,0 +1,164 @@
+//! What can be chosen about a server.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use subtle::ConstantTimeEq;
+
+use super::ServerError;
+use crate::net::{PeerCertificate, ServerTls, is_loopback};
+use crate::receiver::Hello;
+use crate::types::Secret;
+
+/// Where a server listens, and whom it believes.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Addresses to listen on; port 0: any.
+    pub listen: Vec<SocketAddr>,
+    /// Encrypts, and asks for certificates if it is configured to.
+    pub tls: Option<ServerTls>,
+    /// Sources that show one of these are believed. With neither tokens nor certificates asked for, everybody is.
+    pub tokens: Vec<TokenRule>,
+    /// Listens unencrypted where other machines can connect. Default no.
+    pub plaintext_beyond_loopback: bool,
+    /// TLS is agreed upon within this. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// Sources have so long to finish when the server is asked to end. Default 10 s.
+    pub drain: Duration,
+}
+
+/// A token, and what it allows.
+#[derive(Clone, Debug)]
+pub struct TokenRule {
+    /// What the source has to show; at least 16 bytes.
+    pub token: Secret,
+    /// The source's name must begin with this; empty: any source.
+    pub sources: String,
+}
+
+impl TokenRule {
+    /// A guess at a shorter one may succeed.
+    pub const TOKEN_BYTES_MIN: usize = 16;
+}
+
+impl ServerConfig {
+    /// Listens on `address`, unencrypted, and believes everybody: for this machine only.
+    #[must_use]
+    pub fn new(address: SocketAddr) -> ServerConfig {
+        ServerConfig {
+            listen: vec![address],
+            tls: None,
+            tokens: Vec::new(),
+            plaintext_beyond_loopback: false,
+            handshake_timeout: Duration::from_secs(10),
+            drain: Duration::from_secs(10),
+        }
+    }
+
+    /// Says which field is not usable and what would be.
+    ///
+    /// # Errors
+    /// [`ServerError::Config`], naming the first such field.
+    pub fn validate(&self) -> Result<(), ServerError> {
+        let refuse = |field, problem| Err(ServerError::Config { field, problem });
+        if self.listen.is_empty() {
+            return refuse("listen", "is empty, must name an address".to_owned());
+        }
+        let is_open = |address: &&SocketAddr| !is_loopback(address.ip());
+        if self.tls.is_none()
+            && !self.plaintext_beyond_loopback
+            && let Some(address) = self.listen.iter().find(is_open)
+        {
+            let problem = format!(
+                "holds {address}, which other machines can reach; configure TLS, or set `plaintext_beyond_loopback`"
+            );
+            return refuse("listen", problem);
+        }
+        let min = TokenRule::TOKEN_BYTES_MIN;
+        if let Some(at) = self.tokens.iter().position(|rule| rule.token.reveal().len() < min) {
+            return refuse("tokens", format!("holds one of less than {min} bytes, the one at place {at}"));
+        }
+        if self.handshake_timeout.is_zero() {
+            return refuse("handshake_timeout", "is 0, must be longer".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether the source is who it says it is.
+    pub(super) fn authorize(&self, hello: &Hello, certificate: Option<&PeerCertificate>) -> Result<(), &'static str> {
+        let asks = self.tls.as_ref().is_some_and(|tls| tls.asks);
+        if self.tokens.is_empty() && !asks {
+            return Ok(());
+        }
+        if let Some(certificate) = certificate {
+            return match certificate.speaks_for(&hello.source) {
+                true => Ok(()),
+                false => Err("the certificate is for other sources"),
+            };
+        }
+        // All of them are compared, whichever fits: the time says nothing of them.
+        let (mut is_known, mut is_allowed) = (false, false);
+        for rule in &self.tokens {
+            let fits = bool::from(rule.token.reveal().ct_eq(&hello.token));
+            is_known |= fits;
+            is_allowed |= fits && hello.source.starts_with(rule.sources.as_bytes());
+        }
+        match (is_known, is_allowed) {
+            (_, true) => Ok(()),
+            (true, false) => Err("the token is for other sources"),
+            (false, false) if hello.token.is_empty() => Err("a token or a certificate is needed"),
+            (false, false) => Err("the token is not known here"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> ServerConfig {
+        ServerConfig::new("127.0.0.1:0".parse().unwrap())
+    }
+
+    #[test]
+    fn what_is_not_usable_is_named() {
+        assert!(config().validate().is_ok());
+        type Spoil = fn(&mut ServerConfig);
+        let cases: [(&str, Spoil); 5] = [
+            ("listen", |c| c.listen.clear()),
+            ("listen", |c| c.listen.push("0.0.0.0:7".parse().unwrap())),
+            ("listen", |c| c.listen.push("[::]:7".parse().unwrap())),
+            ("tokens", |c| c.tokens.push(TokenRule { token: Secret::new("short"), sources: String::new() })),
+            ("handshake_timeout", |c| c.handshake_timeout = Duration::ZERO),
+        ];
+        for (expected, spoil) in cases {
+            let mut config = config();
+            spoil(&mut config);
+            assert!(matches!(config.validate(), Err(ServerError::Config { field, .. }) if field == expected));
+        }
+        let open = ServerConfig { plaintext_beyond_loopback: true, ..ServerConfig::new("0.0.0.0:7".parse().unwrap()) };
+        assert!(open.validate().is_ok());
+    }
+
+    #[test]
+    fn a_token_allows_what_its_rule_says() {
+        let rule = |token: &str, sources: &str| TokenRule { token: Secret::new(token), sources: sources.to_owned() };
+        let mut config = config();
+        let hello =
+            |token: &str, source: &str| Hello { token: token.into(), source: source.into(), ..Hello::default() };
+        assert_eq!(config.authorize(&hello("", "x"), None), Ok(()), "nothing is asked for");
+        config.tokens = vec![rule("plant-plant-plant", "plant/"), rule("admin-admin-admin", "")];
+        for (token, source, expected) in [
+            ("plant-plant-plant", "plant/7", Ok(())),
+            ("plant-plant-plant", "plan", Err("the token is for other sources")),
+            ("plant-plant-plant", "", Err("the token is for other sources")),
+            ("admin-admin-admin", "anything", Ok(())),
+            ("admin-admin-admin", "", Ok(())),
+            ("admin-admin-admi", "anything", Err("the token is not known here")),
+            ("", "plant/7", Err("a token or a certificate is needed")),
+        ] {
+            assert_eq!(config.authorize(&hello(token, source), None), expected, "{token:?} {source:?}");
+        }
+        assert!(!format!("{config:?}").contains("admin"), "tokens are not shown");
+    }
+}
