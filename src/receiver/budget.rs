@@ -57,6 +57,11 @@ impl Budget {
         self.charged_bytes = self.charged_bytes.saturating_sub(bytes);
     }
 
+    /// Charges what is held besides what was read: it is there already, and cannot wait.
+    pub(crate) fn charge_besides(&mut self, bytes: u64) {
+        self.charged_bytes += bytes;
+    }
+
     /// The first in line, if there is room for it now.
     pub(crate) fn admit(&mut self, now: Instant) -> Option<(SessionKey, u64)> {
         let (session, bytes) = *self.line.front()?;
