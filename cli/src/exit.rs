@@ -46,6 +46,8 @@ pub(crate) enum Failure {
     Log { dir: String, source: seawall::Error },
     #[error("{0}")]
     Refused(String),
+    #[error("the receiver: {0}")]
+    Receiver(String),
     #[error("standard output: {0}")]
     Output(io::Error),
     /// Whoever read our output has seen enough (`seawall dump | head`): no failure to anybody.
@@ -68,6 +70,7 @@ impl Failure {
             Failure::Log { source: seawall::Error::Locked { .. }, .. } => 5,
             Failure::Log { source, .. } if source.is_damage() => 2,
             Failure::Refused(_) => 4,
+            Failure::Receiver(_) => 6,
             Failure::Interrupted => 130,
             _ => 1,
         }

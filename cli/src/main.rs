@@ -3,6 +3,7 @@
 //! | module | command |
 //! |---|---|
 //! | [`ingest`] | a file's lines become durable records, once |
+//! | [`receive`], [`send`] | the same from elsewhere: a receiver, and a file's way to one |
 //! | [`tail`], [`dump`] | records back out |
 //! | [`inspect`] | what a log is and how far it has come |
 //! | [`verify`], [`repair`] | every byte checked; what is damaged is set aside |
@@ -22,9 +23,12 @@ mod manual;
 mod open;
 mod output;
 mod progress;
+mod receive;
 mod repair;
+mod send;
 mod sequence;
 mod show;
+mod source;
 mod tail;
 mod verify;
 mod walk;
@@ -53,7 +57,8 @@ struct Global {
     /// How results are written.
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// The log's configuration, in TOML; every field has a default.
+    /// The configuration, in TOML: the log's fields, or for `receive` the tables [log], [receiver] and [server]. Every
+    /// field has a default.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// No progress on standard error.
@@ -64,6 +69,8 @@ struct Global {
 #[derive(clap::Subcommand)]
 enum Command {
     Ingest(ingest::Args),
+    Receive(receive::Args),
+    Send(send::Args),
     Tail(tail::Args),
     Dump(dump::Args),
     Inspect(inspect::Args),
@@ -100,6 +107,8 @@ fn run(cli: &Cli) -> Result<Ending, Failure> {
     }
     match &cli.command {
         Command::Ingest(args) => ingest::run(args, global),
+        Command::Receive(args) => receive::run(args, global),
+        Command::Send(args) => send::run(args, global),
         Command::Tail(args) => tail::run(args, global),
         Command::Dump(args) => dump::run(args, global),
         Command::Inspect(args) => inspect::run(args, global),

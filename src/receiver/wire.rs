@@ -182,9 +182,9 @@ pub fn encode(message: &Message, out: &mut BytesMut) {
             out.put_u8(hello.wait_for as u8);
             out.put_u64_le(hello.epoch.get());
             out.put_u64_le(hello.told_durable.get());
-            put_text(out, &hello.token);
-            put_text(out, hello.stream.as_bytes());
-            put_text(out, &hello.source);
+            put_bytes(out, &hello.token);
+            put_text(out, &hello.stream);
+            put_bytes(out, &hello.source);
             HELLO
         }
         Message::Welcome(welcome) => {
@@ -204,7 +204,7 @@ pub fn encode(message: &Message, out: &mut BytesMut) {
             WELCOME
         }
         Message::Redirect { address, retry_after_millis } => {
-            put_text(out, address.as_bytes());
+            put_text(out, address);
             out.put_u32_le(*retry_after_millis);
             REDIRECT
         }
@@ -237,7 +237,7 @@ pub fn encode(message: &Message, out: &mut BytesMut) {
             out.put_u64_le(nack.at.get());
             out.put_u64_le(nack.expected.get());
             out.put_u32_le(nack.retry_after_millis);
-            put_text(out, nack.text.as_bytes());
+            put_text(out, &nack.text);
             NACK
         }
         Message::Ping { nonce, rejects_seen } => {
@@ -252,7 +252,7 @@ pub fn encode(message: &Message, out: &mut BytesMut) {
         Message::GoAway { code, deadline_millis, text } => {
             out.put_u16_le(*code as u16);
             out.put_u32_le(*deadline_millis);
-            put_text(out, text.as_bytes());
+            put_text(out, text);
             GOAWAY
         }
         Message::Bye => BYE,
@@ -411,11 +411,16 @@ pub(crate) fn reject_reason(number: u8) -> Option<RejectReason> {
     [RejectReason::Oversized, RejectReason::Poison].into_iter().find(|reason| *reason as u8 == number)
 }
 
-fn put_text(out: &mut BytesMut, text: &[u8]) {
-    // Longer texts are for people and may be cut; names and tokens are checked before they come here.
-    let text = &text[..text.len().min(usize::from(u16::MAX))];
-    out.put_u16_le(text.len() as u16);
-    out.put_slice(text);
+/// Longer texts are for people and may be cut, between letters.
+fn put_text(out: &mut BytesMut, text: &str) {
+    put_bytes(out, &text.as_bytes()[..text.floor_char_boundary(usize::from(u16::MAX))]);
+}
+
+/// Names and tokens, which are never that long: a HELLO would be refused.
+fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
+    let bytes = &bytes[..bytes.len().min(usize::from(u16::MAX))];
+    out.put_u16_le(bytes.len() as u16);
+    out.put_slice(bytes);
 }
 
 fn text<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], FieldError> {
@@ -459,3 +464,6 @@ fn rejects(reader: &mut Reader<'_>) -> Result<Vec<Reject>, FieldError> {
     };
     (0..count).map(|_| one(reader)).collect()
 }
+
+#[cfg(test)]
+mod tests;

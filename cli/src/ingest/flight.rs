@@ -8,21 +8,10 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 use seawall::{Log, Lsn, Pending};
 
+use crate::source::{Durable, Run};
+
 /// Ack latencies above this count as this, µs.
 const LATENCY_MICROS_MAX: u64 = 60_000_000;
-
-/// Everything of the source up to here survived a flush of the device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Durable {
-    /// The offset of the first byte that is not.
-    pub(super) offset: u64,
-    /// The frame that holds the last byte that is.
-    pub(super) lsn: Lsn,
-    /// Records of this run.
-    pub(super) records: u64,
-    /// Bytes of this run.
-    pub(super) bytes: u64,
-}
 
 struct Flight {
     pending: Pending,
@@ -89,13 +78,14 @@ impl<'a> Flights<'a> {
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
+}
 
-    pub(super) fn durable(&self) -> Durable {
+impl Run for Flights<'_> {
+    fn durable(&self) -> Durable {
         self.durable
     }
 
-    /// A percentile of the time from append to ack, µs.
-    pub(super) fn latency_micros(&self, quantile: f64) -> u64 {
+    fn latency_micros(&self, quantile: f64) -> u64 {
         self.latency.value_at_quantile(quantile)
     }
 }

@@ -5,9 +5,6 @@
 //! goes on behind the last record of its source, and nothing else has to be kept in step with the log.
 
 mod flight;
-mod input;
-mod pieces;
-mod report;
 mod resume;
 
 use std::path::PathBuf;
@@ -21,10 +18,8 @@ use crate::envelope::{Head, SOURCE_BYTES_MAX, Unit};
 use crate::exit::{Ending, Failure, InLog};
 use crate::interrupt::Interrupt;
 use crate::open::{self, LogDir};
+use crate::source::{Cut, Input, Pieces, Report, Run};
 use flight::Flights;
-use input::Input;
-use pieces::{Cut, Pieces};
-use report::Report;
 use resume::Last;
 
 /// How long a close may take.
@@ -138,7 +133,7 @@ impl Ingest<'_> {
         let begin = self.begin(last.as_ref())?;
         let (Begin::At(lsn, offset) | Begin::Closed(lsn, offset)) = begin;
         let mut flights = Flights::new(self.log, self.args.outstanding as usize, offset, lsn);
-        let mut report = Report::new(self.input.length(), self.args.report_every, self.global);
+        let mut report = Report::new("ingest", self.input.length(), self.args.report_every, self.global);
         report.start(&self.plan.source, flights.durable(), last.is_none());
         // It may be a map of a segment, which cannot be used again while we hold it.
         drop(last);

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use seawall::{Log, Lsn, LsnRange};
 
-use super::input::Input;
 use crate::Global;
 use crate::envelope::{Envelope, Unit};
 use crate::exit::Failure;
 use crate::open::LogDir;
 use crate::output::{grouped, tell};
 use crate::progress::Meter;
+use crate::source::Input;
 use crate::walk::{Met, Walk};
 
 /// Frames looked at in the first step back from the log's end.

@@ -188,6 +188,14 @@ impl Client {
         self.shared.push(record.into()).map(|until| Ticket { until })
     }
 
+    /// Gives a record with its sequence, or not.
+    ///
+    /// # Errors
+    /// [`OutboxError::Full`], and as [`Client::push_at`].
+    pub fn try_push_at(&self, seq: Seq, record: impl Into<Bytes>) -> Result<Ticket, ClientError> {
+        self.shared.push_at(seq, record.into()).map(|until| Ticket { until })
+    }
+
     async fn when_there_is_room(
         &self,
         try_once: impl Fn() -> Result<Until, ClientError>,

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::exit::Failure;
 
 /// An open source.
-pub(super) struct Input {
+pub(crate) struct Input {
     path: PathBuf,
     file: File,
     /// `None`: a stream (standard input, a pipe, a device).
@@ -20,7 +20,7 @@ pub(super) struct Input {
 
 impl Input {
     /// Opens a file, or standard input for `-`.
-    pub(super) fn open(path: &Path) -> Result<Input, Failure> {
+    pub(crate) fn open(path: &Path) -> Result<Input, Failure> {
         let failed = |op| move |e| Failure::file(op, path, e);
         if path == Path::new("-") {
             let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(failed("open"))?;
@@ -38,12 +38,12 @@ impl Input {
     }
 
     /// What to call it in messages.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         self.path.display().to_string()
     }
 
     /// The source's name unless the user gives one: the file's own, whatever directory it is in.
-    pub(super) fn source_name(&self) -> Result<String, Failure> {
+    pub(crate) fn source_name(&self) -> Result<String, Failure> {
         if self.path == Path::new("standard input") {
             return Ok("stdin".into());
         }
@@ -52,13 +52,13 @@ impl Input {
     }
 
     /// Its length when it was opened; `None` for a stream.
-    pub(super) fn length(&self) -> Option<u64> {
+    pub(crate) fn length(&self) -> Option<u64> {
         self.length
     }
 
     /// Goes from its beginning to `offset`; a stream is read up to there. Answers where it got to: less when it is
     /// shorter.
-    pub(super) fn skip_to(&mut self, offset: u64) -> Result<u64, Failure> {
+    pub(crate) fn skip_to(&mut self, offset: u64) -> Result<u64, Failure> {
         let reached = match self.length {
             Some(length) if length < offset => Ok(length),
             Some(_) => self.file.seek(SeekFrom::Start(offset)),
@@ -68,7 +68,7 @@ impl Input {
     }
 
     /// Reads the next `expected.len()` bytes; true when they are the expected ones.
-    pub(super) fn goes_on_with(&mut self, expected: &[u8]) -> Result<bool, Failure> {
+    pub(crate) fn goes_on_with(&mut self, expected: &[u8]) -> Result<bool, Failure> {
         let mut bytes = vec![0; expected.len()];
         match self.file.read_exact(&mut bytes) {
             Ok(()) => Ok(bytes == expected),
@@ -78,7 +78,7 @@ impl Input {
     }
 
     /// Waits until reading would not block, at most this long. A signal ends the wait.
-    pub(super) fn wait_ready(&self, patience: Duration) -> Result<bool, Failure> {
+    pub(crate) fn wait_ready(&self, patience: Duration) -> Result<bool, Failure> {
         if self.length.is_some() {
             return Ok(true);
         }
@@ -91,7 +91,7 @@ impl Input {
     }
 
     /// Names this source in an error.
-    pub(super) fn failed(&self, error: io::Error) -> Failure {
+    pub(crate) fn failed(&self, error: io::Error) -> Failure {
         Failure::file("read", &self.path, error)
     }
 }

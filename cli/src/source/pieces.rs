@@ -8,7 +8,7 @@ const READ_BYTES: usize = 256 * 1024;
 
 /// Where a source is cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Cut {
+pub(crate) enum Cut {
     /// Behind each newline.
     Lines,
     /// After so many bytes.
@@ -17,21 +17,21 @@ pub(super) enum Cut {
 
 /// A piece of the source; never empty.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) struct Piece<'a> {
+pub(crate) struct Piece<'a> {
     /// Where it begins in the source.
-    pub(super) offset: u64,
-    pub(super) data: &'a [u8],
+    pub(crate) offset: u64,
+    pub(crate) data: &'a [u8],
 }
 
 impl Piece<'_> {
     /// The offset of the byte after it.
-    pub(super) fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.offset + self.data.len() as u64
     }
 }
 
 /// Bytes read and not yet cut.
-pub(super) struct Pieces {
+pub(crate) struct Pieces {
     cut: Cut,
     /// A line that is longer is cut all the same: memory stays bounded whatever the source holds.
     piece_bytes_max: usize,
@@ -47,12 +47,12 @@ pub(super) struct Pieces {
 
 impl Pieces {
     /// Pieces of a source that is read from `offset` on.
-    pub(super) fn new(cut: Cut, piece_bytes_max: usize, offset: u64) -> Pieces {
+    pub(crate) fn new(cut: Cut, piece_bytes_max: usize, offset: u64) -> Pieces {
         Pieces { cut, piece_bytes_max, buffer: Vec::new(), start: 0, end: 0, scanned: 0, offset, ended: false }
     }
 
     /// The next piece; `None` when more must be read first, or nothing is left.
-    pub(super) fn next(&mut self) -> Option<Piece<'_>> {
+    pub(crate) fn next(&mut self) -> Option<Piece<'_>> {
         let bytes = self.find()?;
         let piece = Piece { offset: self.offset, data: &self.buffer[self.start..self.start + bytes] };
         self.start += bytes;
@@ -62,12 +62,12 @@ impl Pieces {
     }
 
     /// The source has ended and everything of it was cut.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.ended && self.start == self.end
     }
 
     /// Reads once.
-    pub(super) fn fill(&mut self, source: &mut impl Read) -> io::Result<()> {
+    pub(crate) fn fill(&mut self, source: &mut impl Read) -> io::Result<()> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;

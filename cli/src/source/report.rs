@@ -1,15 +1,35 @@
-//! What `ingest` says: on standard output, what is durable (a promise, for programs and for comparing after a crash);
+//! What `ingest` and `send` say: on standard output, what is durable (a promise, for programs and for comparing after a crash);
 //! on standard error, how it goes.
 
 use std::time::{Duration, Instant};
 
+use seawall::Lsn;
 use serde::Serialize;
 
-use super::flight::{Durable, Flights};
 use crate::Global;
 use crate::exit::Failure;
 use crate::output::{Format, Out, grouped, is_terminal, micros, size};
 use crate::progress::Meter;
+
+/// Everything of the source up to here survived a flush of the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Durable {
+    /// The offset of the first byte that did not.
+    pub(crate) offset: u64,
+    /// A frame up to which the log is durable, and that holds the last byte that did.
+    pub(crate) lsn: Lsn,
+    /// Records of this run.
+    pub(crate) records: u64,
+    /// Bytes of this run.
+    pub(crate) bytes: u64,
+}
+
+/// What is reported on; asked only when there is something to say.
+pub(crate) trait Run {
+    fn durable(&self) -> Durable;
+    /// A percentile of the time from a record's start to its acknowledgment, µs.
+    fn latency_micros(&self, quantile: f64) -> u64;
+}
 
 /// One line of `--format json`.
 #[derive(Serialize)]
@@ -33,7 +53,7 @@ enum Event<'a> {
     },
 }
 
-pub(super) struct Report {
+pub(crate) struct Report {
     out: Out,
     json: bool,
     /// Somebody reads standard output, and not with eyes that look at the bar.
@@ -48,7 +68,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(total: Option<u64>, every: Duration, global: &Global) -> Report {
+    pub(crate) fn new(label: &'static str, total: Option<u64>, every: Duration, global: &Global) -> Report {
         let now = Instant::now();
         let json = global.format == Format::Json;
         Report {
@@ -59,37 +79,37 @@ impl Report {
             began: now,
             told: now,
             told_offset: 0,
-            meter: Meter::new("ingest", total, global),
+            meter: Meter::new(label, total, global),
             shown: (0, now),
         }
     }
 
     /// The run begins.
-    pub(super) fn start(&mut self, source: &str, durable: Durable, is_new: bool) {
+    pub(crate) fn start(&mut self, source: &str, durable: Durable, is_new: bool) {
         let Durable { offset, lsn, .. } = durable;
         self.began = Instant::now();
         self.shown.1 = self.began;
         self.told_offset = offset;
         let text = match is_new {
-            true => format!("source {source:?} is new in this log, beginning at offset {offset}"),
+            true => format!("source {source:?} is new there, beginning at offset {offset}"),
             false => format!("source {source:?} is durable through offset {offset} (frame {lsn}), going on there"),
         };
         self.say(text, Event::Start { source, offset, lsn: lsn.get() });
     }
 
     /// Called often: says something when it is time to.
-    pub(super) fn tick(&mut self, flights: &Flights<'_>, now: Instant) {
+    pub(crate) fn tick(&mut self, run: &impl Run, now: Instant) {
         if self.periodic && now.saturating_duration_since(self.told) >= self.every {
             self.told = now;
-            self.durable(flights.durable());
+            self.durable(run.durable());
         }
         if self.meter.is_due(now) {
-            let Durable { offset, records, .. } = flights.durable();
+            let Durable { offset, records, .. } = run.durable();
             let seconds = now.saturating_duration_since(self.shown.1).as_secs_f64().max(1e-3);
             let rate = (records - self.shown.0) as f64 / seconds;
             self.shown = (records, now);
-            let (p50, p99) = (flights.latency_micros(0.50) as f64, flights.latency_micros(0.99) as f64);
-            let mean = flights.durable().bytes as f64 / now.duration_since(self.began).as_secs_f64().max(1e-3) / 1e6;
+            let (p50, p99) = (run.latency_micros(0.50) as f64, run.latency_micros(0.99) as f64);
+            let mean = run.durable().bytes as f64 / now.duration_since(self.began).as_secs_f64().max(1e-3) / 1e6;
             let message =
                 format!("{} records/s, {mean:.1} MB/s, p50 {}, p99 {}", grouped(rate as u64), micros(p50), micros(p99));
             self.meter.show(offset, &message);
@@ -97,14 +117,14 @@ impl Report {
     }
 
     /// The run is over, in good order or not: what is durable is said in any case.
-    pub(super) fn end(&mut self, outcome: &str, flights: &Flights<'_>) {
+    pub(crate) fn end(&mut self, outcome: &str, run: &impl Run) {
         self.meter.finish();
-        let durable = flights.durable();
+        let durable = run.durable();
         self.durable(durable);
         let Durable { offset, lsn, records, bytes } = durable;
         let seconds = self.began.elapsed().as_secs_f64();
         let records_per_second = records as f64 / seconds.max(1e-6);
-        let (p50_micros, p99_micros) = (flights.latency_micros(0.50), flights.latency_micros(0.99));
+        let (p50_micros, p99_micros) = (run.latency_micros(0.50), run.latency_micros(0.99));
         let text = format!(
             "{outcome}: {} records, {} in {seconds:.2} s: {} records/s, {:.1} MB/s, p50 {}, p99 {}",
             grouped(records),

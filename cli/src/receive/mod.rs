@@ -1,0 +1,160 @@
+//! `seawall receive`: a receiver on sockets. Records of any number of sources become durable in one stream, and only
+//! then are acknowledged.
+
+mod say;
+mod settings;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use seawall::node::{Driver, Receiver, ReceiverError, Server, ServerConfig};
+use seawall::{Log, Recovery};
+use tokio::runtime::Builder;
+
+use crate::Global;
+use crate::exit::{Ending, Failure, InLog};
+use crate::interrupt::Interrupt;
+use crate::open::{self, LogDir};
+use crate::output::{Format, Out, tell};
+use say::Say;
+use settings::Settings;
+
+/// How long a close may take.
+const CLOSE_WITHIN: Duration = Duration::from_secs(30);
+/// Between two looks whether to end.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Receive records from sources, and acknowledge each when it is durable
+///
+/// Listens for the Seawall protocol (`seawall send` and the client library speak it). Ends in good order on Ctrl-C or
+/// SIGTERM: sources are asked to finish. After a crash or kill, run the same command again: sources resume by themselves.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    log: LogDir,
+    /// Listen here; may be given again. Beyond loopback TLS is needed.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<SocketAddr>,
+    /// The stream's name.
+    #[arg(long, value_name = "NAME")]
+    stream: Option<String>,
+    /// Show this certificate (PEM), and speak TLS 1.3 only.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// The certificate's key (PEM).
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Ask sources for a certificate that these authorities signed (PEM), in their own name.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    client_ca: Option<PathBuf>,
+    /// Believe sources that show the token this file holds.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Listen unencrypted where other machines can connect.
+    #[arg(long)]
+    plaintext_beyond_loopback: bool,
+    /// Print the whole configuration, and where each value comes from; do nothing else.
+    #[arg(long)]
+    explain_config: bool,
+    /// How often to say on standard output how it goes; by default never.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    report_every: Option<Duration>,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
+    let (settings, origins) = settings::read(args, global)?;
+    if args.explain_config {
+        let mut out = Out::new();
+        match global.format {
+            Format::Json => out.json(&settings)?,
+            _ => out.line(settings::explain(&settings, &origins)?)?,
+        }
+        out.flush()?;
+        return Ok(Ending::Done);
+    }
+    let interrupt = Interrupt::watch().map_err(|e| Failure::Usage(format!("signals cannot be watched: {e}")))?;
+    let server = settings.server()?;
+    let (log, recovery) = open::writable(&args.log.dir, settings.log.clone())?;
+    open::tell_recovery(&recovery);
+    let ended = Receiving { args, global, settings, interrupt }.run(&log, &recovery, server);
+    let closed = log.close(CLOSE_WITHIN).in_log(&args.log.dir);
+    ended.and_then(|ending| closed.map(|()| ending))
+}
+
+struct Receiving<'a> {
+    args: &'a Args,
+    global: &'a Global,
+    settings: Settings,
+    interrupt: Interrupt,
+}
+
+impl Receiving<'_> {
+    fn run(&self, log: &Log, recovery: &Recovery, server: ServerConfig) -> Result<Ending, Failure> {
+        let Settings { stream, receiver: limits, .. } = &self.settings;
+        let opened = Receiver::open(log.clone(), stream, limits.clone());
+        let (receiver, driver, replayed) = opened.map_err(|e| self.failed(e))?;
+        for lsns in &replayed.damaged {
+            tell(format_args!(
+                "frames {lsns} cannot be read: what sources sent in them is not known; a source that was told of it is \
+                 refused"
+            ));
+        }
+        let runtime = Builder::new_multi_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| Failure::Usage(format!("no threads to be had: {e}")))?;
+        let bound = runtime.block_on(async { Server::bind(receiver.clone(), server) });
+        let server = bound.map_err(|e| Failure::Usage(e.to_string()))?;
+        let mut say = Say::new(self.global, self.args.report_every);
+        say.listening(stream, server.addresses(), replayed.sources, recovery.end);
+        let ended = runtime.block_on(self.serve(&receiver, driver, server, &mut say));
+        say.end(&receiver, ended.is_ok());
+        ended.map(|()| Ending::Interrupted).map_err(|e| self.failed(e))
+    }
+
+    /// Until somebody wants an end, or the log fails.
+    async fn serve(
+        &self,
+        receiver: &Receiver,
+        driver: Driver,
+        server: Server,
+        say: &mut Say,
+    ) -> Result<(), ReceiverError> {
+        let watch = server.watch();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let mut driver = tokio::spawn(driver.run());
+        let serving = tokio::spawn(server.run(async move {
+            let _ = stopped.await;
+        }));
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        let ended = loop {
+            tokio::select! {
+                ended = &mut driver => break Some(ended),
+                _ = looks.tick() => {}
+            }
+            if self.interrupt.is_asked() {
+                break None;
+            }
+            say.tick(receiver, &watch);
+        };
+        // Sessions are told why before they are closed; what was received goes to the device.
+        let _ = stop.send(());
+        let _ = serving.await;
+        receiver.shut_down();
+        let ended = match ended {
+            Some(ended) => ended,
+            None => driver.await,
+        };
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    fn failed(&self, error: ReceiverError) -> Failure {
+        let dir = self.args.log.dir.display().to_string();
+        match error {
+            ReceiverError::Log(source) => Failure::Log { dir, source },
+            error @ (ReceiverError::NotABlock { .. } | ReceiverError::StateLost { .. }) => {
+                Failure::Refused(format!("log {dir}: {error}"))
+            }
+            error => Failure::Usage(format!("log {dir}: {error}")),
+        }
+    }
+}

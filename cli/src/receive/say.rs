@@ -1,0 +1,97 @@
+//! What `receive` says on standard output. That nobody may read it is no reason to stop.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use seawall::Lsn;
+use seawall::node::{Receiver, ServerWatch};
+use serde::Serialize;
+
+use crate::Global;
+use crate::output::{Format, Out, grouped, size};
+
+/// One line of `--format json`.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event<'a> {
+    /// Sources can connect.
+    Listening { stream: &'a str, addresses: &'a [String], sources: usize, durable_lsn: u64 },
+    /// How it goes.
+    Status {
+        connections: u64,
+        sessions: u64,
+        sources: u64,
+        records: u64,
+        duplicates: u64,
+        charged_bytes: u64,
+        durable_lsn: u64,
+    },
+    /// How it went.
+    End { outcome: &'a str, records: u64, duplicates: u64, durable_lsn: u64 },
+}
+
+pub(super) struct Say {
+    out: Out,
+    json: bool,
+    every: Option<Duration>,
+    told: Instant,
+}
+
+impl Say {
+    pub(super) fn new(global: &Global, every: Option<Duration>) -> Say {
+        Say { out: Out::new(), json: global.format == Format::Json, every, told: Instant::now() }
+    }
+
+    pub(super) fn listening(&mut self, stream: &str, addresses: &[SocketAddr], sources: usize, end: Lsn) {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let (places, known) = (addresses.join(", "), grouped(sources as u64));
+        self.event(
+            format_args!("stream {stream:?} listens on {places}; {known} sources known, durable up to frame {end}"),
+            &Event::Listening { stream, addresses: &addresses, sources, durable_lsn: end.get() },
+        );
+    }
+
+    pub(super) fn tick(&mut self, receiver: &Receiver, watch: &ServerWatch) {
+        if self.every.is_none_or(|every| self.told.elapsed() < every) {
+            return;
+        }
+        self.told = Instant::now();
+        let stats = receiver.stats();
+        let (intake, durable_lsn, connections) = (stats.intake, stats.durable.get(), watch.stats().connections);
+        let (sources, records, repeated) =
+            (grouped(intake.sources), grouped(intake.records), grouped(intake.duplicates));
+        self.event(
+            format_args!(
+                "{connections} connections, {sources} sources, {records} records, {repeated} repeated, {} on their way, \
+                 durable up to frame {durable_lsn}",
+                size(intake.charged_bytes)
+            ),
+            &Event::Status {
+                connections,
+                sessions: intake.sessions,
+                sources: intake.sources,
+                records: intake.records,
+                duplicates: intake.duplicates,
+                charged_bytes: intake.charged_bytes,
+                durable_lsn,
+            },
+        );
+    }
+
+    pub(super) fn end(&mut self, receiver: &Receiver, in_order: bool) {
+        let stats = receiver.stats();
+        let outcome = if in_order { "interrupted" } else { "failed" };
+        let (records, duplicates, durable_lsn) = (stats.intake.records, stats.intake.duplicates, stats.durable.get());
+        let (taken, repeated) = (grouped(records), grouped(duplicates));
+        self.event(
+            format_args!("{outcome}: {taken} records, {repeated} repeated; durable up to frame {durable_lsn}"),
+            &Event::End { outcome, records, duplicates, durable_lsn },
+        );
+    }
+
+    fn event(&mut self, text: fmt::Arguments<'_>, event: &Event<'_>) {
+        let said = if self.json { self.out.json(event) } else { self.out.line(text) };
+        let _ = said.and_then(|()| self.out.flush());
+    }
+}

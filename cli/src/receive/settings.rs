@@ -1,0 +1,194 @@
+//! What `receive` is configured with: defaults, then the file, then the command line.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use seawall::net::{ClientCertificates, NetError, Pem, ServerTls};
+use seawall::node::{ServerConfig, TokenRule};
+use seawall::receiver::ReceiverConfig;
+use seawall::{Config, Secret};
+use serde::{Deserialize, Serialize};
+
+use super::Args;
+use crate::Global;
+use crate::exit::Failure;
+
+/// The whole configuration, as the file may hold it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Settings {
+    /// The stream's name.
+    pub(super) stream: String,
+    pub(super) server: ServerSettings,
+    pub(super) receiver: ReceiverConfig,
+    pub(super) log: Config,
+}
+
+/// Where it listens, and whom it believes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ServerSettings {
+    listen: Vec<SocketAddr>,
+    plaintext_beyond_loopback: bool,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+    /// A certificate is one way among others (tokens), not the only one.
+    client_certificates_optional: bool,
+    tokens: Vec<TokenSettings>,
+    #[serde(with = "humantime_serde")]
+    handshake_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    drain: Duration,
+}
+
+/// A token never stands in the configuration itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenSettings {
+    file: PathBuf,
+    /// The source's name must begin with this.
+    #[serde(default)]
+    sources: String,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            stream: "default".into(),
+            server: ServerSettings::default(),
+            receiver: ReceiverConfig::default(),
+            log: Config::default(),
+        }
+    }
+}
+
+impl Default for ServerSettings {
+    fn default() -> ServerSettings {
+        let address = SocketAddr::from(([127, 0, 0, 1], 7311));
+        let ServerConfig { handshake_timeout, drain, .. } = ServerConfig::new(address);
+        ServerSettings {
+            listen: vec![address],
+            plaintext_beyond_loopback: false,
+            cert: None,
+            key: None,
+            client_ca: None,
+            client_certificates_optional: false,
+            tokens: Vec::new(),
+            handshake_timeout,
+            drain,
+        }
+    }
+}
+
+/// Where values that are not defaults come from, by their path.
+pub(super) type Origins = BTreeMap<String, String>;
+
+pub(super) fn read(args: &Args, global: &Global) -> Result<(Settings, Origins), Failure> {
+    let mut origins = Origins::new();
+    let mut settings = Settings::default();
+    if let Some(path) = &global.config {
+        let text = std::fs::read_to_string(path).map_err(|e| Failure::file("read", path, e))?;
+        let place = path.display().to_string();
+        let wrong = |e: toml::de::Error| Failure::Usage(format!("configuration {place}: {}", e.to_string().trim()));
+        settings = toml::from_str(&text).map_err(wrong)?;
+        let table: toml::Table = toml::from_str(&text).map_err(wrong)?;
+        leaves("", &toml::Value::Table(table), &mut |path, _| {
+            origins.insert(path.to_owned(), place.clone());
+        });
+    }
+    let mut given = |path: &str, flag: &str| {
+        origins.insert(path.to_owned(), flag.to_owned());
+    };
+    if !args.listen.is_empty() {
+        settings.server.listen.clone_from(&args.listen);
+        given("server.listen", "--listen");
+    }
+    if let Some(stream) = &args.stream {
+        settings.stream.clone_from(stream);
+        given("stream", "--stream");
+    }
+    let files = [
+        (&args.cert, &mut settings.server.cert, "server.cert", "--cert"),
+        (&args.key, &mut settings.server.key, "server.key", "--key"),
+        (&args.client_ca, &mut settings.server.client_ca, "server.client_ca", "--client-ca"),
+    ];
+    for (argument, setting, path, flag) in files {
+        if argument.is_some() {
+            setting.clone_from(argument);
+            given(path, flag);
+        }
+    }
+    if let Some(file) = &args.token_file {
+        settings.server.tokens = vec![TokenSettings { file: file.clone(), sources: String::new() }];
+        given("server.tokens", "--token-file");
+    }
+    if args.plaintext_beyond_loopback {
+        settings.server.plaintext_beyond_loopback = true;
+        given("server.plaintext_beyond_loopback", "--plaintext-beyond-loopback");
+    }
+    Ok((settings, origins))
+}
+
+impl Settings {
+    /// What the server takes: files are read now.
+    pub(super) fn server(&self) -> Result<ServerConfig, Failure> {
+        let ServerSettings { cert, key, client_ca, tokens, .. } = &self.server;
+        let usage = |e: NetError| Failure::Usage(e.to_string());
+        let tls = match (cert, key) {
+            (Some(cert), Some(key)) => {
+                let clients = match client_ca.clone().map(Pem::File) {
+                    None => ClientCertificates::NotAsked,
+                    Some(ca) if self.server.client_certificates_optional => ClientCertificates::Optional(ca),
+                    Some(ca) => ClientCertificates::Required(ca),
+                };
+                Some(ServerTls::new(&Pem::File(cert.clone()), &Pem::File(key.clone()), &clients).map_err(usage)?)
+            }
+            (None, None) if client_ca.is_none() => None,
+            _ => return Err(Failure::Usage("configuration: server.cert and server.key are needed for TLS".into())),
+        };
+        let token = |rule: &TokenSettings| {
+            let text = std::fs::read_to_string(&rule.file).map_err(|e| Failure::file("read", &rule.file, e))?;
+            Ok(TokenRule { token: Secret::new(text.trim_end()), sources: rule.sources.clone() })
+        };
+        let config = ServerConfig {
+            listen: self.server.listen.clone(),
+            tls,
+            tokens: tokens.iter().map(token).collect::<Result<Vec<_>, Failure>>()?,
+            plaintext_beyond_loopback: self.server.plaintext_beyond_loopback,
+            handshake_timeout: self.server.handshake_timeout,
+            drain: self.server.drain,
+        };
+        config.validate().map_err(|e| Failure::Usage(e.to_string()))?;
+        Ok(config)
+    }
+}
+
+/// The configuration as a file that says the same, with where each value comes from.
+pub(super) fn explain(settings: &Settings, origins: &Origins) -> Result<String, Failure> {
+    let table = toml::Value::try_from(settings).map_err(|e| Failure::Usage(format!("configuration: {e}")))?;
+    let mut lines = vec!["# Sizes and times may be given in human units. What is not listed is not set.".to_owned()];
+    let mut section = String::new();
+    leaves("", &table, &mut |path, value| {
+        let (table, key) = path.rsplit_once('.').unwrap_or(("", path));
+        if table != section {
+            table.clone_into(&mut section);
+            lines.push(format!("\n[{section}]"));
+        }
+        let origin = origins.get(path).map_or("default", String::as_str);
+        lines.push(format!("{:<60} # {origin}", format!("{key} = {value}")));
+    });
+    Ok(lines.join("\n"))
+}
+
+/// Calls `each` with every value that is no table, plain values of a table before its tables.
+fn leaves(path: &str, value: &toml::Value, each: &mut dyn FnMut(&str, &toml::Value)) {
+    let toml::Value::Table(table) = value else { return each(path, value) };
+    let inner = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    let (tables, plain): (Vec<_>, Vec<_>) = table.iter().partition(|(_, value)| value.is_table());
+    for (key, value) in plain.into_iter().chain(tables) {
+        leaves(&inner(key), value, each);
+    }
+}

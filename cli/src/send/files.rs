@@ -1,0 +1,58 @@
+//! Which files are sent, and under which names.
+
+use std::path::{Path, PathBuf};
+
+use seawall::SourceId;
+
+use crate::exit::Failure;
+use crate::source::Input;
+
+/// One file and its source.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) path: PathBuf,
+    pub(super) source: SourceId,
+}
+
+/// A file, standard input, or every file below a directory in the order of their names.
+pub(super) fn jobs(path: &Path, name: Option<&str>) -> Result<Vec<Job>, Failure> {
+    if path == Path::new("-") || !path.is_dir() {
+        let name = name.map_or_else(|| Input::open(path)?.source_name(), |name| Ok(name.to_owned()))?;
+        return Ok(vec![Job { path: path.to_owned(), source: source(&name)? }]);
+    }
+    let prefix = match (name, path.file_name().and_then(|name| name.to_str())) {
+        (Some(name), _) | (None, Some(name)) => name.to_owned(),
+        (None, None) => return Err(Failure::Usage(format!("{} has no name; give --source NAME", path.display()))),
+    };
+    let mut jobs = Vec::new();
+    walk(path, &prefix, &mut jobs)?;
+    if jobs.is_empty() {
+        return Err(Failure::Usage(format!("{} holds no files", path.display())));
+    }
+    Ok(jobs)
+}
+
+fn walk(dir: &Path, name: &str, jobs: &mut Vec<Job>) -> Result<(), Failure> {
+    let failed = |e| Failure::file("list", dir, e);
+    let mut entries = std::fs::read_dir(dir).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        let Some(own) = entry.file_name().to_str().map(|own| format!("{name}/{own}")) else {
+            return Err(Failure::Usage(format!("{} has no readable name", path.display())));
+        };
+        let kind = entry.file_type().map_err(|e| Failure::file("look at", &path, e))?;
+        if kind.is_dir() {
+            walk(&path, &own, jobs)?;
+        } else if kind.is_file() {
+            jobs.push(Job { source: source(&own)?, path });
+        }
+    }
+    Ok(())
+}
+
+fn source(name: &str) -> Result<SourceId, Failure> {
+    let max = SourceId::BYTES_MAX;
+    let wrong = || Failure::Usage(format!("a source's name has 1 to {max} bytes, {name:?} has {}", name.len()));
+    SourceId::new(name).ok_or_else(wrong)
+}

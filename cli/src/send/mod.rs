@@ -1,0 +1,373 @@
+//! `seawall send`: a file's lines (or blocks) go to a receiver, each durable there once, however often either end is
+//! killed on the way.
+//!
+//! A record's sequence is the offset behind its last byte, so the receiver's own memory is the bookmark: a run asks where
+//! the source stands, and goes on there.
+
+mod files;
+mod tracker;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use bytesize::ByteSize;
+use seawall::net::{ClientTls, Pem};
+use seawall::node::{Client, ClientConfig, ClientError, LinkStatus};
+use seawall::receiver::{OutboxConfig, OutboxError, Sequences, WaitFor};
+use seawall::{Secret, Seq, SourceId};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::Global;
+use crate::exit::{Ending, Failure};
+use crate::interrupt::Interrupt;
+use crate::output::tell;
+use crate::source::{Cut, Input, Pieces, Report};
+use files::Job;
+use tracker::Tracker;
+
+/// How long to wait for a stream's next bytes, or for acknowledgments, before looking whether to end.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Records between two looks at the clock while input is at hand.
+const LOOK_TURNS: u64 = 64;
+/// A piece may be this long unless the receiver takes less.
+const PIECE_BYTES_MAX: usize = 1 << 20;
+
+/// Send a file's lines or blocks to a receiver, each durable there once
+///
+/// Each line becomes one record, whose sequence is the offset behind it. After a crash or kill of either end, run the
+/// same command again: it goes on where the receiver says, so that each byte is in its stream exactly once. Works with
+/// standard input too, when the same bytes are sent again. Of a directory every file is a source of its own, called
+/// NAME/path.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// The file or directory to send; `-` is standard input.
+    file: PathBuf,
+    /// The receiver, host:port; may be given again for others to try.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7311")]
+    to: Vec<String>,
+    /// The stream's name; by default the receiver's only one.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    stream: String,
+    /// The source's name, kept through restarts; by default the file's without its directory, or "stdin".
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// One record per line, its newline included (the default).
+    #[arg(long, conflicts_with = "block")]
+    lines: bool,
+    /// One record per so many bytes ("64 KiB") instead.
+    #[arg(long, value_name = "SIZE")]
+    block: Option<ByteSize>,
+    /// What counts as done: durable, committed (in a batch), or received (may be lost).
+    #[arg(long, value_enum, default_value_t = Wait::Durable)]
+    wait: Wait,
+    /// Bytes sent and not acknowledged, at most.
+    #[arg(long, value_name = "SIZE", default_value = "16 MiB")]
+    outstanding: ByteSize,
+    /// Try so long to reach the receiver before giving up; by default for ever.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    give_up_after: Option<Duration>,
+    /// How often to say on standard output what is durable.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    report_every: Duration,
+    #[command(flatten)]
+    trust: Trust,
+}
+
+/// How the two ends know each other.
+#[derive(clap::Args, Debug)]
+struct Trust {
+    /// Encrypt, and trust receivers whose certificate these authorities signed (PEM).
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Show this certificate (PEM).
+    #[arg(long, value_name = "FILE", requires_all = ["ca", "key"])]
+    cert: Option<PathBuf>,
+    /// The certificate's key (PEM).
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Expect this name in the receiver's certificate instead of the address's.
+    #[arg(long, value_name = "NAME", requires = "ca")]
+    server_name: Option<String>,
+    /// Show the token that this file holds.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Send unencrypted to other machines, the token included.
+    #[arg(long)]
+    plaintext_beyond_loopback: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Wait {
+    Received,
+    Durable,
+    Committed,
+}
+
+impl Wait {
+    fn watermark(self) -> WaitFor {
+        match self {
+            Wait::Received => WaitFor::Received,
+            Wait::Durable => WaitFor::Durable,
+            Wait::Committed => WaitFor::Committed,
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
+    let interrupt = Interrupt::watch().map_err(|e| Failure::Usage(format!("signals cannot be watched: {e}")))?;
+    let cut = match args.block {
+        None => Cut::Lines,
+        Some(ByteSize(bytes)) if (1..=PIECE_BYTES_MAX as u64).contains(&bytes) => Cut::Blocks(bytes as usize),
+        Some(ByteSize(bytes)) => {
+            return Err(Failure::Usage(format!("--block is {bytes} bytes, must be within 1 and {PIECE_BYTES_MAX}")));
+        }
+    };
+    let tls = args.trust.tls()?;
+    let token = args.trust.token()?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::Usage(format!("no threads to be had: {e}")))?;
+    let mut ending = Ending::Done;
+    for job in files::jobs(&args.file, args.source.as_deref())? {
+        let outbox = OutboxConfig {
+            source: Some(job.source.clone()),
+            stream: args.stream.clone(),
+            token: token.clone(),
+            sequences: Sequences::Sparse,
+            wait_for: args.wait.watermark(),
+            held_bytes_max: args.outstanding.0.max(1),
+            ..OutboxConfig::default()
+        };
+        let config = ClientConfig {
+            addresses: args.to.clone(),
+            tls: tls.clone(),
+            plaintext_beyond_loopback: args.trust.plaintext_beyond_loopback,
+            ..ClientConfig::new(String::new(), outbox)
+        };
+        ending = Sending { args, global, runtime: &runtime, interrupt: &interrupt, cut }.run(job, config)?;
+        if ending != Ending::Done {
+            break;
+        }
+    }
+    Ok(ending)
+}
+
+impl Trust {
+    fn tls(&self) -> Result<Option<ClientTls>, Failure> {
+        let Some(ca) = &self.ca else { return Ok(None) };
+        let ca = Pem::File(ca.clone());
+        let tls = match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => {
+                ClientTls::with_certificate(&ca, &Pem::File(cert.clone()), &Pem::File(key.clone()))
+            }
+            _ => ClientTls::new(&ca),
+        };
+        let usage = |e| Failure::Usage(format!("{e}"));
+        let tls = tls.map_err(usage)?;
+        let tls = match &self.server_name {
+            Some(name) => tls.expecting(name).map_err(usage)?,
+            None => tls,
+        };
+        Ok(Some(tls))
+    }
+
+    fn token(&self) -> Result<Secret, Failure> {
+        let Some(file) = &self.token_file else { return Ok(Secret::default()) };
+        let text = std::fs::read_to_string(file).map_err(|e| Failure::file("read", file, e))?;
+        Ok(Secret::new(text.trim_end()))
+    }
+}
+
+struct Sending<'a> {
+    args: &'a Args,
+    global: &'a Global,
+    runtime: &'a Runtime,
+    interrupt: &'a Interrupt,
+    cut: Cut,
+}
+
+impl Sending<'_> {
+    fn run(&self, job: Job, config: ClientConfig) -> Result<Ending, Failure> {
+        let mut input = Input::open(&job.path)?;
+        let _context = self.runtime.enter();
+        let client = Client::connect(config).map_err(|e| receiver_failure(&e))?;
+        let Some(resume) = self.resume(&client)? else { return Ok(Ending::Interrupted) };
+        let offset = resume.get();
+        self.take_up(&mut input, offset, &job.source)?;
+        let mut report = Report::new("send", input.length(), self.args.report_every, self.global);
+        let mut tracker = Tracker::start(self.runtime, &client, offset, self.args.wait.watermark());
+        report.start(&job.source.to_string(), crate::source::Run::durable(&tracker), offset == 0);
+        let pumped = self.pump(&client, &mut input, &mut tracker, &mut report, offset);
+        // Whatever ended it, what is on its way may still arrive, and counts.
+        let settled = match &pumped {
+            Ok(ending) => self.settle(&client, &mut tracker, &mut report, *ending),
+            Err(_) => Ok(Ending::Done),
+        };
+        let ended =
+            pumped.and_then(|ending| settled.map(|settled| if ending == Ending::Done { settled } else { ending }));
+        tracker.catch_up();
+        let outcome = match &ended {
+            Ok(Ending::Interrupted) => "interrupted",
+            Ok(_) => "complete",
+            Err(_) => "failed",
+        };
+        for reject in client.take_rejects() {
+            let (seq, bytes, reason) = (reject.seq, reject.bytes, reject.reason);
+            tell(format_args!("the receiver rejected the record of {bytes} bytes up to offset {seq} ({reason:?})"));
+        }
+        report.end(outcome, &tracker);
+        ended
+    }
+
+    /// Waits for the receiver to say where the source stands; `None`: interrupted.
+    fn resume(&self, client: &Client) -> Result<Option<Seq>, Failure> {
+        let began = Instant::now();
+        let mut told = 0;
+        loop {
+            let waited = self.runtime.block_on(async { tokio::time::timeout(LOOK_EVERY, client.resume()).await });
+            match waited {
+                Ok(resume) => return resume.map(Some).map_err(|e| receiver_failure(&e)),
+                Err(_) if self.interrupt.is_asked() => return Ok(None),
+                Err(_) => self.tell_disconnects(client, &mut told, began)?,
+            }
+        }
+    }
+
+    fn tell_disconnects(&self, client: &Client, told: &mut u64, since: Instant) -> Result<(), Failure> {
+        let status = client.status().borrow().clone();
+        let is_connected = matches!(status.link, LinkStatus::Connected { .. });
+        let why = status.last_disconnect.as_ref().map_or_else(|| "no answer yet".to_owned(), ToString::to_string);
+        if !is_connected && self.args.give_up_after.is_some_and(|limit| since.elapsed() >= limit) {
+            return Err(Failure::Receiver(format!("not reached within the time given: {why}")));
+        }
+        if status.disconnects > *told {
+            *told = status.disconnects;
+            tell(format_args!("the receiver is not reached ({why}); trying again"));
+        }
+        Ok(())
+    }
+
+    /// Moves the input to where the receiver has it.
+    fn take_up(&self, input: &mut Input, offset: u64, source: &SourceId) -> Result<(), Failure> {
+        if offset == 0 {
+            return Ok(());
+        }
+        let what = input.describe();
+        let refused = |why: String| {
+            Err(Failure::Refused(format!(
+                "the receiver has {offset} bytes of source {source:?}, {why}: give another --source if {what} is another \
+                 source"
+            )))
+        };
+        let reached = input.skip_to(offset - 1)?;
+        if reached < offset - 1 {
+            return refused(format!("but {what} has {reached}"));
+        }
+        let is_at_end = input.length() == Some(offset);
+        let mut last = [0];
+        let read = std::io::Read::read(input, &mut last).map_err(|e| input.failed(e))?;
+        if read == 0 {
+            return refused(format!("but {what} has {reached}"));
+        }
+        if self.cut == Cut::Lines && last != *b"\n" && !is_at_end {
+            tell(format_args!(
+                "{what} has no line end at offset {offset}, where the receiver goes on: a long line, or another file"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Sends until the input ends or somebody wants an end.
+    fn pump(
+        &self,
+        client: &Client,
+        input: &mut Input,
+        tracker: &mut Tracker,
+        report: &mut Report,
+        offset: u64,
+    ) -> Result<Ending, Failure> {
+        let mut pieces = Pieces::new(self.cut, PIECE_BYTES_MAX, offset);
+        let (mut told, began) = (0, Instant::now());
+        for turn in 1_u64.. {
+            if turn.is_multiple_of(LOOK_TURNS) {
+                tracker.catch_up();
+                report.tick(tracker, Instant::now());
+            }
+            if self.interrupt.is_asked() {
+                return Ok(Ending::Interrupted);
+            }
+            if let Some(piece) = pieces.next() {
+                let (seq, record) = (Seq::new(piece.end()), Bytes::copy_from_slice(piece.data));
+                tracker.sent(seq);
+                while !self.push(client, seq, &record)? {
+                    tracker.catch_up();
+                    report.tick(tracker, Instant::now());
+                    self.tell_disconnects(client, &mut told, began)?;
+                    if self.interrupt.is_asked() {
+                        return Ok(Ending::Interrupted);
+                    }
+                }
+            } else if pieces.is_done() {
+                break;
+            } else if input.wait_ready(LOOK_EVERY)? {
+                pieces.fill(input).map_err(|e| input.failed(e))?;
+            } else {
+                tracker.catch_up();
+                report.tick(tracker, Instant::now());
+            }
+        }
+        Ok(Ending::Done)
+    }
+
+    /// Gives a record to the client; false when there was no room for a while.
+    fn push(&self, client: &Client, seq: Seq, record: &Bytes) -> Result<bool, Failure> {
+        match client.try_push_at(seq, record.clone()) {
+            Ok(ticket) => {
+                // The watermark says it, for all records at once.
+                drop(ticket);
+                return Ok(true);
+            }
+            Err(ClientError::Outbox(OutboxError::Full { .. })) => {}
+            Err(error) => return Err(receiver_failure(&error)),
+        }
+        let pushed = self
+            .runtime
+            .block_on(async { tokio::time::timeout(LOOK_EVERY, client.push_at(seq, record.clone())).await });
+        match pushed {
+            Ok(Ok(ticket)) => {
+                drop(ticket);
+                Ok(true)
+            }
+            Ok(Err(error)) => Err(receiver_failure(&error)),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Waits for what is on its way. Interrupted, only for what comes at once.
+    fn settle(
+        &self,
+        client: &Client,
+        tracker: &mut Tracker,
+        report: &mut Report,
+        ending: Ending,
+    ) -> Result<Ending, Failure> {
+        let (mut told, began) = (0, Instant::now());
+        loop {
+            let flushed = self.runtime.block_on(async { tokio::time::timeout(LOOK_EVERY, client.flush()).await });
+            tracker.catch_up();
+            report.tick(tracker, Instant::now());
+            match flushed {
+                Ok(result) => return result.map(|_| ending).map_err(|e| receiver_failure(&e)),
+                Err(_) if self.interrupt.is_asked() => return Ok(Ending::Interrupted),
+                Err(_) => self.tell_disconnects(client, &mut told, began)?,
+            }
+        }
+    }
+}
+
+fn receiver_failure(error: &ClientError) -> Failure {
+    Failure::Receiver(error.to_string())
+}
