@@ -154,12 +154,12 @@ impl Shared {
         }
         let has_room = state.outbox.held_bytes() < before.1 || state.outbox.is_welcomed() != before.2;
         drop(state);
+        if positions != before.0 {
+            self.acknowledged.send_replace(positions);
+        }
         woken.into_values().for_each(Waker::wake);
         if has_room {
             self.room.notify_one();
-        }
-        if positions != before.0 {
-            self.acknowledged.send_replace(positions);
         }
         done
     }

@@ -383,7 +383,8 @@ impl Intake {
 
     /// Ends a session for a reason the transport found: not authorized, too slow.
     pub fn refuse_session(&mut self, now: Instant, key: SessionKey, code: Code, text: impl Into<String>) {
-        if code == Code::Timeout {
+        let is_ending = self.sessions.get(key).is_none_or(|session| matches!(session.state, State::Ending));
+        if code == Code::Timeout && !is_ending {
             self.stats.timed_out += 1;
         }
         self.refuse(key, code, Seq::ZERO, text.into());

@@ -1,0 +1,137 @@
+//! Records too long to be held, and more connections than are taken.
+
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use seawall::Seq;
+use seawall::node::{Client, LinkStatus};
+use seawall::receiver::{Code, Message, Poison, ReceiverConfig, RejectReason};
+
+use crate::raw::{Raw, bytes_of, hello, send};
+use crate::{LONG, Node, soon, until};
+
+fn small() -> ReceiverConfig {
+    ReceiverConfig {
+        record_bytes_max: 10_000,
+        frame_bytes_max: 10_000,
+        poison: Poison::DeadLetter,
+        ..ReceiverConfig::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_too_long_passes_by_and_is_recorded_as_a_reject() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), small());
+    let (mut raw, _) = Raw::welcomed(&node, hello("a")).await;
+    let long = vec![7; 5 << 20];
+    raw.say(&send(0, &[b"before"])).await;
+    raw.say(&send(1, &[&long])).await;
+    raw.say(&send(2, &[b"behind"])).await;
+    let ack = raw.durable(3).await;
+    let rejects: Vec<_> = ack.rejects.iter().map(|reject| (reject.seq.get(), reject.reason, reject.bytes)).collect();
+    assert_eq!(rejects, [(2, RejectReason::Oversized, 5 << 20)]);
+    assert_eq!(node.seqs("a"), [1, 3]);
+    // Damaged on its way, it is nothing.
+    let mut damaged = bytes_of(&send(3, &[&long]));
+    damaged[1 << 20] ^= 1;
+    raw.say_bytes(&damaged).await;
+    raw.is_refused(Code::Protocol).await;
+    let (_, welcome) = Raw::welcomed(&node, hello("a")).await;
+    assert_eq!((welcome.durable, welcome.rejects.len()), (Seq::new(3), 1), "told until it was taken note of");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_place_for_rejects_a_record_too_long_stops_its_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), ReceiverConfig { poison: Poison::Stop, ..small() });
+    let (mut raw, _) = Raw::welcomed(&node, hello("a")).await;
+    raw.say(&send(0, &[&[7; 20_000]])).await;
+    raw.is_refused(Code::Oversized).await;
+    assert!(node.seqs("a").is_empty());
+    node.serves_others().await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_record_that_stops_on_its_way_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ReceiverConfig { message_timeout: Duration::from_millis(100), ..small() };
+    let node = Node::start(dir.path(), config);
+    let (mut raw, _) = Raw::welcomed(&node, hello("a")).await;
+    let bytes = bytes_of(&send(0, &[&[7; 1 << 20]]));
+    raw.say_bytes(&bytes[..600_000]).await;
+    raw.is_refused(Code::Timeout).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_sessions_than_are_taken_are_told_so_and_come_in_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), ReceiverConfig { sessions_max: 2, ..ReceiverConfig::default() });
+    let (one, _) = Raw::welcomed(&node, hello("one")).await;
+    let (_two, _) = Raw::welcomed(&node, hello("two")).await;
+    // Far more than are let in for being refused.
+    let mut refused = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let mut raw = Raw::connect(&node).await;
+        refused.spawn(async move { raw.is_refused(Code::TooMany).await });
+    }
+    while let Some(done) = soon(refused.join_next()).await {
+        done.unwrap();
+    }
+    let client = Client::connect(node.client_config("three")).unwrap();
+    let mut status = client.status();
+    soon(status.wait_for(|status| status.disconnects > 0)).await.unwrap();
+    drop(one);
+    soon(status.wait_for(|status| matches!(status.link, LinkStatus::Connected { .. }))).await.unwrap();
+    soon(client.close(LONG)).await.unwrap();
+    until("they are gone", || node.watch.stats().connections == 1).await;
+    node.stop().await;
+}
+
+/// More than the window at once: whoever does not keep to the credit is sent away, whoever does gets through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credit_is_kept_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ReceiverConfig {
+        record_bytes_max: 10_000,
+        frame_bytes_max: 20_000,
+        session_window_bytes: 20_000,
+        in_flight_bytes_max: 64 << 10,
+        ..ReceiverConfig::default()
+    };
+    let node = Node::start(dir.path(), config);
+    let (mut raw, _) = Raw::welcomed(&node, hello("greedy")).await;
+    let mut bytes = BytesMut::new();
+    for seq in 0..100 {
+        bytes.put_slice(&bytes_of(&send(seq, &[&[1; 9000]])));
+    }
+    raw.say_bytes(&bytes).await;
+    raw.is_refused(Code::Credit).await;
+    let client = node.client("modest");
+    for _ in 0..200 {
+        let _ticket = soon(client.push(vec![2; 9000])).await.unwrap();
+    }
+    soon(client.close(LONG)).await.unwrap();
+    assert_eq!(node.seqs("modest"), (1..=200).collect::<Vec<_>>());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ping_is_answered_with_positions() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), ReceiverConfig::default());
+    let (mut raw, _) = Raw::welcomed(&node, hello("a")).await;
+    raw.say(&Message::Ping { nonce: 77, rejects_seen: Seq::ZERO }).await;
+    let (mut pong, mut ack) = (false, false);
+    while !(pong && ack) {
+        match raw.hear().await {
+            Some(Message::Pong { nonce }) => pong = nonce == 77,
+            Some(Message::Ack(_)) => ack = true,
+            other => panic!("{other:?}"),
+        }
+    }
+    node.stop().await;
+}

@@ -1,0 +1,120 @@
+//! The receiver on sockets: sources that behave, sources that do not, and who is believed.
+//!
+//! Waits have upper bounds only.
+
+mod hostile;
+mod limits;
+mod raw;
+mod security;
+mod sources;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use seawall::node::{Client, ClientConfig, Receiver, Server, ServerConfig, ServerWatch};
+use seawall::receiver::{Block, OutboxConfig, ReceiverConfig};
+use seawall::{Config, Log, Lsn, SourceId};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// No wait of a test is longer.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A log, its receiver and a server.
+struct Node {
+    log: Log,
+    receiver: Receiver,
+    address: SocketAddr,
+    watch: ServerWatch,
+    shutdown: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+    driver: JoinHandle<()>,
+}
+
+impl Node {
+    fn start(dir: &Path, config: ReceiverConfig) -> Node {
+        Node::start_with(dir, config, ServerConfig::new(([127, 0, 0, 1], 0).into()))
+    }
+
+    fn start_with(dir: &Path, config: ReceiverConfig, server: ServerConfig) -> Node {
+        let log = Log::open(dir, Config::default()).expect("the log opens").0;
+        let (receiver, driver, _) = Receiver::open(log.clone(), "test", config).expect("the receiver opens");
+        let driver = tokio::spawn(async move { driver.run().await.expect("the driver ends in order") });
+        let server = Server::bind(receiver.clone(), server).expect("the server listens");
+        let (address, watch) = (server.addresses()[0], server.watch());
+        let (shutdown, ends) = oneshot::channel();
+        let server = tokio::spawn(server.run(async move { ends.await.unwrap_or(()) }));
+        Node { log, receiver, address, watch, shutdown, server, driver }
+    }
+
+    fn client_config(&self, source: &str) -> ClientConfig {
+        let outbox = OutboxConfig { source: SourceId::new(source), ..OutboxConfig::default() };
+        ClientConfig::new(self.address.to_string(), outbox)
+    }
+
+    fn client(&self, source: &str) -> Client {
+        Client::connect(self.client_config(source)).expect("a client")
+    }
+
+    /// Ends in order.
+    async fn stop(self) {
+        let _ = self.shutdown.send(());
+        soon(self.server).await.expect("the server ended in order");
+        self.receiver.shut_down();
+        soon(self.driver).await.expect("the driver ended in order");
+        self.log.close(LONG).expect("the log closes");
+    }
+
+    /// Ends as if killed, as far as sources can tell.
+    async fn kill(self) {
+        self.server.abort();
+        let _ = self.server.await;
+        self.receiver.shut_down();
+        soon(self.driver).await.expect("the driver ended in order");
+        self.log.close(LONG).expect("the log closes");
+    }
+
+    /// Every record in the stream: (source, sequence, bytes).
+    fn records(&self) -> Vec<(String, u64, Vec<u8>)> {
+        let mut found = Vec::new();
+        for frame in self.log.reader(self.log.first().max(Lsn::FIRST)) {
+            let frame = frame.expect("frames can be read");
+            for record in Block::read(&frame.payload).expect("a block").records() {
+                let record = record.expect("a record");
+                let source = record.range.source.as_ref().map_or_else(String::new, ToString::to_string);
+                found.push((source, record.seq.get(), record.record.to_vec()));
+            }
+        }
+        found
+    }
+
+    /// The sequences of one source's records, in the stream's order.
+    fn seqs(&self, source: &str) -> Vec<u64> {
+        self.records().into_iter().filter(|(of, _, _)| of == source).map(|(_, seq, _)| seq).collect()
+    }
+
+    /// Others are not disturbed: a source that behaves is served.
+    async fn serves_others(&self) {
+        let client = self.client("bystander");
+        let seq = soon(client.push("x")).await.expect("room").seq();
+        soon(client.flush()).await.expect("durable");
+        soon(client.close(LONG)).await.expect("a goodbye");
+        assert_eq!(self.seqs("bystander").last(), Some(&seq.get()));
+    }
+}
+
+/// The future's output; it must come.
+async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(LONG, future).await.expect("it takes too long")
+}
+
+/// Waits until it is so.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let by = std::time::Instant::now() + LONG;
+    while !is_so() {
+        assert!(std::time::Instant::now() < by, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
