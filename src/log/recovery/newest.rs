@@ -160,6 +160,8 @@ impl<S: Storage> Look<'_, S> {
             }
         }
         state.scan.claims = state.scan.claims.max(gone.claims);
+        // What was set aside was flushed; that says nothing of the frames before it.
+        let proven = state.scan.claims;
         self.claim_quarantined(state);
         if state.scan.seal.is_none() && state.scan.first_data.is_none() {
             // Nothing here says where it begins: where the segment before it ends.
@@ -176,6 +178,7 @@ impl<S: Storage> Look<'_, S> {
             state.scan.prefix = Run { end_offset, frames_end, ..before };
         }
         let mut verdict = judge(&state.scan);
+        verdict.proven = verdict.proven.min(proven);
         // What an open was copying from here when it ended is not lost: it still stands here.
         let beyond = |lsns: LsnRange| LsnRange::new(lsns.start.max(verdict.end.last.next()), lsns.end);
         if let Some(dropped) = gone.dropped.map(beyond).filter(|lsns| !lsns.is_empty()) {
