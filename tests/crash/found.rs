@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use seawall::Log;
 
-use super::sim::{DiskOptions, Fault, KillChoice, Landed, OpKind, errno};
+use super::sim::{CrashOptions, CrashStates, DiskOptions, Effect, Fault, KillChoice, Landed, OpKind, errno};
 use super::story::{SimLog, Story};
 
 /// A spare that was being enlarged is left by a crash at any length. When an open that carried a tail into it ended, too,
@@ -19,7 +19,7 @@ fn a_spare_of_an_odd_length_is_wiped() {
     let spare = "00000000000000000002.seg";
     story.disk.truncate(spare, (64 << 10) + 512);
     // The copy is there, its seal is not.
-    story.disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO).on(spare));
+    story.disk.fail(Fault::new(OpKind::WriteFlushed, 1, errno::EIO).on(spare));
     assert!(Log::open_on(story.disk.open(), story.config.clone()).is_err());
     story.disk.kill(&KillChoice::Landed);
     let log = story.open();
@@ -139,6 +139,35 @@ fn an_open_whose_removals_could_not_be_synced_gets_no_more_segments() {
         let log = story.open();
         assert!(story.disk.names().iter().all(|(name, _)| name != replaced));
         assert_eq!(filled(&mut story, &log), 0);
+    }
+}
+
+/// An open that copies a tail into a segment takes its word that it is blank away before, and for good: there is no moment
+/// at which a power loss leaves that word over a piece of the copy.
+#[test]
+fn no_segment_says_blank_over_a_piece_of_a_copy() {
+    const BLOCK: usize = 4096;
+    for options in [DiskOptions::DIRECT, DiskOptions::BUFFERED] {
+        let mut story = Story::new(options);
+        let log = story.open();
+        story.append(&log, &[40_000]);
+        let (tail, next) = ("00000000000000000002.seg", "00000000000000000003.seg");
+        story.disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO).on(tail).effect(Effect::AfterFull));
+        assert!(story.try_append(&log, &[30_000]).is_err());
+        story.kill(log);
+        story.disk.cut_journal();
+        let prepared = story.disk.read_file(next)[BLOCK..BLOCK + 64].to_vec();
+        drop(story.open());
+        let (mut blank, mut begun) = (0, 0);
+        for state in CrashStates::all(&story.disk.journal(), CrashOptions::default()) {
+            let bytes = state.disk.read_file(next);
+            let has_copy = bytes[2 * BLOCK..].iter().any(|byte| *byte != 0);
+            let says_blank = bytes[BLOCK..BLOCK + 64] == prepared;
+            assert!(!(says_blank && has_copy), "{state}");
+            blank += usize::from(says_blank);
+            begun += usize::from(has_copy && bytes[BLOCK] == 0);
+        }
+        assert!(blank > 0 && begun > 0, "{blank} {begun}");
     }
 }
 

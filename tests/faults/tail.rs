@@ -115,7 +115,7 @@ fn a_copy_that_did_not_end_is_not_told_as_a_loss() {
     both(|options| {
         let (mut story, log) = started(options);
         story.kill(log);
-        story.disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO).on("00000000000000000002.seg"));
+        story.disk.fail(Fault::new(OpKind::WriteFlushed, 1, errno::EIO).on("00000000000000000002.seg"));
         Log::open_on(story.disk.open(), story.config.clone()).unwrap_err();
         story.disk.kill(&KillChoice::Landed);
         let (_, recovery) = Log::open_on(story.disk.open(), story.config.clone()).unwrap();
@@ -130,7 +130,7 @@ fn a_seal_whose_flush_failed_proves_nothing_about_itself() {
     both(|options| {
         let (mut story, log) = started(options);
         story.kill(log);
-        let fault = Fault::new(OpKind::WriteFlushed, 0, errno::EIO).on("00000000000000000002.seg");
+        let fault = Fault::new(OpKind::WriteFlushed, 1, errno::EIO).on("00000000000000000002.seg");
         story.disk.fail(fault.effect(Effect::AfterFull));
         Log::open_on(story.disk.open(), story.config.clone()).unwrap_err();
         story.disk.kill(&KillChoice::Landed);
@@ -161,7 +161,7 @@ fn what_was_set_aside_behind_a_frame_does_not_prove_it() {
 fn what_was_set_aside_behind_a_seal_does_not_prove_it() {
     let (mut story, log) = started(DiskOptions::BUFFERED);
     story.kill(log);
-    let fault = Fault::new(OpKind::WriteFlushed, 0, errno::EIO).on("00000000000000000002.seg");
+    let fault = Fault::new(OpKind::WriteFlushed, 1, errno::EIO).on("00000000000000000002.seg");
     story.disk.fail(fault.effect(Effect::AfterFull));
     Log::open_on(story.disk.open(), story.config.clone()).unwrap_err();
     story.disk.kill(&KillChoice::Landed);
