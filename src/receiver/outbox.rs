@@ -216,6 +216,8 @@ pub struct Outbox {
     /// How far the last WELCOME said that this source had come.
     welcomed_at: Seq,
     is_closing: bool,
+    /// Done or failed: no connection would change anything.
+    is_over: bool,
     failed: Option<OutboxError>,
     resent: u64,
 }
@@ -237,6 +239,7 @@ impl Outbox {
             is_welcomed_once: false,
             welcomed_at: Seq::ZERO,
             is_closing: false,
+            is_over: false,
             failed: None,
             resent: 0,
         }
@@ -422,7 +425,9 @@ impl Outbox {
     pub fn disconnected(&mut self) {
         self.link = Link::Down;
         self.sent = 0;
-        self.positions.received = self.positions.durable;
+        if !self.is_over {
+            self.positions.received = self.positions.durable;
+        }
     }
 
     /// A message was received.
@@ -443,6 +448,7 @@ impl Outbox {
             (Link::Up(_), Message::Pong { .. }) | (Link::Greeting | Link::Up(_), Message::GoAway { .. }) => {}
             (Link::Up(agreed), Message::Bye) => {
                 let is_done = agreed.is_bye_said && self.held.is_empty();
+                self.is_over |= is_done;
                 self.link = Link::Ending(match is_done {
                     true => OutboxOutput::Close,
                     false => OutboxOutput::Reconnect { after: Duration::ZERO, address: None },
@@ -583,6 +589,12 @@ impl Outbox {
             if is_new {
                 self.rejects.push(*reject);
             }
+            // The word that it was seen was lost with a connection.
+            if reject.seq <= self.rejects_seen
+                && let Link::Up(agreed) = &mut self.link
+            {
+                agreed.ping_due = true;
+            }
         }
     }
 
@@ -598,12 +610,15 @@ impl Outbox {
 
     fn fail(&mut self, error: OutboxError) {
         self.failed.get_or_insert(error);
+        self.is_over = true;
         self.link = Link::Ending(OutboxOutput::Close);
     }
 
     /// The next thing to do on the connection.
     pub fn poll_output(&mut self, now: Instant) -> Option<OutboxOutput> {
         let agreed = match &mut self.link {
+            // Also when the connection was gone before anybody asked.
+            _ if self.is_over => return Some(OutboxOutput::Close),
             Link::Down | Link::Greeting => return None,
             Link::Ending(output) => return Some(output.clone()),
             Link::Up(agreed) => agreed,
@@ -615,7 +630,8 @@ impl Outbox {
         if std::mem::take(&mut agreed.ping_due) {
             return message(Message::Ping { nonce: 1, rejects_seen: self.rejects_seen });
         }
-        let is_patient = agreed.patient_until.is_some_and(|until| now < until);
+        agreed.patient_until = agreed.patient_until.filter(|until| now < *until);
+        let is_patient = agreed.patient_until.is_some();
         if !is_patient && let Some(next) = self.next_send() {
             return message(next);
         }

@@ -107,6 +107,7 @@ fn an_outbox_waits_as_long_as_it_is_asked_to() {
     assert_eq!(until, bed.now + Duration::from_millis(100));
     bed.now = until;
     assert!(matches!(said(&bed, &mut outbox)[..], [Message::Send(_)]));
+    assert!(outbox.next_deadline().unwrap() > bed.now, "what has passed is no deadline");
 }
 
 /// SENDs that are passed over gave their credit back in silence: a source without any left waited for the heartbeat.
@@ -274,6 +275,23 @@ fn an_outbox_does_not_close_over_what_it_holds() {
     assert!(matches!(outbox.poll_output(bed.now), Some(OutboxOutput::Reconnect { .. })));
 }
 
+/// The connection may be gone before anybody asks the outbox what its last words mean: it said HELLO and BYE for ever.
+#[test]
+fn an_outbox_that_is_done_stays_done() {
+    let bed = Bed::new(small());
+    let config = OutboxConfig { wait_for: WaitFor::Received, ..OutboxConfig::default() };
+    let mut outbox = welcomed(&bed, config, welcome(0));
+    outbox.push(Bytes::from_static(b"1")).unwrap();
+    outbox.close();
+    assert!(matches!(said(&bed, &mut outbox)[..], [Message::Send(_), Message::Bye]));
+    outbox.handle(bed.now, ack(1, 0));
+    outbox.handle(bed.now, Message::Bye);
+    outbox.disconnected();
+    assert_eq!(outbox.positions().received, seq(1), "and does not take back what it said");
+    assert_eq!(outbox.poll_output(bed.now), Some(OutboxOutput::Close));
+    assert_eq!(outbox.failure(), None);
+}
+
 #[test]
 fn nothing_comes_behind_a_bye() {
     for message in [Message::Send(dense(0, &[b"1"])), Message::Skip { previous: seq(0), to: seq(9) }] {
@@ -394,6 +412,38 @@ fn rejects_that_were_seen_are_not_told_after_a_restart() {
     let (_, welcome) = bed.restart().open(hello("s", 1));
     let told = Reject { seq: seq(5), reason: RejectReason::Poison, bytes: 1 };
     assert_eq!(welcome.rejects, [told]);
+}
+
+/// The word that a reject was seen was lost with a connection, and never said again: no more were recorded.
+#[test]
+fn an_outbox_repeats_that_it_has_seen_a_reject() {
+    let bed = Bed::new(small());
+    let told = Reject { seq: seq(5), reason: RejectReason::Poison, bytes: 1 };
+    let again = || Welcome { rejects: vec![told], ..welcome(5) };
+    let mut outbox = welcomed(&bed, OutboxConfig::default(), again());
+    assert_eq!(outbox.take_rejects(), [told]);
+    let seen = Message::Ping { nonce: 1, rejects_seen: seq(5) };
+    assert_eq!(said(&bed, &mut outbox), std::slice::from_ref(&seen));
+    outbox.disconnected();
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(again()));
+    assert_eq!(said(&bed, &mut outbox), [seen]);
+    assert_eq!(outbox.take_rejects(), [], "told once");
+}
+
+/// Every commit told every source, moved or not.
+#[test]
+fn a_commit_is_told_to_those_it_moves() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(Hello { wait_for: WaitFor::Committed, ..hello("s", 0) });
+    bed.send(key, dense(0, &[b"1"]));
+    bed.settle();
+    let end = Lsn::new(bed.blocks.len() as u64);
+    bed.heard(key);
+    bed.intake.committed(end, [(id("s"), seq(1))]);
+    assert_eq!(bed.last_ack(key).map(|ack| ack.committed), Some(seq(1)));
+    bed.intake.committed(end, [(id("s"), seq(1))]);
+    assert_eq!(bed.heard(key), []);
 }
 
 /// Rejects on their way were counted by session: a source that reconnected could have any number of them unseen.

@@ -476,12 +476,14 @@ impl Intake {
             State::Attaching(_) => self.try_welcome(now, key),
             // It is not heard because it is not read; it is to know that somebody is there all the same.
             State::Open(_) if session.is_waiting => {
-                if now >= session.pinged.unwrap_or(session.heard) + self.config.heartbeat {
-                    session.pinged = Some(now);
-                    session.ping = Some(0);
-                    session.ack_due = true;
-                    self.list(key);
+                let last = session.pinged.unwrap_or(session.heard);
+                if now < last + self.config.heartbeat {
+                    return;
                 }
+                session.pinged = Some(now);
+                session.ping = Some(0);
+                session.ack_due = true;
+                self.list(key);
             }
             State::Open(_) if now >= session.heard + 3 * self.config.heartbeat => {
                 self.stats.timed_out += 1;
@@ -674,7 +676,11 @@ impl Intake {
         for (id, seq) in positions {
             let Some(at) = self.sources.find(id.as_bytes()) else { continue };
             let source = &mut self.sources[at];
-            source.committed = source.committed.max(seq.min(source.durable));
+            let seq = seq.min(source.durable);
+            if seq <= source.committed {
+                continue;
+            }
+            source.committed = seq;
             if let Some(&key) = self.attached.get(&at)
                 && let Some(session) = self.sessions.get_mut(key)
                 && matches!(&session.state, State::Open(peer) if peer.wait_for == WaitFor::Committed)
