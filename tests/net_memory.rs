@@ -1,1 +1,199 @@
-fn main() {}
+//! What connections cost: bytes in use by the process, which is the server and, for a small part, its peers.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use seawall::node::{Receiver, Server, ServerConfig};
+use seawall::receiver::{FRAME_OVERHEAD_BYTES, FrameHeader, HEADER_BYTES, Hello, Message, ReceiverConfig, encode};
+use seawall::{Config, Log, Seq};
+
+/// Counts bytes in use and their peak.
+struct Counting;
+
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged; the counting allocates nothing.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let in_use = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(in_use, Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+const MIB: usize = 1 << 20;
+const LONG: Duration = Duration::from_secs(60);
+
+/// One measurement at a time: the allocator counts for the whole process.
+#[test]
+fn connections_cost_little_and_claims_cost_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let log = Log::open(dir.path(), Config::default()).unwrap().0;
+    let config = ReceiverConfig { in_flight_bytes_max: 16 << 20, ..ReceiverConfig::default() };
+    let (receiver, driver, _) = Receiver::open(log, "test", config).unwrap();
+    runtime.spawn(driver.run());
+    let server = runtime
+        .block_on(async { Server::bind(receiver.clone(), ServerConfig::new(([127, 0, 0, 1], 0).into())).unwrap() });
+    let address = server.addresses()[0];
+    runtime.spawn(server.run(std::future::pending()));
+    idle(&receiver, address);
+    claims(&receiver, address);
+    deaf(&receiver, address);
+}
+
+/// Sessions that were welcomed and have nothing to say.
+fn idle(receiver: &Receiver, address: SocketAddr) {
+    let most = 9_900.min(descriptors() / 2 - 100);
+    let (before, resident) = (IN_USE.load(Ordering::Relaxed), resident_bytes());
+    let mut peers = Vec::with_capacity(most);
+    for number in 0..most {
+        let mut peer = TcpStream::connect(address).unwrap();
+        say(&mut peer, &Message::Hello(hello(&format!("source-{number}"))));
+        peers.push(peer);
+    }
+    peers.iter_mut().for_each(hear);
+    wait("all are open", || receiver.stats().intake.sessions == most as u64);
+    let (each, resident) =
+        ((IN_USE.load(Ordering::Relaxed) - before) / most, resident_bytes().saturating_sub(resident));
+    println!("{most} idle sessions: {each} bytes each, {} MiB more resident", resident / MIB);
+    assert!(each * 10_000 <= 100 * MIB, "{each} bytes each");
+    assert!(resident / most * 10_000 <= 200 * MIB, "{resident} bytes resident");
+    drop(peers);
+    wait("all are gone", || receiver.stats().intake.sessions == 0);
+}
+
+/// Many peers that say they will send 4 MiB each, and send a little.
+fn claims(receiver: &Receiver, address: SocketAddr) {
+    let limit = receiver.config().in_flight_bytes_max as usize;
+    let mut peers: Vec<TcpStream> = (0..200).map(|number| welcomed(address, number)).collect();
+    let before = IN_USE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    for peer in &mut peers {
+        let mut claim = (4u32 << 20).to_le_bytes().to_vec();
+        claim.extend([4, 0, 0, 0]);
+        claim.extend([0; 100]);
+        peer.write_all(&claim).unwrap();
+    }
+    wait("some have room, the others wait", || receiver.stats().intake.charged_bytes as usize > limit * 7 / 10);
+    std::thread::sleep(Duration::from_millis(200));
+    let held = IN_USE.load(Ordering::Relaxed).saturating_sub(before);
+    println!("200 claims of 4 MiB: {} KiB in use", held / 1024);
+    assert!(held < MIB, "{held} bytes for claims");
+    assert!(receiver.stats().intake.charged_bytes as usize <= limit);
+    // The read-ahead and what is charged are all there is, however much is sent. Some are sent away for being slow.
+    let junk = vec![0; MIB];
+    for peer in &mut peers {
+        peer.set_nonblocking(true).unwrap();
+        let _ = peer.write(&junk);
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let peak = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+    let bound = limit + 200 * (16 << 10) + 8 * MIB;
+    println!("and with a MiB sent by each: {} KiB at most", peak / 1024);
+    assert!(peak <= bound, "{peak} bytes, {bound} expected at most");
+    drop(peers);
+    wait("all are gone", || receiver.stats().intake.sessions == 0);
+    assert_eq!(receiver.stats().intake.charged_bytes, 0);
+}
+
+/// A peer that asks and asks, and reads nothing.
+fn deaf(receiver: &Receiver, address: SocketAddr) {
+    let mut peer = welcomed(address, 0);
+    let before = IN_USE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let mut pings = BytesMut::new();
+    for nonce in 0..2000 {
+        encode(&Message::Ping { nonce, rejects_seen: Seq::ZERO }, &mut pings);
+    }
+    (0..300).for_each(|_| peer.write_all(&pings).unwrap());
+    wait("it is all read", || unread(&peer) == 0);
+    let peak = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+    println!("600 000 answers nobody reads: {} KiB at most", peak / 1024);
+    assert!(peak < MIB, "{peak} bytes");
+    drop(peer);
+    wait("it is gone", || receiver.stats().intake.sessions == 0);
+}
+
+// --- peers ---------------------------------------------------------------------------------------------------------
+
+fn hello(source: &str) -> Hello {
+    Hello { version_min: 1, version_max: 1, source: source.into(), ..Hello::default() }
+}
+
+fn say(peer: &mut TcpStream, message: &Message) {
+    let mut bytes = BytesMut::new();
+    encode(message, &mut bytes);
+    peer.write_all(&bytes).unwrap();
+}
+
+fn hear(peer: &mut TcpStream) {
+    let mut head = [0; HEADER_BYTES];
+    peer.read_exact(&mut head).unwrap();
+    let rest = FrameHeader::read(head).unwrap().body_bytes as usize + FRAME_OVERHEAD_BYTES - HEADER_BYTES;
+    peer.read_exact(&mut vec![0; rest]).unwrap();
+}
+
+fn welcomed(address: SocketAddr, number: usize) -> TcpStream {
+    let mut peer = TcpStream::connect(address).unwrap();
+    say(&mut peer, &Message::Hello(hello(&format!("peer-{number}"))));
+    hear(&mut peer);
+    peer
+}
+
+/// Bytes the kernel holds that the peer has written and the server has not read.
+fn unread(peer: &TcpStream) -> u64 {
+    let lines = BufReader::new(File::open("/proc/net/tcp").unwrap()).lines().skip(1);
+    let ports = (peer.peer_addr().unwrap().port(), peer.local_addr().unwrap().port());
+    let port = |field: &str| u16::from_str_radix(field.split(':').nth(1).unwrap(), 16).unwrap();
+    let half = |field: &str, at| u64::from_str_radix(field.split(':').nth(at).unwrap(), 16).unwrap();
+    let mut bytes = 0;
+    for line in lines.map(Result::unwrap) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        match (port(fields[1]), port(fields[2])) {
+            of if of == ports => bytes += half(fields[4], 1),
+            of if of == (ports.1, ports.0) => bytes += half(fields[4], 0),
+            _ => {}
+        }
+    }
+    bytes
+}
+
+fn descriptors() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+    limit.maximum.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
+}
+
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
+    let by = Instant::now() + LONG;
+    while !is_so() {
+        assert!(Instant::now() < by, "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

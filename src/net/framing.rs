@@ -57,8 +57,20 @@ impl FrameReader {
         }
     }
 
-    /// The next `bytes` of the stream as a whole: a frame, once it is admitted.
+    /// The next `bytes` of the stream as a whole, with which the frame at hand ends.
     pub(crate) fn poll_frame<S: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+        bytes: usize,
+    ) -> Poll<Result<Bytes, NetError>> {
+        let frame = ready!(self.poll_part(cx, stream, bytes))?;
+        self.begun = (!self.buffer.is_empty()).then(|| (now(), self.buffer.len() as u64));
+        Poll::Ready(Ok(frame))
+    }
+
+    /// The next `bytes` of the stream as a whole, with which the frame at hand does not end.
+    pub(crate) fn poll_part<S: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         stream: &mut S,
@@ -76,7 +88,8 @@ impl FrameReader {
         Poll::Ready(Ok(self.take(bytes)))
     }
 
-    /// At least one and at most `limit` of the next bytes: for what is looked at as it passes.
+    /// At least one and at most `limit` of the next bytes, with which the frame at hand does not end: for what is looked
+    /// at as it passes.
     pub(crate) fn poll_piece<S: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -117,7 +130,6 @@ impl FrameReader {
             true => std::mem::take(&mut self.buffer),
             false => self.buffer.split_to(bytes),
         };
-        self.begun = (!self.buffer.is_empty()).then(|| (now(), self.buffer.len() as u64));
         taken.freeze()
     }
 
@@ -311,6 +323,9 @@ mod tests {
             left -= piece.len();
         }
         assert_eq!(reader.buffer.len(), 1);
+        let begun = reader.begun().expect("the frame has not ended");
+        assert_eq!(frame(&mut reader, &mut far, 1).await.unwrap(), [7; 1][..]);
+        assert!(reader.begun().is_none() && begun <= now());
     }
 
     #[tokio::test]

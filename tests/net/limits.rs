@@ -62,7 +62,8 @@ async fn a_long_record_that_stops_on_its_way_is_given_up() {
     let (mut raw, _) = Raw::welcomed(&node, hello("a")).await;
     let bytes = bytes_of(&send(0, &[&[7; 1 << 20]]));
     raw.say_bytes(&bytes[..600_000]).await;
-    raw.is_refused(Code::Timeout).await;
+    let nack = raw.is_refused(Code::Timeout).await;
+    assert!(nack.text.contains("100ms"), "it is the message that took too long: {}", nack.text);
     node.stop().await;
 }
 

@@ -35,7 +35,9 @@ struct Node {
 
 impl Node {
     fn start(dir: &Path, config: ReceiverConfig) -> Node {
-        Node::start_with(dir, config, ServerConfig::new(([127, 0, 0, 1], 0).into()))
+        // Peers that do not listen are not waited for.
+        let drain = Duration::from_millis(100);
+        Node::start_with(dir, config, ServerConfig { drain, ..ServerConfig::new(([127, 0, 0, 1], 0).into()) })
     }
 
     fn start_with(dir: &Path, config: ReceiverConfig, server: ServerConfig) -> Node {

@@ -235,15 +235,13 @@ impl<'a, S: Storage> Connection<'a, S> {
                         return Poll::Pending;
                     }
                 },
-                Phase::Preview(header) => {
-                    match self.reader.poll_frame(cx, self.stream, HEAD_BYTES + Preview::BYTES)? {
-                        Poll::Ready(head) => self.begin_oversized(header, &head),
-                        Poll::Pending => {
-                            self.phase = Phase::Preview(header);
-                            return Poll::Pending;
-                        }
+                Phase::Preview(header) => match self.reader.poll_part(cx, self.stream, HEAD_BYTES + Preview::BYTES)? {
+                    Poll::Ready(head) => self.begin_oversized(header, &head),
+                    Poll::Pending => {
+                        self.phase = Phase::Preview(header);
+                        return Poll::Pending;
                     }
-                }
+                },
                 Phase::Passing(mut passing) => match self.poll_passing(cx, &mut passing)? {
                     Poll::Ready(sum) => {
                         messages += 1;
