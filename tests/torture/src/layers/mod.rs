@@ -1,6 +1,7 @@
 //! The ways to crash a log.
 
 mod blocks;
+mod checked;
 pub(crate) mod concurrency;
 mod faultfs;
 mod fuzz;
@@ -18,6 +19,8 @@ pub(crate) fn all() -> Vec<Box<dyn Layer>> {
         Box::new(simulated::Simulated::ROT),
         Box::new(simulated::Simulated::STATES),
         Box::new(concurrency::Concurrency),
+        Box::new(checked::Checked::MIRI),
+        Box::new(checked::Checked::THREADS),
         Box::new(kill::Kill),
         Box::new(faultfs::Power),
         Box::new(shutdown::Shutdown::EXT4),
