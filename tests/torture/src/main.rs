@@ -27,6 +27,9 @@ mod report;
 mod rng;
 #[allow(dead_code, unreachable_pub, unused_imports, missing_docs, reason = "shared with the tests")]
 mod simulated;
+#[path = "../../support/tasks.rs"]
+#[allow(dead_code, reason = "shared with the tests")]
+mod tasks;
 mod victim;
 
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! The ways to crash a log.
 
 mod blocks;
+mod calls;
 mod checked;
 pub(crate) mod concurrency;
 mod faultfs;
@@ -23,6 +24,8 @@ pub(crate) fn all() -> Vec<Box<dyn Layer>> {
         Box::new(checked::Checked::THREADS),
         Box::new(kill::Kill),
         Box::new(faultfs::Power),
+        Box::new(calls::Calls::RING),
+        Box::new(calls::Calls::PWRITE),
         Box::new(shutdown::Shutdown::EXT4),
         Box::new(shutdown::Shutdown::XFS),
         Box::new(blocks::Blocks::EXT4),
