@@ -7,6 +7,7 @@ pub(crate) mod concurrency;
 mod faultfs;
 mod fuzz;
 mod kill;
+mod lives;
 mod shutdown;
 mod simulated;
 
