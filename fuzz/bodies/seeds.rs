@@ -3,7 +3,7 @@
 use seawall::internals as door;
 use seawall::{Chain, Lsn};
 
-use super::base::bases;
+use super::base::{Base, bases};
 use super::recovery::Damage;
 
 /// An input's name and bytes.
@@ -121,6 +121,10 @@ fn recovery() -> Vec<Seed> {
         let last = last(log.into());
         inputs.push((format!("last-frame-{log}"), input(log, 0, &[damage(0, 0, last, 70, 1, 0)])));
         inputs.push((format!("header-within-{log}"), input(log, 0, &[damage(0, 0, last / 2, 20, 4, 0)])));
+        // Everything in the segment that holds the log's end, its header too.
+        let Base { starts, image, .. } = &bases()[usize::from(log)];
+        let newest = image.keys().position(|name| *name == starts[usize::from(last)].0).expect("it is there") as u8;
+        inputs.push((format!("newest-segment-rotten-{log}"), input(log, 0, &[damage(4, newest, 0, 255, 9, 0)])));
         inputs.push((format!("late-{log}"), input(log, 1, &[damage(6, 3, 700, 0, 0, 0), damage(3, 2, 3, 4, 0, 0)])));
     }
     inputs.extend(named(vec![
@@ -161,6 +165,25 @@ fn recovery() -> Vec<Seed> {
                     damage(9, 0xE4, 0x1FC, 0x46, 0xE6, 0),
                 ],
             ),
+        ),
+        ("cut-behind-a-clean-end", input(0, 0, &[damage(6, 7, 2178, 0, 0, 0)])),
+        (
+            "first-control-over-rotten-seals",
+            input(
+                3,
+                0,
+                &[
+                    damage(6, 206, 109, 0, 0, 0),
+                    damage(11, 58, 1, 134, 0, 0),
+                    damage(0, 0, 0, 0, 115, 0),
+                    damage(9, 94, 0, 0, 0, 23269),
+                    damage(11, 97, 0, 0, 0, 0),
+                ],
+            ),
+        ),
+        (
+            "forged-chain-before-the-proof",
+            input(3, 0, &[damage(0, 6, 32003, 0, 0, 0), damage(1, 24, 17674, 221, 3, 0)]),
         ),
         ("cut-below-one-block", input(2, 0, &[damage(6, 0, 184, 0, 0, 0)])),
         ("cut-while-open", input(2, 1, &[damage(6, 0x13, 700, 0, 0, 0)])),
