@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -45,6 +46,9 @@ pub struct Oversized {
 }
 
 impl Oversized {
+    /// What is held of it, and to be reserved before it may pass.
+    pub const HELD_BYTES: u32 = reject::KEPT_BYTES as u32;
+
     /// How long the record is.
     #[must_use]
     pub fn record_bytes(&self) -> u64 {
@@ -330,8 +334,19 @@ impl Intake {
         Some(Oversized { previous, sequences, header: Vec::new(), record_bytes, passing: Passing::default() })
     }
 
-    /// The record has passed whole, and its checksum was right.
-    pub fn end_oversized(&mut self, key: SessionKey, oversized: Oversized) {
+    /// The record has passed whole, and its checksum was right. What was charged for it goes over to what is kept of it,
+    /// or back.
+    pub fn end_oversized(&mut self, now: Instant, key: SessionKey, oversized: Oversized) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.heard = now;
+        session.pinged = None;
+        let mut charge = Charge { bytes: std::mem::take(&mut session.reserved) };
+        self.take_oversized(key, oversized, &mut charge);
+        self.budget.release(charge.bytes);
+        self.admit(now);
+    }
+
+    fn take_oversized(&mut self, key: SessionKey, oversized: Oversized, charge: &mut Charge) {
         let Some(peer) = self.sessions.get(key).and_then(|session| session.peer()).cloned() else { return };
         let Some(seq) = oversized.seq() else {
             return self.refuse(key, Code::Protocol, oversized.previous, "lengths do not add up".to_owned());
@@ -350,7 +365,8 @@ impl Intake {
         let reason = RejectReason::Oversized;
         match self.dispose(key, &peer, Refused { previous: accepted, seq, reason, bytes, text, kept }) {
             Ok(part) => {
-                if let Some((part, payload)) = part {
+                if let Some((mut part, payload)) = part {
+                    part.charged = charge.take();
                     self.builder.push(part, payload);
                 }
                 self.note_received(key, &peer, seq, 0);
