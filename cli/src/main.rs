@@ -24,6 +24,7 @@ mod open;
 mod output;
 mod progress;
 mod receive;
+mod record;
 mod repair;
 mod send;
 mod sequence;

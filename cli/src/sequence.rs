@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use seawall::{Lsn, LsnRange};
 use serde::Serialize;
 
-use crate::envelope::{Envelope, Unit};
+use crate::record::{Content, Record};
 
 /// So many breaks of a source are kept one by one; beyond that they are only counted.
 const BREAKS_KEPT: usize = 100;
@@ -89,16 +90,25 @@ pub(crate) struct Sequences {
 
 impl Sequences {
     /// The next readable frame.
-    pub(crate) fn frame(&mut self, lsn: Lsn, payload: &[u8]) {
-        let Some(envelope) = Envelope::decode(payload) else {
-            self.foreign_records += 1;
+    pub(crate) fn frame(&mut self, lsn: Lsn, payload: &Bytes) {
+        match Content::of(payload) {
+            Content::Records(records) => records.iter().for_each(|record| self.record(lsn, record)),
+            Content::Foreign => self.foreign_records += 1,
+        }
+    }
+
+    /// The next record of a readable frame.
+    pub(crate) fn record(&mut self, lsn: Lsn, record: &Record) {
+        let Some(sequence) = self.by_source.get_mut(&record.source) else {
+            self.by_source.insert(record.source.clone(), first(lsn, record));
             return;
         };
-        let Some(sequence) = self.by_source.get_mut(envelope.source) else {
-            self.by_source.insert(envelope.source.to_owned(), first(lsn, &envelope));
+        if !record.is_sequenced {
+            sequence.records += 1;
+            sequence.last_lsn = lsn.get();
             return;
-        };
-        let (from, to) = (envelope.offset, envelope.end());
+        }
+        let (from, to) = (record.from, record.to);
         if sequence.closed {
             sequence.tell(Break::AfterEnd { lsn: lsn.get() }, false);
         }
@@ -113,8 +123,8 @@ impl Sequences {
             sequence.tell(again, false);
         }
         sequence.to = sequence.to.max(to);
-        sequence.records += u64::from(envelope.unit != Unit::End);
-        sequence.closed |= envelope.unit == Unit::End;
+        sequence.records += u64::from(!record.is_end());
+        sequence.closed |= record.is_end();
         sequence.last_lsn = lsn.get();
     }
 
@@ -133,14 +143,14 @@ impl Sequences {
     }
 }
 
-fn first(lsn: Lsn, envelope: &Envelope<'_>) -> Sequence {
+fn first(lsn: Lsn, record: &Record) -> Sequence {
     Sequence {
-        source: envelope.source.to_owned(),
-        from: envelope.offset,
-        to: envelope.end(),
-        records: u64::from(envelope.unit != Unit::End),
+        source: record.source.clone(),
+        from: record.from,
+        to: record.to,
+        records: u64::from(!record.is_end()),
         last_lsn: lsn.get(),
-        closed: envelope.unit == Unit::End,
+        closed: record.is_end(),
         breaks: Vec::new(),
         breaks_in_all: 0,
         set_aside_bytes: 0,
@@ -151,13 +161,13 @@ fn first(lsn: Lsn, envelope: &Envelope<'_>) -> Sequence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::envelope::Head;
+    use crate::envelope::{Head, Unit};
 
     fn feed(sequences: &mut Sequences, source: &str, records: &[(u64, u64, &[u8])]) {
         let mut head = Head::new(source).unwrap();
         for (lsn, offset, data) in records {
             let unit = if data.is_empty() { Unit::End } else { Unit::Line };
-            sequences.frame(Lsn::new(*lsn), &[head.before(unit, *offset, data), data].concat());
+            sequences.frame(Lsn::new(*lsn), &Bytes::from([head.before(unit, *offset, data), data].concat()));
         }
     }
 
@@ -166,7 +176,7 @@ mod tests {
         let mut all = Sequences::default();
         feed(&mut all, "a", &[(1, 0, b"one\n"), (3, 4, b"two\n"), (4, 8, b"")]);
         feed(&mut all, "b", &[(5, 100, b"x")]);
-        all.frame(Lsn::new(6), b"not ours");
+        all.frame(Lsn::new(6), &Bytes::from_static(b"not ours"));
         assert_eq!(all.foreign_records, 1);
         let sources: Vec<_> = all.sources().collect();
         assert!(sources.iter().all(|source| source.is_whole()));

@@ -2,7 +2,7 @@
 //!
 //! | file | what it owns |
 //! |---|---|
-//! | `shared` | the open log: lock, waiters, storage, driver |
+//! | `shared` | the open log: lock, room, durability, driver |
 //! | `commit` | the pipeline's decisions: chunks, groups, gathering, depth |
 //! | `recovery` | what a directory holds, judged (no writes) |
 //! | `open` | recovery acted upon |

@@ -300,10 +300,14 @@ impl<S: Storage> Shared<S> {
                 stream: config.stream,
             }
         };
-        let mut block = Buffer::new(header.block_bytes as usize);
-        block.set_len(header.block_bytes as usize);
-        header.encode(&mut block);
-        self.storage.write(file, 0, &block).map_err(|e| no_space("write the header of", name, e))
+        // Where the seal will be, a record says that nothing stands behind it: an open need not look.
+        let block = header.block_bytes as usize;
+        let mut blocks = Buffer::new(2 * block);
+        blocks.set_len(2 * block);
+        header.encode(&mut blocks);
+        let seed = self.catalog.salt(number).at(block as u64);
+        encode_local(Kind::Blank, &[], header.stream.0, 0, Lsn::ZERO, seed, &mut blocks[block..]);
+        self.storage.write(file, 0, &blocks).map_err(|e| no_space("write the header of", name, e))
     }
 
     /// A record needs more room than the next segment has: the segment grows where it stands. Its header does not tell
@@ -335,7 +339,7 @@ impl<S: Storage> Shared<S> {
     fn write_first_spare(&self) -> Result<()> {
         self.with_first_spare(|shared, spare, name| {
             let block = u64::from(shared.catalog.block_bytes);
-            shared.write_zeros(&spare.file, name, block, spare.bytes)?;
+            shared.write_zeros(&spare.file, name, 2 * block, spare.bytes)?;
             shared.storage.flush(&spare.file).map_err(|e| no_space("flush", name, e))?;
             spare.written = true;
             Ok(())

@@ -85,7 +85,7 @@ impl<S: Storage> Session<S> {
     /// It has passed whole, and its checksum was right.
     pub fn end_oversized(&mut self, oversized: Oversized) {
         let key = self.key;
-        self.inner.with(|intake, now| intake.end_oversized(now, key, oversized));
+        self.inner.with(|intake, _| intake.end_oversized(key, oversized));
     }
 
     /// Waits for the next thing to do on this connection. Cancel safe.

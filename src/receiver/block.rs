@@ -7,7 +7,8 @@
 //! 8   u64  Lsn from which on the sources' state can be replayed, as of this block; 0: from the stream's first frame.
 //!          The last part of a snapshot is the first block that names that snapshot's beginning.
 //! 16  ranges, one behind the other:
-//!     0   u8   kind: 0 records, 1 skipped, 2 session, 3 reject, 4 retired, 5 position, 6 reject not yet seen
+//!     0   u8   kind: 0 records, 1 skipped, 2 session, 3 reject, 4 retired, 5 position, 6 reject not yet seen,
+//!              7 rejects seen, up to `last`
 //!     1   u8   length of the source's name
 //!     2   u8   sequences: 0 dense, 1 sparse, 2 none
 //!     3   u8   reason, of a reject
@@ -109,6 +110,8 @@ pub enum RangeKind {
         /// The record's length.
         bytes: u32,
     },
+    /// It has taken note of its rejects up to `last`: it is not told of them again.
+    Seen,
 }
 
 impl RangeKind {
@@ -122,6 +125,7 @@ impl RangeKind {
             RangeKind::Retired => (4, 0, 0),
             RangeKind::Position => (5, 0, 0),
             RangeKind::Unseen { reason, bytes } => (6, reason as u8, bytes),
+            RangeKind::Seen => (7, 0, 0),
         }
     }
 
@@ -135,6 +139,7 @@ impl RangeKind {
             (4, 0, 0) => Some(RangeKind::Retired),
             (5, 0, 0) => Some(RangeKind::Position),
             (6, ..) => reason_given.map(|reason| RangeKind::Unseen { reason, bytes }),
+            (7, 0, 0) => Some(RangeKind::Seen),
             _ => None,
         }
     }
@@ -182,6 +187,16 @@ impl Block {
             return Err(BlockError::Length);
         }
         Ok(Block { replay_from, ranges: with_payloads })
+    }
+
+    /// How far the block takes each source that has sequences: of records, and of what never comes or was refused. What
+    /// [`super::Intake::committed`] is told when the block is in a committed batch.
+    pub fn reached(&self) -> impl Iterator<Item = (&SourceId, Seq)> {
+        self.ranges.iter().filter_map(|(range, _)| {
+            let moves = matches!(range.kind, RangeKind::Records | RangeKind::Skipped | RangeKind::Reject { .. });
+            let source = range.source.as_ref()?;
+            (moves && range.sequences != Sequences::None).then_some((source, range.last))
+        })
     }
 
     /// The records, in order, each with its source and sequence. Rejects are not among them.

@@ -57,6 +57,11 @@ impl Budget {
         self.charged_bytes = self.charged_bytes.saturating_sub(bytes);
     }
 
+    /// Charges what is held besides what was read: it is there already, and cannot wait.
+    pub(crate) fn charge_besides(&mut self, bytes: u64) {
+        self.charged_bytes += bytes;
+    }
+
     /// The first in line, if there is room for it now.
     pub(crate) fn admit(&mut self, now: Instant) -> Option<(SessionKey, u64)> {
         let (session, bytes) = *self.line.front()?;
@@ -75,13 +80,17 @@ impl Budget {
 
     /// When the rate lets the first in line in, if nothing else keeps it out.
     pub(crate) fn next_admission(&self) -> Option<Instant> {
-        if self.line.is_empty() { None } else { self.rate.as_ref().and_then(RateLimit::opens_at) }
+        let (_, bytes) = self.line.front()?;
+        self.rate.as_ref().filter(|_| self.fits(*bytes)).and_then(RateLimit::opens_at)
     }
 
     /// A message longer than the whole budget passes when nothing else is charged: it would wait for ever.
     fn has_room(&mut self, now: Instant, bytes: u64) -> bool {
-        let fits = self.charged_bytes + bytes <= self.limit_bytes || self.charged_bytes == 0;
-        fits && self.rate.as_mut().is_none_or(|rate| rate.is_open(now))
+        self.fits(bytes) && self.rate.as_mut().is_none_or(|rate| rate.is_open(now))
+    }
+
+    fn fits(&self, bytes: u64) -> bool {
+        self.charged_bytes + bytes <= self.limit_bytes || self.charged_bytes == 0
     }
 
     fn charge(&mut self, bytes: u64) {
@@ -147,5 +156,18 @@ mod tests {
         assert!(budget.admit(at).is_some());
         budget.set_rate(at, None);
         assert!(budget.reserve(at, key(99), 1 << 20));
+    }
+
+    /// The time at which the rate would let in somebody for whom there is no room was told again and again.
+    #[test]
+    fn who_has_no_room_is_not_let_in_at_any_time() {
+        let now = Instant::now();
+        let mut budget = Budget::new(100);
+        budget.set_rate(now, Some(1000.0));
+        assert!(budget.reserve(now, key(1), 100));
+        assert!(!budget.reserve(now, key(2), 100));
+        assert_eq!(budget.next_admission(), None);
+        budget.release(100);
+        assert!(budget.next_admission().is_some());
     }
 }

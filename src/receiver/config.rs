@@ -56,7 +56,7 @@ pub struct ReceiverConfig {
     /// 10 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub heartbeat: Duration,
-    /// A connection says HELLO within this: 1 ms to 1 h. Default 10 s.
+    /// A connection says HELLO within this, and a new epoch is durable within this: 1 ms to 1 h. Default 10 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub hello_timeout: Duration,
     /// A message that has begun is complete within this: 1 ms to 1 h. While others wait for room, 64 KiB a second are

@@ -193,6 +193,8 @@ struct Agreed {
     pong: Option<u64>,
     ping_due: bool,
     is_bye_said: bool,
+    /// The receiver asked for patience before anything is sent again.
+    patient_until: Option<Instant>,
     /// Without sequences: the session counts from 0 at this record.
     base: Seq,
 }
@@ -211,7 +213,11 @@ pub struct Outbox {
     rejects: Vec<Reject>,
     rejects_seen: Seq,
     is_welcomed_once: bool,
+    /// How far the last WELCOME said that this source had come.
+    welcomed_at: Seq,
     is_closing: bool,
+    /// Done or failed: no connection would change anything.
+    is_over: bool,
     failed: Option<OutboxError>,
     resent: u64,
 }
@@ -231,7 +237,9 @@ impl Outbox {
             rejects: Vec::new(),
             rejects_seen: Seq::ZERO,
             is_welcomed_once: false,
+            welcomed_at: Seq::ZERO,
             is_closing: false,
+            is_over: false,
             failed: None,
             resent: 0,
         }
@@ -344,6 +352,8 @@ impl Outbox {
             self.hold(Seq::new(seq.get() - 1), None);
         }
         self.hold(seq, Some(record));
+        // The receiver may have it from an earlier life.
+        self.let_go();
         Ok(seq)
     }
 
@@ -357,6 +367,7 @@ impl Outbox {
         }
         self.check_room(0)?;
         self.hold(to, None);
+        self.let_go();
         Ok(())
     }
 
@@ -414,7 +425,9 @@ impl Outbox {
     pub fn disconnected(&mut self) {
         self.link = Link::Down;
         self.sent = 0;
-        self.positions.received = self.positions.durable;
+        if !self.is_over {
+            self.positions.received = self.positions.durable;
+        }
     }
 
     /// A message was received.
@@ -425,16 +438,17 @@ impl Outbox {
         }
         match (&mut self.link, message) {
             (Link::Greeting, Message::Welcome(welcome)) => self.welcome(now, welcome),
-            (Link::Greeting | Link::Up(_), Message::Nack(nack)) => self.nack(nack),
+            (Link::Greeting | Link::Up(_), Message::Nack(nack)) => self.nack(now, nack),
             (Link::Greeting | Link::Up(_), Message::Redirect { address, retry_after_millis }) => {
                 let after = Duration::from_millis(retry_after_millis.into());
                 self.link = Link::Ending(OutboxOutput::Reconnect { after, address: Some(address) });
             }
             (Link::Up(_), Message::Ack(ack)) => self.ack(ack),
             (Link::Up(agreed), Message::Ping { nonce, .. }) => agreed.pong = Some(nonce),
-            (Link::Up(_), Message::Pong { .. } | Message::GoAway { .. }) => {}
+            (Link::Up(_), Message::Pong { .. }) | (Link::Greeting | Link::Up(_), Message::GoAway { .. }) => {}
             (Link::Up(agreed), Message::Bye) => {
-                let is_done = agreed.is_bye_said;
+                let is_done = agreed.is_bye_said && self.held.is_empty();
+                self.is_over |= is_done;
                 self.link = Link::Ending(match is_done {
                     true => OutboxOutput::Close,
                     false => OutboxOutput::Reconnect { after: Duration::ZERO, address: None },
@@ -465,6 +479,7 @@ impl Outbox {
             self.positions.durable_lsn = welcome.durable_lsn;
         }
         self.epoch = welcome.epoch;
+        self.welcomed_at = welcome.durable;
         self.is_welcomed_once = true;
         let base = self.held.front().map_or(self.positions.pushed, |held| held.previous);
         self.link = Link::Up(Agreed {
@@ -479,6 +494,7 @@ impl Outbox {
             pong: None,
             ping_due: false,
             is_bye_said: false,
+            patient_until: None,
             base,
         });
         self.note_rejects(&welcome.rejects);
@@ -495,24 +511,33 @@ impl Outbox {
         let offset = if self.config.sequences == Sequences::None { agreed.base.get() } else { 0 };
         let shift = |seq: Seq| Seq::new(seq.get().saturating_add(offset));
         let (received, durable) = (shift(ack.received), shift(ack.durable));
-        let pushed = self.positions.pushed;
-        if received > pushed || durable > pushed {
+        // In an epoch that was given to this outbox nobody else has sent anything. In one that is gone on with, records of
+        // the life before may still have been on their way.
+        let pushed = self.positions.pushed.max(self.welcomed_at);
+        if self.config.epoch == SourceEpoch::ZERO && (received > pushed || durable > pushed) {
             let text = format!("{received} received, {durable} durable, but only those up to {pushed} exist");
             return self.fail(OutboxError::Protocol(text));
         }
         self.positions.received = self.positions.received.max(received);
-        self.positions.durable = self.positions.durable.max(durable);
+        // A session that counts from `offset` says nothing about what an earlier one left behind.
+        if offset <= self.positions.durable.get() {
+            self.positions.durable = self.positions.durable.max(durable);
+        }
         self.positions.committed = self.positions.committed.max(ack.committed);
         self.positions.durable_lsn = self.positions.durable_lsn.max(ack.durable_lsn);
         self.note_rejects(&ack.rejects);
         self.let_go();
     }
 
-    fn nack(&mut self, nack: Nack) {
+    fn nack(&mut self, now: Instant, nack: Nack) {
         let Nack { code, at, expected, retry_after_millis, fatal, text } = nack;
         let after = Duration::from_millis(retry_after_millis.into());
         if !fatal {
             if matches!(code, Code::Gap | Code::Mismatch | Code::RejectsUnseen) {
+                if let Link::Up(agreed) = &mut self.link {
+                    agreed.patient_until = Some(now + after);
+                    agreed.is_bye_said = false;
+                }
                 self.rewind_to(expected);
             }
             return;
@@ -536,13 +561,16 @@ impl Outbox {
             // Those records were let go because they had reached the watermark this source waits for.
             if self.config.wait_for == WaitFor::Received {
                 // At most once: what was in the receiver's memory when it went is lost, and that was agreed to.
-                self.positions.received = self.positions.received.max(first_held);
                 self.bridge(expected, first_held);
             } else {
                 return self.fail(OutboxError::Missing { resume: expected, first_held });
             }
         }
         let again = self.held.partition_point(|held| held.seq <= expected);
+        // Nothing of this source lies between: an earlier life skipped, or sent, what this one leaves out.
+        if let Some(next) = self.held.get_mut(again) {
+            next.previous = next.previous.max(expected);
+        }
         self.resent += self.sent.saturating_sub(again) as u64;
         self.sent = again;
     }
@@ -561,6 +589,12 @@ impl Outbox {
             if is_new {
                 self.rejects.push(*reject);
             }
+            // The word that it was seen was lost with a connection.
+            if reject.seq <= self.rejects_seen
+                && let Link::Up(agreed) = &mut self.link
+            {
+                agreed.ping_due = true;
+            }
         }
     }
 
@@ -576,12 +610,15 @@ impl Outbox {
 
     fn fail(&mut self, error: OutboxError) {
         self.failed.get_or_insert(error);
+        self.is_over = true;
         self.link = Link::Ending(OutboxOutput::Close);
     }
 
     /// The next thing to do on the connection.
     pub fn poll_output(&mut self, now: Instant) -> Option<OutboxOutput> {
         let agreed = match &mut self.link {
+            // Also when the connection was gone before anybody asked.
+            _ if self.is_over => return Some(OutboxOutput::Close),
             Link::Down | Link::Greeting => return None,
             Link::Ending(output) => return Some(output.clone()),
             Link::Up(agreed) => agreed,
@@ -593,7 +630,9 @@ impl Outbox {
         if std::mem::take(&mut agreed.ping_due) {
             return message(Message::Ping { nonce: 1, rejects_seen: self.rejects_seen });
         }
-        if let Some(next) = self.next_send() {
+        agreed.patient_until = agreed.patient_until.filter(|until| now < *until);
+        let is_patient = agreed.patient_until.is_some();
+        if !is_patient && let Some(next) = self.next_send() {
             return message(next);
         }
         let Link::Up(agreed) = &mut self.link else { return None };
@@ -624,7 +663,9 @@ impl Outbox {
         };
         let header = header_bytes(self.config.sequences) as u64;
         let credit = agreed.credit_bytes.saturating_sub(agreed.sent_bytes);
-        if header + record.len() as u64 > credit {
+        // A record that the receiver will not hold needs no room there: it goes alone.
+        let passes_by = header + record.len() as u64 > agreed.frame_bytes_max;
+        if header + record.len() as u64 > credit && !passes_by {
             return None;
         }
         let limit = self.config.send_bytes.min(agreed.frame_bytes_max).min(credit);
@@ -640,18 +681,18 @@ impl Outbox {
             }
         }
         self.sent += payload.records() as usize;
-        agreed.sent_bytes += payload.bytes() as u64;
+        if !passes_by {
+            agreed.sent_bytes += payload.bytes() as u64;
+        }
         Some(Message::Send(payload.finish()))
     }
 
     /// When [`Outbox::poll_output`] has something to say although nothing happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        match &self.link {
-            Link::Up(agreed) if agreed.pinged => Some(agreed.heard + 3 * agreed.heartbeat),
-            Link::Up(agreed) => Some(agreed.heard + agreed.heartbeat),
-            _ => None,
-        }
+        let Link::Up(agreed) = &self.link else { return None };
+        let silent = agreed.heard + if agreed.pinged { 3 } else { 1 } * agreed.heartbeat;
+        Some(agreed.patient_until.map_or(silent, |until| until.min(silent)))
     }
 }
 

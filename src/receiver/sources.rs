@@ -29,6 +29,10 @@ pub(crate) struct Source {
     pub(crate) durable: Seq,
     pub(crate) committed: Seq,
     pub(crate) retired: bool,
+    /// The retirement is on its way: nothing more is taken.
+    pub(crate) is_retiring: bool,
+    /// Rejects on their way, of whichever session.
+    pub(crate) rejects_in_flight: u32,
     /// The last session's way of numbering: what a snapshot says of it.
     pub(crate) sequences: Sequences,
     /// Rejects that are durable and that the source has not taken note of. Rare: a word where there are none.
@@ -85,6 +89,9 @@ impl Sources {
                 source.remember(Reject { seq: range.last, reason, bytes: bytes.into() });
             }
             RangeKind::Retired => source.retired = true,
+            RangeKind::Seen => {
+                source.note_seen(range.last);
+            }
         }
     }
 
@@ -111,15 +118,17 @@ impl Sources {
             durable: Seq::ZERO,
             committed: Seq::ZERO,
             retired: false,
+            is_retiring: false,
+            rejects_in_flight: 0,
             sequences: Sequences::Dense,
             rejects: None,
         });
         SourceRef(at)
     }
 
-    /// All sources from the `from`-th on, as ranges of a snapshot.
-    pub(crate) fn positions(&self, from: usize) -> impl Iterator<Item = Vec<Range>> + '_ {
-        self.all.iter().skip(from).map(Source::positions)
+    /// The `nth` source as ranges of a snapshot.
+    pub(crate) fn positions(&self, nth: usize) -> Option<Vec<Range>> {
+        self.all.get(nth).map(Source::positions)
     }
 
     /// Every source.
@@ -141,14 +150,15 @@ impl Source {
         }
     }
 
-    /// The source says that it has taken note of its rejects up to `seen`.
-    pub(crate) fn note_seen(&mut self, seen: Seq) {
-        if let Some(rejects) = &mut self.rejects {
-            rejects.retain(|reject| reject.seq > seen);
-            if rejects.is_empty() {
-                self.rejects = None;
-            }
+    /// The source says that it has taken note of its rejects up to `seen`: the last one that this is news of.
+    pub(crate) fn note_seen(&mut self, seen: Seq) -> Option<Seq> {
+        let rejects = self.rejects.as_mut()?;
+        let last = rejects.iter().map(|reject| reject.seq).filter(|seq| *seq <= seen).max()?;
+        rejects.retain(|reject| reject.seq > last);
+        if rejects.is_empty() {
+            self.rejects = None;
         }
+        Some(last)
     }
 
     /// Rejects the source has not taken note of.

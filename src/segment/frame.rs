@@ -1,7 +1,7 @@
 //! The frame header: 64 bytes, little-endian, at a multiple of 8.
 //!
 //! ```text
-//!  0 kind         1   1 = data; 129 seal, 130 flush marker, 131 index: local records
+//!  0 kind         1   1 = data; 129 seal, 130 flush marker, 131 index, 132 blank: local records
 //!  1 flags        1   bit 0: the payload is an LZ4 block
 //!  2 zero         2
 //!  4 payload      4   bytes stored after this header
@@ -46,6 +46,8 @@ pub(crate) enum Kind {
     FlushMarker,
     /// Where to find what in this sealed segment.
     Index,
+    /// Stands at the place of the seal in a prepared segment: nothing was ever written behind it.
+    Blank,
 }
 
 impl Kind {
@@ -55,6 +57,7 @@ impl Kind {
             Kind::Seal => 129,
             Kind::FlushMarker => 130,
             Kind::Index => INDEX_KIND,
+            Kind::Blank => 132,
         }
     }
 
@@ -64,6 +67,7 @@ impl Kind {
             129 => Kind::Seal,
             130 => Kind::FlushMarker,
             INDEX_KIND => Kind::Index,
+            132 => Kind::Blank,
             _ => return None,
         })
     }

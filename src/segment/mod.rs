@@ -14,7 +14,8 @@
 //! ```
 //!
 //! The first frame of the first group in a used segment is its *seal*: the statement that fixes where the log before
-//! this segment ends. A segment without one is prepared and unused.
+//! this segment ends. A segment without one is prepared and unused: in the place of the seal a record says *blank*, until
+//! something is written behind it.
 
 mod control;
 mod frame;

@@ -2,8 +2,8 @@
 
 use seawall::{Error, Log, Lsn, RecoveryMode};
 
-use super::bed::{Files, append_each, in_mode, open, record, shown};
-use super::bytes::{BLOCK, data_frames, segment_name};
+use super::bed::{Files, append_each, buffered, direct, empty, in_mode, open, record, settle, shown, sized};
+use super::bytes::{BLANK, BLOCK, data_frames, segment_name};
 use super::oracle::{holds, lsns};
 use super::shelf::{Shelf, on_shelves};
 
@@ -138,6 +138,47 @@ fn over_a_spare_it_could_have_been_the_tail() {
             }
         }
     });
+}
+
+/// Of the segments that are prepared, an unclean open reads the lowest to its end, and above it those that do not say
+/// that they are blank; whatever became of that, nothing is lost with it.
+#[test]
+fn a_spare_is_read_to_its_end_unless_it_says_that_it_is_blank() {
+    for config in [buffered(), direct()] {
+        let dir = empty(&config);
+        let (log, _) = open(&dir, &config);
+        let records: Vec<Vec<u8>> = (0..12).map(|i| sized(i, 40_000)).collect();
+        for record in &records {
+            append_each(&log, std::slice::from_ref(record));
+            settle(&log);
+        }
+        // Two of the four hold what they held as segments of other numbers.
+        log.trim(Lsn::new(10)).unwrap();
+        assert!(log.stats().segments_recycled >= 2 && log.stats().spare_segments == 4, "{:?}", log.stats());
+        drop(log);
+        let files = Files::of(dir.path());
+        let spares: Vec<u64> = files.segments().into_iter().rev().take(4).collect();
+        let scanned = |files: &Files| {
+            let dir = files.lay_out(&config);
+            let (log, recovery) = open(&dir, &config);
+            assert!(recovery.damage.is_empty() && recovery.dropped.is_none(), "{recovery:?}");
+            assert_eq!(recovery.end, Lsn::new(12));
+            assert!(log.read(Lsn::new(12)).unwrap().payload == records[11]);
+            recovery.bytes_scanned
+        };
+        // The header is not scanned.
+        let (whole, head) = ((64 << 10) - BLOCK as u64, BLOCK as u64);
+        assert_eq!(scanned(&files), 2 * whole + 3 * head);
+        // The one that does not say so is read, and the one above it: those further up are vouched for again.
+        for ((wholes, heads), &spare) in [(3, 2), (4, 2), (4, 2), (3, 3)].into_iter().zip(spares.iter().rev()) {
+            for fill in [0, 0x5A] {
+                let mut files = files.clone();
+                assert_eq!(files.segment(spare)[BLOCK], BLANK);
+                files.segment(spare)[BLOCK..2 * BLOCK].fill(fill);
+                assert_eq!(scanned(&files), wholes * whole + heads * head, "segment {spare}, {fill}");
+            }
+        }
+    }
 }
 
 #[test]

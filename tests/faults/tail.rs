@@ -115,7 +115,7 @@ fn a_copy_that_did_not_end_is_not_told_as_a_loss() {
     both(|options| {
         let (mut story, log) = started(options);
         story.kill(log);
-        story.disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO).on("00000000000000000002.seg"));
+        story.disk.fail(Fault::new(OpKind::WriteFlushed, 1, errno::EIO).on("00000000000000000002.seg"));
         Log::open_on(story.disk.open(), story.config.clone()).unwrap_err();
         story.disk.kill(&KillChoice::Landed);
         let (_, recovery) = Log::open_on(story.disk.open(), story.config.clone()).unwrap();
@@ -130,7 +130,7 @@ fn a_seal_whose_flush_failed_proves_nothing_about_itself() {
     both(|options| {
         let (mut story, log) = started(options);
         story.kill(log);
-        let fault = Fault::new(OpKind::WriteFlushed, 0, errno::EIO).on("00000000000000000002.seg");
+        let fault = Fault::new(OpKind::WriteFlushed, 1, errno::EIO).on("00000000000000000002.seg");
         story.disk.fail(fault.effect(Effect::AfterFull));
         Log::open_on(story.disk.open(), story.config.clone()).unwrap_err();
         story.disk.kill(&KillChoice::Landed);
@@ -144,6 +144,51 @@ fn a_seal_whose_flush_failed_proves_nothing_about_itself() {
         drop(log);
         story.survives(&story.disk.crash(&CrashChoice::lost()), &story.allowed(u64::MAX)).unwrap();
     });
+}
+
+/// A frame that only a page cache holds, which marked it clean when the write failed.
+#[test]
+fn what_was_set_aside_behind_a_frame_does_not_prove_it() {
+    let (mut story, log) = started(DiskOptions::BUFFERED);
+    story.disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO).effect(Effect::AfterFull));
+    assert!(story.try_append(&log, &[300]).is_err());
+    story.kill(log);
+    survives_a_lost_successor(&mut story, 1, 3, true);
+}
+
+/// A seal of which the same is true, over frames that an open has copied and flushed.
+#[test]
+fn what_was_set_aside_behind_a_seal_does_not_prove_it() {
+    let (mut story, log) = started(DiskOptions::BUFFERED);
+    story.kill(log);
+    let fault = Fault::new(OpKind::WriteFlushed, 1, errno::EIO).on("00000000000000000002.seg");
+    story.disk.fail(fault.effect(Effect::AfterFull));
+    Log::open_on(story.disk.open(), story.config.clone()).unwrap_err();
+    story.disk.kill(&KillChoice::Landed);
+    // The seal states that the copy is flushed, and it is: what is in doubt is the seal.
+    survives_a_lost_successor(&mut story, 2, 2, false);
+}
+
+/// The segment behind `active` is removed. An open sets aside what it may have held, and ends before the tail is durable;
+/// for the next one it is the control file that claims the most, of what is not there. Then power is lost.
+fn survives_a_lost_successor(story: &mut Story, active: u64, last: u64, in_doubt: bool) {
+    let name = |number: u64| format!("{number:020}.seg");
+    story.disk.remove_file(&name(active + 1));
+    story.config.recovery = RecoveryMode::Quarantine;
+    story.disk.fail(Fault::new(OpKind::Write, 0, errno::EIO).on(&name(active)));
+    Log::open_on(story.disk.open(), story.config.clone()).unwrap_err();
+    story.disk.kill(&KillChoice::Landed);
+    let (log, recovery) = Log::open_on(story.disk.open(), story.config.clone()).unwrap();
+    let last = Lsn::new(last);
+    assert!(recovery.tail_in_place == in_doubt && recovery.end > last, "{recovery:?}");
+    assert_eq!(recovery.ambiguous_tail.map(|lsns| lsns.end), in_doubt.then_some(last.next()), "{recovery:?}");
+    let seen = log.read(last).unwrap().payload;
+    let disk = story.disk.crash(&CrashChoice::lost());
+    let (log, recovery) = Log::open_on(disk.open(), story.config.clone()).unwrap();
+    assert!(recovery.damage.is_empty(), "{recovery:?}");
+    assert!(log.read(last).unwrap().payload == seen, "what a reader has seen is gone");
+    let report = log.verify(|_, _| {}).unwrap();
+    assert!(report.is_sound(), "{report:?}");
 }
 
 /// A frame that fills the copy's buffer but for less than a block, and a small one in the next group.

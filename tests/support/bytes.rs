@@ -9,6 +9,7 @@ pub const DATA: u8 = 1;
 pub const SEAL: u8 = 129;
 pub const MARKER: u8 = 130;
 pub const INDEX: u8 = 131;
+pub const BLANK: u8 = 132;
 
 /// A frame and where it stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use seawall::Frame;
 use serde::Serialize;
 
-use crate::envelope::Envelope;
 use crate::exit::Failure;
+use crate::record::{Content, Record};
 use crate::sequence::Sequences;
 
 /// Bytes of the original read at a time.
@@ -66,31 +66,37 @@ impl Against {
         })
     }
 
-    /// Compares a record, if it is one of the source's.
+    /// Compares a frame's records, those of the source.
     pub(crate) fn frame(&mut self, frame: &Frame) -> Result<(), Failure> {
-        let Some(envelope) = Envelope::decode(&frame.payload) else { return Ok(()) };
+        let Content::Records(records) = Content::of(&frame.payload) else { return Ok(()) };
+        records.iter().try_for_each(|record| self.record(frame, record))
+    }
+
+    fn record(&mut self, frame: &Frame, record: &Record) -> Result<(), Failure> {
+        let own = &record.source;
         match &self.source {
-            Some(source) if source != envelope.source => return Ok(()),
+            Some(source) if source != own => return Ok(()),
             Some(_) => {}
             None => match &self.met {
-                Some(met) if met != envelope.source => {
-                    let (one, other) = (met.clone(), envelope.source);
-                    let what =
-                        format!("the log holds several sources ({one:?}, {other:?}): say with --source which one");
+                Some(met) if met != own => {
+                    let what = format!("the log holds several sources ({met:?}, {own:?}): say with --source which one");
                     return Err(Failure::Usage(what));
                 }
                 Some(_) => {}
-                None => self.met = Some(envelope.source.to_owned()),
+                None => self.met = Some(own.clone()),
             },
         }
         if self.difference.is_some() {
             return Ok(());
         }
-        let original = self.bytes(envelope.offset, envelope.data.len())?;
-        let same = original.iter().zip(envelope.data).take_while(|(ours, theirs)| ours == theirs).count();
+        if !record.has_offsets() {
+            return Err(Failure::Usage(format!("the sequences of source {own:?} are no byte offsets of a file")));
+        }
+        let original = self.bytes(record.from, record.data.len())?;
+        let same = original.iter().zip(&record.data).take_while(|(ours, theirs)| ours == theirs).count();
         self.compared_bytes += same as u64;
-        if same < envelope.data.len() {
-            self.difference = Some(Difference { offset: envelope.offset + same as u64, lsn: frame.lsn.get() });
+        if same < record.data.len() {
+            self.difference = Some(Difference { offset: record.from + same as u64, lsn: frame.lsn.get() });
         }
         Ok(())
     }

@@ -70,6 +70,11 @@ impl Carry {
         Ok(Some(Carry { segment, offset, from, to, bytes: span + 2 * span / PIECE_BYTES * block }))
     }
 
+    /// True when there are frames to copy.
+    pub(super) fn copies_frames(&self) -> bool {
+        self.to.last > self.from.last
+    }
+
     /// True when the old segment is not continued but replaced.
     pub(super) fn replaces(&self, number: SegmentNumber) -> bool {
         self.segment != number

@@ -2,7 +2,8 @@
 //!
 //! - the control file counts the open;
 //! - a segment that a crash left with a first group that is not whole is wiped;
-//! - the tail that nothing proves is copied into the next segment and flushed there;
+//! - the next segment says no longer that it is blank;
+//! - the tail that nothing proves is copied into it and flushed;
 //! - that segment's seal, flushed, says where the old one ends, and a marker behind it that the seal was flushed;
 //! - only then is debris removed.
 mod carry;
@@ -467,17 +468,19 @@ impl<S: Storage> Shared<S> {
             (seal, Writer::new(pipe.config(), spare, 2 * u64::from(self.catalog.block_bytes)))
         };
         if let (Some(tail), Some(carry)) = (&tail, &carry) {
+            if carry.copies_frames() {
+                self.take_blank_away(&writer)?;
+            }
             carry.copy(self, &tail.state, &mut writer)?;
             seal = carry.seal(seal);
         }
-        self.write_local(&writer, u64::from(self.catalog.block_bytes), Kind::Seal, &seal.encode())?;
+        // They state that everything that was found is flushed: what was copied is, before they are written.
+        let (flushed_through, chain) = self.pipe.lock().flushed();
+        self.write_local(&writer, u64::from(self.catalog.block_bytes), Kind::Seal, &seal.encode(), flushed_through)?;
         // Where it is found, the seal was flushed before it was written; and where the seal rots, it tells where the log
         // before it ends. So it is flushed as well, before anything of the old tail is written over.
-        let marker = {
-            let (flushed_through, chain) = self.pipe.lock().flushed();
-            FlushMarker { flushed_through, chain }
-        };
-        self.write_local(&writer, writer.offset, Kind::FlushMarker, &marker.encode())?;
+        let marker = FlushMarker { flushed_through, chain };
+        self.write_local(&writer, writer.offset, Kind::FlushMarker, &marker.encode(), flushed_through)?;
         writer.offset += u64::from(self.catalog.block_bytes);
         match (&tail, &carry) {
             (Some(tail), Some(carry)) if carry.replaces(tail.state.number) => {
@@ -541,18 +544,37 @@ impl<S: Storage> Shared<S> {
         Ok((pipe.take_spare(), room))
     }
 
-    /// Writes and flushes a local record in a block of its own. It states that everything that was found is flushed: the frames
-    /// that were copied before it was written are.
-    fn write_local(&self, writer: &Writer<S::File>, at: u64, kind: Kind, payload: &[u8]) -> Result<()> {
+    /// What is copied into a segment must be looked for when this open ends before the seal is flushed.
+    fn take_blank_away(&self, writer: &Writer<S::File>) -> Result<()> {
+        let at = u64::from(self.catalog.block_bytes);
+        let mut zeros = Buffer::new(self.catalog.block_bytes as usize);
+        zeros.set_len(self.catalog.block_bytes as usize);
+        zeros.fill(0);
+        self.write_block(writer, at, zeros)
+    }
+
+    /// Writes and flushes a local record in a block of its own.
+    fn write_local(
+        &self,
+        writer: &Writer<S::File>,
+        at: u64,
+        kind: Kind,
+        payload: &[u8],
+        flushed_through: Lsn,
+    ) -> Result<()> {
         let mut block = Buffer::new(self.catalog.block_bytes as usize);
         block.set_len(self.catalog.block_bytes as usize);
         block.fill(0);
-        let (flushed, time_micros, stream) = {
+        let (time_micros, stream) = {
             let pipe = self.pipe.lock();
-            (pipe.flushed().0, pipe.end().2, pipe.config().stream.0)
+            (pipe.end().2, pipe.config().stream.0)
         };
         let seed = self.catalog.salt(writer.number).at(at);
-        encode_local(kind, payload, stream, time_micros, flushed, seed, &mut block);
+        encode_local(kind, payload, stream, time_micros, flushed_through, seed, &mut block);
+        self.write_block(writer, at, block)
+    }
+
+    fn write_block(&self, writer: &Writer<S::File>, at: u64, block: Buffer) -> Result<()> {
         self.storage
             .write_flushed(&writer.file, at, &[Arc::new(block)])
             .map(drop)

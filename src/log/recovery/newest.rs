@@ -65,14 +65,18 @@ impl<S: Storage> Look<'_, S> {
         gone: &mut Gone,
     ) -> Result<Option<SegmentState<S::File>>> {
         let from = newest.map_or(SegmentNumber::NONE, |(number, _)| number.next());
-        let above: Vec<(SegmentNumber, u64)> = found.segments.range(from..).rev().map(|(n, b)| (*n, *b)).collect();
+        let above: Vec<(SegmentNumber, u64)> = found.segments.range(from..).map(|(n, b)| (*n, *b)).collect();
+        let mut states = Vec::with_capacity(above.len());
+        let mut is_blank_below = found.clean;
+        for &(number, bytes) in &above {
+            let state = self.examine_above(number, bytes, is_blank_below, found)?;
+            is_blank_below = found.clean || is_blank(&state);
+            states.push(state);
+        }
         let mut without_seal = None;
         let mut is_used_above = false;
-        for &(number, bytes) in &above {
-            // All of each: the pipeline starts a segment only when the one before it is flushed, but an open may have
-            // been copying the tail of a segment into the next, and a power loss then have taken the lower one away.
-            let may_hold = !found.clean;
-            let state = self.examine(number, bytes, may_hold, &mut found.bytes_scanned)?;
+        for state in states.into_iter().rev() {
+            let SegmentState { number, bytes, .. } = state;
             found.segments.remove(&number);
             let unsealed_claims = state.scan.first_data.is_some_and(|lsn| state.scan.claims >= lsn)
                 || state.scan.marker.is_some()
@@ -126,6 +130,29 @@ impl<S: Storage> Look<'_, S> {
         Ok(without_seal)
     }
 
+    /// Looks at a segment above the newest one with a seal: at all of it, unless it stands above a blank one and says
+    /// itself that nothing was written into it.
+    ///
+    /// A segment is begun by a rotation, when everything in the one before it is flushed, its seal included; or by an open, which
+    /// copies into it the tail of one whose seal a power loss may take away. Before it does, it takes away what says
+    /// blank. In the lowest segment above the newest that proves nothing: of a first group that was torn, everything but
+    /// its first block may have been written.
+    fn examine_above(
+        &self,
+        number: SegmentNumber,
+        bytes: u64,
+        is_blank_below: bool,
+        found: &mut Findings<S::File>,
+    ) -> Result<SegmentState<S::File>> {
+        if is_blank_below {
+            let state = self.examine(number, bytes, false, &mut found.bytes_scanned)?;
+            if found.clean || is_blank(&state) {
+                return Ok(state);
+            }
+        }
+        self.examine(number, bytes, true, &mut found.bytes_scanned)
+    }
+
     /// The newest segment with a seal is the active one.
     pub(super) fn look_at_newest(
         &self,
@@ -160,6 +187,8 @@ impl<S: Storage> Look<'_, S> {
             }
         }
         state.scan.claims = state.scan.claims.max(gone.claims);
+        // What was set aside was flushed; that says nothing of the frames before it.
+        let proven = state.scan.claims;
         self.claim_quarantined(state);
         if state.scan.seal.is_none() && state.scan.first_data.is_none() {
             // Nothing here says where it begins: where the segment before it ends.
@@ -176,6 +205,7 @@ impl<S: Storage> Look<'_, S> {
             state.scan.prefix = Run { end_offset, frames_end, ..before };
         }
         let mut verdict = judge(&state.scan);
+        verdict.proven = verdict.proven.min(proven);
         // What an open was copying from here when it ended is not lost: it still stands here.
         let beyond = |lsns: LsnRange| LsnRange::new(lsns.start.max(verdict.end.last.next()), lsns.end);
         if let Some(dropped) = gone.dropped.map(beyond).filter(|lsns| !lsns.is_empty()) {
@@ -348,7 +378,7 @@ impl<S: Storage> Look<'_, S> {
         };
         let name = FileName::Segment(number).to_string();
         let end = limit.min(bytes);
-        let mut window = Window::new(self.storage, file.clone(), name, bytes).watched(|scanned| {
+        let mut window = Window::new(self.storage, file.clone(), name, end).watched(|scanned| {
             if whole {
                 let progress = RecoveryProgress { segment: number, scanned_bytes: scanned.min(end), file_bytes: end };
                 events::recovery_progress(progress.scanned_bytes, end);
@@ -386,4 +416,10 @@ impl<S: Storage> Look<'_, S> {
         let mut scanner = Scanner::new(&mut window, self.salt(number), self.block, offset, end);
         Ok(matches!(scanner.next()?, Some(Found::Frame { .. } | Found::BadPayload { .. })))
     }
+}
+
+/// True for a prepared segment that says so, and in which nothing else was found.
+fn is_blank<F>(state: &SegmentState<F>) -> bool {
+    let is_prepared = state.header == HeaderState::Valid && state.bytes >= SEGMENT_BYTES_LEAST;
+    is_prepared && state.scan.says_blank && state.scan.is_blank()
 }

@@ -122,6 +122,7 @@ mod tests {
             .collect();
         SegmentScan {
             seal: None,
+            says_blank: false,
             prefix: run(prefix),
             gaps,
             first_data: None,

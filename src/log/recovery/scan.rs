@@ -36,6 +36,8 @@ pub(crate) struct Gap {
 pub(crate) struct SegmentScan {
     /// `None`: no valid seal at its place.
     pub(crate) seal: Option<Seal>,
+    /// What was put there when the segment was prepared stands there instead.
+    pub(crate) says_blank: bool,
     /// The frames from the start up to the first gap; `last` is the seal's end when there are none.
     pub(crate) prefix: Run,
     pub(crate) gaps: Vec<Gap>,
@@ -111,6 +113,7 @@ pub(crate) fn scan_segment<B: ByteSource>(
     let mut walk = Walk {
         scan: SegmentScan {
             seal: None,
+            says_blank: false,
             prefix: Run {
                 last: Lsn::ZERO,
                 chain: Chain::default(),
@@ -161,7 +164,8 @@ pub(crate) fn scan_segment<B: ByteSource>(
                         Ok(marker) => walk.marker(marker, ends),
                         Err(_) => walk.scan.strays += 1,
                     },
-                    Kind::Seal | Kind::Index => walk.scan.strays += 1,
+                    Kind::Blank if offset == block => walk.scan.says_blank = true,
+                    Kind::Seal | Kind::Index | Kind::Blank => walk.scan.strays += 1,
                 }
                 if let Some(at) = dirt {
                     walk.dirty_padding(at);

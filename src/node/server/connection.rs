@@ -287,7 +287,7 @@ impl<'a, S: Storage> Connection<'a, S> {
 
     /// How much of a message's body is held in memory.
     fn held_bytes(&self, header: FrameHeader) -> u32 {
-        if self.is_oversized(header) { Oversized::HELD_BYTES } else { header.body_bytes }
+        if self.is_oversized(header) { Oversized::COST_BYTES as u32 } else { header.body_bytes }
     }
 
     fn handle(&mut self, message: Message) -> Phase {

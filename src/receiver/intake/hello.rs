@@ -1,20 +1,20 @@
 //! Who comes, in which life, and where it is to go on.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::super::block::RangeKind;
 use super::super::builder::Part;
-use super::super::message::{Code, Hello, Sequences, VERSION, Welcome};
+use super::super::message::{Code, Hello, Sequences, VERSION, WaitFor, Welcome};
 use super::session::{Peer, State};
-use super::{Intake, SessionKey, range_of};
+use super::{Charge, Intake, SessionKey, range_of};
 use crate::types::{Seq, SourceEpoch, SourceId};
 
 impl Intake {
-    pub(super) fn hello(&mut self, now: Instant, key: SessionKey, hello: Hello) {
+    pub(super) fn hello(&mut self, now: Instant, key: SessionKey, hello: Hello, charge: &mut Charge) {
         match self.judge(&hello) {
-            Ok(id) => self.attach(now, key, hello, id),
+            Ok(id) => self.attach(now, key, hello, id, charge),
             Err((code, expected, text)) => self.refuse_expecting(key, code, hello.told_durable, expected, text),
         }
     }
@@ -37,6 +37,10 @@ impl Intake {
             return refuse(Code::Limit, format!("a source's name has at most {} bytes", SourceId::BYTES_MAX));
         }
         if hello.sequences == Sequences::None {
+            if hello.wait_for == WaitFor::Committed {
+                let text = "without sequences nobody can say which of its records are committed";
+                return refuse(Code::Limit, text.into());
+            }
             return Ok(id);
         }
         let Some(id) = id else {
@@ -49,7 +53,7 @@ impl Intake {
             return self.judge_told(hello, Seq::ZERO).map(|()| Some(id));
         };
         let source = &self.sources[at];
-        if source.retired {
+        if source.retired || source.is_retiring {
             return refuse(Code::Retired, "this source was retired by an operator".into());
         }
         let known = self.epoch_of(at);
@@ -81,7 +85,7 @@ impl Intake {
         self.sources[at].epoch.max(self.sources[at].pending_epoch).max(pending)
     }
 
-    fn attach(&mut self, now: Instant, key: SessionKey, hello: Hello, id: Option<SourceId>) {
+    fn attach(&mut self, now: Instant, key: SessionKey, hello: Hello, id: Option<SourceId>, charge: &mut Charge) {
         let Hello { sequences, wait_for, .. } = hello;
         let named = id.as_ref().filter(|_| sequences != Sequences::None);
         let Some(named) = named else {
@@ -107,9 +111,15 @@ impl Intake {
             source.pending_epoch = epoch;
             let mut range = range_of(source, RangeKind::Session, source.accepted, source.accepted);
             range.epoch = epoch;
-            self.builder.push(Part { range, session: Some(key), charged: 0, credit: 0 }, Bytes::new());
+            let charged = charge.take();
+            self.builder.push(Part { range, session: Some(key), charged, credit: 0 }, Bytes::new());
         }
         self.become_attaching(now, key, Peer { source: Some(at), id, epoch, sequences, wait_for });
+    }
+
+    /// How long a session waits for its epoch, without which there is no WELCOME at all.
+    pub(super) fn epoch_wait(&self) -> Duration {
+        self.config.welcome_wait.max(self.config.hello_timeout)
     }
 
     fn become_attaching(&mut self, now: Instant, key: SessionKey, peer: Peer) {
@@ -128,7 +138,7 @@ impl Intake {
         let waited = now >= session.since + self.config.welcome_wait;
         if let Some(source) = source {
             if source.epoch < peer.epoch {
-                if waited {
+                if now >= session.since + self.epoch_wait() {
                     let text = "the session's epoch did not become durable in time".to_owned();
                     self.refuse(key, Code::Unavailable, Seq::ZERO, text);
                 }

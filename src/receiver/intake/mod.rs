@@ -57,6 +57,8 @@ pub struct Intake {
     /// The log failed: nothing is acknowledged any more.
     failed: Option<String>,
     is_full: bool,
+    /// The last time it was told.
+    clock: Option<Instant>,
     stats: IntakeStats,
 }
 
@@ -166,12 +168,18 @@ impl Intake {
             returned: None,
             flight: VecDeque::new(),
             budget: Budget::new(config.in_flight_bytes_max),
-            snapshots: Snapshots::new(config.snapshot_interval_bytes, replay_from, replayed_bytes),
+            snapshots: Snapshots::new(
+                config.snapshot_interval_bytes,
+                config.block_bytes_max,
+                replay_from,
+                replayed_bytes,
+            ),
             durable_lsn: durable,
             committed_lsn: Lsn::ZERO,
             draining: None,
             failed: None,
             is_full: false,
+            clock: None,
             stats: IntakeStats::default(),
             config,
         }
@@ -233,6 +241,7 @@ impl Intake {
     /// # Errors
     /// The NACK to send before closing it.
     pub fn connect(&mut self, now: Instant) -> Result<SessionKey, Refusal> {
+        self.clock = Some(now);
         let refuse = |code, text: String| {
             let nack = Nack { code, at: Seq::ZERO, expected: Seq::ZERO, retry_after_millis: 1000, fatal: true, text };
             Err(Refusal(nack))
@@ -270,6 +279,7 @@ impl Intake {
 
     /// Asks for room for a message before its body is read.
     pub fn reserve(&mut self, now: Instant, key: SessionKey, cost_bytes: u64) -> Reservation {
+        self.clock = Some(now);
         let Some(session) = self.sessions.get_mut(key) else { return Reservation::Granted };
         if self.budget.reserve(now, key, cost_bytes) {
             session.reserved += cost_bytes;
@@ -318,7 +328,7 @@ impl Intake {
         let mut charge = Charge { bytes: reserved };
         match (&session.state, message) {
             (State::Ending, _) => {}
-            (State::Connected, Message::Hello(hello)) => self.hello(now, key, hello),
+            (State::Connected, Message::Hello(hello)) => self.hello(now, key, hello, &mut charge),
             (State::Open(peer), Message::Send(send)) => {
                 let peer = peer.clone();
                 self.send(key, &peer, send, &mut charge);
@@ -327,16 +337,20 @@ impl Intake {
                 let peer = peer.clone();
                 self.skip(key, &peer, previous, to, &mut charge);
             }
-            (State::Open(_) | State::Attaching(_), Message::Ping { nonce, rejects_seen }) => {
-                let source = session.peer().and_then(|peer| peer.source);
+            (State::Attaching(_), Message::Ping { nonce, .. }) => {
                 session.pong = Some(nonce);
-                session.ack_due = true;
-                if let Some(source) = source {
-                    self.sources[source].note_seen(rejects_seen);
-                }
                 self.list(key);
             }
+            (State::Open(peer), Message::Ping { nonce, rejects_seen }) => {
+                let source = peer.source;
+                session.pong = Some(nonce);
+                session.ack_due = true;
+                self.list(key);
+                self.note_seen(source, rejects_seen, &mut charge);
+            }
             (State::Open(_) | State::Attaching(_), Message::Pong { .. }) => {}
+            // A source that is to go on somewhere else says it again once it has.
+            (State::Open(_), Message::Bye) if session.rewinding_to.is_some() => {}
             (State::Open(_), Message::Bye) => {
                 session.said_bye = true;
                 self.finish_bye(key);
@@ -348,6 +362,16 @@ impl Intake {
         }
         self.budget.release(charge.bytes);
         self.admit(now);
+    }
+
+    /// The source has taken note of rejects. That goes into the stream, so that a replay has no more of them than there
+    /// may be.
+    fn note_seen(&mut self, source: Option<SourceRef>, seen: Seq, charge: &mut Charge) {
+        let Some(source) = source.map(|at| &mut self.sources[at]) else { return };
+        if let Some(last) = source.note_seen(seen) {
+            let range = range_of(source, RangeKind::Seen, last, last);
+            self.builder.push(Part { range, session: None, charged: charge.take(), credit: 0 }, Bytes::new());
+        }
     }
 
     /// What was received is no message, or cannot be taken.
@@ -413,22 +437,31 @@ impl Intake {
         let session = self.sessions.get(key)?;
         let own = match &session.state {
             State::Connected => Some(session.since + self.config.hello_timeout),
-            State::Attaching(_) => Some(session.since + self.config.welcome_wait),
-            State::Open(_) if session.is_waiting => self.budget.next_admission(),
+            State::Attaching(peer) => {
+                let is_fenced = peer.source.is_none_or(|at| self.sources[at].epoch >= peer.epoch);
+                Some(session.since + if is_fenced { self.config.welcome_wait } else { self.epoch_wait() })
+            }
+            State::Open(_) if session.is_waiting => {
+                Some(session.pinged.unwrap_or(session.heard) + self.config.heartbeat)
+            }
             State::Open(_) => Some(match session.pinged {
                 None => session.heard + self.config.heartbeat,
                 Some(_) => session.heard + 3 * self.config.heartbeat,
             }),
-            State::Ending => None,
+            State::Ending => return None,
         };
         let drained = self.draining.as_ref().map(|draining| draining.until);
-        [own, drained].into_iter().flatten().min()
+        let admitted = if session.is_waiting { self.budget.next_admission() } else { None };
+        [own, drained, admitted].into_iter().flatten().min()
     }
 
     /// Time has passed for a session.
     pub fn tick(&mut self, now: Instant, key: SessionKey) {
         self.admit(now);
         let Some(session) = self.sessions.get_mut(key) else { return };
+        if matches!(session.state, State::Ending) {
+            return;
+        }
         if let Some(draining) = &self.draining
             && now >= draining.until
         {
@@ -441,7 +474,17 @@ impl Intake {
                 self.refuse(key, Code::Timeout, Seq::ZERO, format!("no HELLO within {:?}", self.config.hello_timeout));
             }
             State::Attaching(_) => self.try_welcome(now, key),
-            State::Open(_) if session.is_waiting => {}
+            // It is not heard because it is not read; it is to know that somebody is there all the same.
+            State::Open(_) if session.is_waiting => {
+                let last = session.pinged.unwrap_or(session.heard);
+                if now < last + self.config.heartbeat {
+                    return;
+                }
+                session.pinged = Some(now);
+                session.ping = Some(0);
+                session.ack_due = true;
+                self.list(key);
+            }
             State::Open(_) if now >= session.heard + 3 * self.config.heartbeat => {
                 self.stats.timed_out += 1;
                 let silent = 3 * self.config.heartbeat;
@@ -481,7 +524,7 @@ impl Intake {
             return None;
         }
         let draft = self.returned.take().or_else(|| {
-            let part = self.snapshots.next_part(&self.sources, self.durable_lsn, !self.builder.is_empty());
+            let part = self.snapshots.next_part(&self.sources, self.applied(), !self.builder.is_empty());
             part.or_else(|| {
                 let draft = self.builder.take()?;
                 self.snapshots.note(draft.bytes());
@@ -500,6 +543,13 @@ impl Intake {
         self.stats.blocks += 1;
         self.is_full = false;
         self.flight.push_back(Flight { lsn, parts: draft.parts, ends_snapshot: draft.ends_snapshot });
+        // Whoever heard that it is durable may have been faster than who heard where it is.
+        self.settle();
+    }
+
+    /// How far the sources' state goes: behind what is durable while a block was not told to be placed.
+    fn applied(&self) -> Lsn {
+        self.flight.front().map_or(self.durable_lsn, |flight| flight.lsn.previous().min(self.durable_lsn))
     }
 
     /// The log has no room for the block last taken; it is the next one again. With `full`, sources are told.
@@ -510,7 +560,7 @@ impl Intake {
                 let Some(session) = self.sessions.get_mut(key) else { continue };
                 if matches!(session.state, State::Open(_)) {
                     let text = "the receiver's disk is full; what was received waits for room".to_owned();
-                    session.nack = Some(nack(Code::Full, Seq::ZERO, Seq::ZERO, 1000, text));
+                    session.full = Some(nack(Code::Full, Seq::ZERO, Seq::ZERO, 1000, text));
                     self.list(key);
                 }
             }
@@ -531,32 +581,39 @@ impl Intake {
 
     /// Everything in the stream up to `lsn` is durable by its policy.
     pub fn durable(&mut self, now: Instant, lsn: Lsn) {
+        self.clock = Some(now);
         if self.failed.is_some() || lsn <= self.durable_lsn {
             return;
         }
         self.durable_lsn = lsn;
+        self.settle();
+    }
+
+    /// Applies the blocks that are durable.
+    fn settle(&mut self) {
+        let lsn = self.durable_lsn;
+        if self.failed.is_some() {
+            return;
+        }
         while self.flight.front().is_some_and(|flight| flight.lsn <= lsn) {
             let flight = self.flight.pop_front().expect("there is one");
             if let Some(begin) = flight.ends_snapshot {
                 self.snapshots.become_durable(begin);
             }
             for part in flight.parts {
-                self.part_is_durable(now, part);
+                self.part_is_durable(part);
             }
         }
-        self.admit(now);
+        self.admit_again();
     }
 
-    fn part_is_durable(&mut self, now: Instant, part: Part) {
+    fn part_is_durable(&mut self, part: Part) {
         self.sources.apply(&part.range);
         self.budget.release(part.charged);
         if let Some(key) = part.session
             && let Some(session) = self.sessions.get_mut(key)
         {
             session.released_bytes += part.credit;
-            if matches!(part.range.kind, RangeKind::Reject { .. }) {
-                session.rejects_in_flight = session.rejects_in_flight.saturating_sub(1);
-            }
             if part.range.sequences == Sequences::None {
                 session.durable = session.durable.max(part.range.last);
             }
@@ -564,13 +621,21 @@ impl Intake {
         }
         // The source may have come back meanwhile, with a session that waits for what the last one left.
         let source = part.range.source.as_ref().and_then(|id| self.sources.find(id.as_bytes()));
+        if let Some(at) = source
+            && matches!(part.range.kind, RangeKind::Reject { .. })
+        {
+            let source = &mut self.sources[at];
+            source.rejects_in_flight = source.rejects_in_flight.saturating_sub(1);
+        }
         if let Some(&key) = source.and_then(|source| self.attached.get(&source))
             && part.session != Some(key)
         {
             self.news(key);
         }
         if let Some(&key) = source.and_then(|source| self.attached.get(&source)) {
-            self.try_welcome(now, key);
+            if let Some(now) = self.clock {
+                self.try_welcome(now, key);
+            }
             self.finish_bye(key);
         } else if let Some(key) = part.session {
             self.finish_bye(key);
@@ -579,15 +644,24 @@ impl Intake {
 
     /// A session's watermarks or credit have moved: is it worth telling?
     fn news(&mut self, key: SessionKey) {
-        let window = self.config.session_window_bytes;
+        match self.sessions.get_mut(key).map(|session| (session.open_peer().map(|peer| peer.wait_for), session)) {
+            Some((Some(WaitFor::Durable | WaitFor::Committed), session)) => {
+                session.ack_due = true;
+                self.list(key);
+            }
+            // Those that do not wait for the device hear about credit only.
+            Some((Some(WaitFor::Received), _)) => self.credit_news(key),
+            _ => {}
+        }
+    }
+
+    /// A session's credit has grown: told half a window at a time, and before the source has to wait with a SEND.
+    fn credit_news(&mut self, key: SessionKey) {
+        let (window, send) = (self.config.session_window_bytes, self.config.payload_bytes_max());
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let State::Open(peer) = &session.state else { return };
-        // Those that do not wait for the device hear about credit only, half a window at a time.
-        let is_worth_it = match peer.wait_for {
-            WaitFor::Durable | WaitFor::Committed => true,
-            WaitFor::Received => session.released_bytes + window >= session.credit_told + window / 2,
-        };
-        if is_worth_it {
+        let grown = (session.released_bytes + window).saturating_sub(session.credit_told);
+        let left = session.credit_told.saturating_sub(session.sent_bytes);
+        if grown > 0 && (grown >= window / 2 || left < send) {
             session.ack_due = true;
             self.list(key);
         }
@@ -602,7 +676,11 @@ impl Intake {
         for (id, seq) in positions {
             let Some(at) = self.sources.find(id.as_bytes()) else { continue };
             let source = &mut self.sources[at];
-            source.committed = source.committed.max(seq.min(source.durable));
+            let seq = seq.min(source.durable);
+            if seq <= source.committed {
+                continue;
+            }
+            source.committed = seq;
             if let Some(&key) = self.attached.get(&at)
                 && let Some(session) = self.sessions.get_mut(key)
                 && matches!(&session.state, State::Open(peer) if peer.wait_for == WaitFor::Committed)
@@ -666,7 +744,8 @@ impl Intake {
         if let Some(key) = self.attached.remove(&at) {
             self.refuse(key, Code::Retired, Seq::ZERO, "the source was retired".to_owned());
         }
-        let source = &self.sources[at];
+        let source = &mut self.sources[at];
+        source.is_retiring = true;
         let range = range_of(source, RangeKind::Retired, source.accepted, source.accepted);
         self.builder.push(Part { range, session: None, charged: 0, credit: 0 }, Bytes::new());
         Ok(())
@@ -694,7 +773,9 @@ impl Intake {
 
     /// Ends a session with an error.
     fn refuse(&mut self, key: SessionKey, code: Code, at: Seq, text: String) {
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.get(key).filter(|session| !matches!(session.state, State::Ending)) else {
+            return;
+        };
         let expected = session.peer().and_then(|peer| peer.source).map_or(Seq::ZERO, |at| self.sources[at].accepted);
         self.refuse_expecting(key, code, at, expected, text);
     }
@@ -724,6 +805,7 @@ impl Intake {
             self.attached.remove(&source);
         }
         self.list(key);
+        self.admit_again();
     }
 
     /// Puts a session on the list of those that have something to say.
@@ -735,14 +817,23 @@ impl Intake {
         }
     }
 
+    /// As [`Intake::admit`], where time did not pass.
+    fn admit_again(&mut self) {
+        if let Some(now) = self.clock {
+            self.admit(now);
+        }
+    }
+
     /// Lets in those in line for whom there is room.
     fn admit(&mut self, now: Instant) {
+        self.clock = Some(now);
         while let Some((key, bytes)) = self.budget.admit(now) {
             match self.sessions.get_mut(key) {
                 Some(session) => {
                     session.is_waiting = false;
                     session.reserved += bytes;
                     session.heard = now;
+                    session.pinged = None;
                     self.list(key);
                 }
                 None => self.budget.release(bytes),

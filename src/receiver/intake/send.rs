@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -46,8 +45,8 @@ pub struct Oversized {
 }
 
 impl Oversized {
-    /// What is held of it, and to be reserved before it may pass.
-    pub const HELD_BYTES: u32 = reject::KEPT_BYTES as u32;
+    /// What is held of such a record at most.
+    pub const COST_BYTES: u64 = (reject::KEPT_BYTES as u64) + 2048 + PART_COST_BYTES;
 
     /// How long the record is.
     #[must_use]
@@ -85,6 +84,11 @@ impl fmt::Debug for Oversized {
     }
 }
 
+/// What a part costs besides its payload.
+const PART_COST_BYTES: u64 = 256;
+/// A source that has not taken note of its rejects tries again after this.
+const RETRY_REJECTS_MILLIS: u32 = 100;
+
 /// Records of one SEND that go into one part.
 #[derive(Clone, Copy)]
 struct Run {
@@ -104,6 +108,15 @@ struct Refused<'a> {
     text: String,
     /// What the stream keeps of it.
     kept: Box<dyn FnOnce(&str) -> Bytes + 'a>,
+}
+
+/// Where a source is to go on, and why.
+struct Rewind {
+    code: Code,
+    at: Seq,
+    expected: Seq,
+    retry_after_millis: u32,
+    text: String,
 }
 
 /// What stops a SEND in its middle.
@@ -145,6 +158,7 @@ impl Intake {
         }
         if let Some(session) = self.sessions.get_mut(key) {
             session.released_bytes += credit.bytes;
+            self.credit_news(key);
         }
     }
 
@@ -160,14 +174,16 @@ impl Intake {
         } else {
             return true;
         };
-        self.rewind(key, code, previous, accepted, 0, text);
+        self.rewind(key, Rewind { code, at: previous, expected: accepted, retry_after_millis: 0, text }, previous);
         false
     }
 
-    /// Tells the source where to go on: once, until it does.
-    fn rewind(&mut self, key: SessionKey, code: Code, at: Seq, expected: Seq, retry_after_millis: u32, text: String) {
+    /// Tells the source where to go on: once for all that it had sent before it heard, and again when what it then sent
+    /// from there, behind `previous`, is refused as well.
+    fn rewind(&mut self, key: SessionKey, rewind: Rewind, previous: Seq) {
+        let Rewind { code, at, expected, retry_after_millis, text } = rewind;
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.rewinding_to != Some(expected) {
+        if session.rewinding_to != Some(expected) || previous <= expected {
             session.rewinding_to = Some(expected);
             self.stats.gaps += 1;
             session.nack = Some(nack(code, at, expected, retry_after_millis, text));
@@ -223,9 +239,17 @@ impl Intake {
         parts.extend(run.map(|run| records_part(key, peer, send, run)));
         self.stats.records += new;
         self.stats.duplicates += duplicates;
-        // The payload is held as long as its last part is.
+        // Many small parts of one SEND, and copies of what is refused, are more than what was read.
+        for (part, payload) in &mut parts {
+            let copied = if matches!(part.range.kind, RangeKind::Reject { .. }) { payload.len() as u64 } else { 0 };
+            part.charged = PART_COST_BYTES + copied;
+            self.budget.charge_besides(part.charged);
+        }
+        // The payload is held as long as its last part is; what was charged for reading it covers that part.
         if let Some((part, _)) = parts.last_mut() {
-            part.charged = charge.take();
+            let covered = charge.bytes.min(PART_COST_BYTES);
+            self.budget.release(covered);
+            part.charged += charge.take() - covered;
             part.credit = credit.take();
         }
         for (part, payload) in parts {
@@ -237,7 +261,8 @@ impl Intake {
             if fatal {
                 self.refuse(key, code, at, text);
             } else {
-                self.rewind(key, code, at, reached, 100, text);
+                let rewind = Rewind { code, at, expected: reached, retry_after_millis: RETRY_REJECTS_MILLIS, text };
+                self.rewind(key, rewind, reached);
             }
         }
     }
@@ -282,13 +307,13 @@ impl Intake {
         let run = Run { from: 0, to: 0, records: 0, previous, last: seq };
         match self.config.poison {
             Poison::DeadLetter if peer.source.is_some() => {
-                let unseen = peer.source.map_or(0, |at| self.sources[at].unseen().len());
-                let Some(session) = self.sessions.get_mut(key) else { return Ok(None) };
-                if unseen + session.rejects_in_flight as usize >= self.config.rejects_unseen_max as usize {
+                let Some(source) = peer.source.map(|at| &mut self.sources[at]) else { return Ok(None) };
+                let unseen = source.unseen().len();
+                if unseen + source.rejects_in_flight as usize >= self.config.rejects_unseen_max as usize {
                     let text = format!("{unseen} rejects are not taken note of; no more are recorded before");
                     return Err(Stop { code: Code::RejectsUnseen, at: seq, fatal: false, text });
                 }
-                session.rejects_in_flight += 1;
+                source.rejects_in_flight += 1;
                 self.stats.rejected += 1;
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
                 Ok(Some((part_of(key, peer, RangeKind::Reject { reason, bytes }, run), kept(&text))))
@@ -312,8 +337,16 @@ impl Intake {
     /// A SEND is too long to be read whole; `head` is the fixed part of its body, `payload_bytes` what follows. If its
     /// one record is to be recorded as a reject, the payload is to be fed to what is returned; otherwise the session has
     /// ended.
+    ///
+    /// Such a payload needs no credit and uses none: it is not held. What is kept of it is charged when it ends; who
+    /// wants it charged before reserves [`Oversized::COST_BYTES`].
     pub fn begin_oversized(&mut self, key: SessionKey, head: Preview, payload_bytes: u64) -> Option<Oversized> {
-        let peer = self.sessions.get(key)?.peer()?.clone();
+        let session = self.sessions.get(key)?;
+        let Some(peer) = session.open_peer().filter(|_| !session.said_bye).cloned() else {
+            let text = "a SEND does not belong here".to_owned();
+            self.refuse(key, Code::Protocol, head.previous, text);
+            return None;
+        };
         let record_bytes = payload_bytes.saturating_sub(payload::header_bytes(peer.sequences) as u64);
         let keeps = match self.config.poison {
             Poison::Stop => false,
@@ -334,51 +367,58 @@ impl Intake {
         Some(Oversized { previous, sequences, header: Vec::new(), record_bytes, passing: Passing::default() })
     }
 
-    /// The record has passed whole, and its checksum was right. What was charged for it goes over to what is kept of it,
-    /// or back.
-    pub fn end_oversized(&mut self, now: Instant, key: SessionKey, oversized: Oversized) {
+    /// The record has passed whole, and its checksum was right.
+    pub fn end_oversized(&mut self, key: SessionKey, oversized: Oversized) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.heard = now;
-        session.pinged = None;
         let mut charge = Charge { bytes: std::mem::take(&mut session.reserved) };
-        self.take_oversized(key, oversized, &mut charge);
+        if let Some(peer) = session.open_peer().cloned() {
+            self.take_oversized(key, &peer, oversized, &mut charge);
+        }
         self.budget.release(charge.bytes);
-        self.admit(now);
+        self.admit_again();
     }
 
-    fn take_oversized(&mut self, key: SessionKey, oversized: Oversized, charge: &mut Charge) {
-        let Some(peer) = self.sessions.get(key).and_then(|session| session.peer()).cloned() else { return };
+    fn take_oversized(&mut self, key: SessionKey, peer: &Peer, oversized: Oversized, charge: &mut Charge) {
         let Some(seq) = oversized.seq() else {
             return self.refuse(key, Code::Protocol, oversized.previous, "lengths do not add up".to_owned());
         };
         let accepted = peer.source.map_or(oversized.previous, |at| self.sources[at].accepted);
         if seq <= accepted {
-            return self.note_received(key, &peer, accepted, 1);
+            return self.note_received(key, peer, accepted, 1);
         }
         if oversized.previous > accepted || (peer.sequences == Sequences::Sparse && oversized.previous != accepted) {
             let text = format!("sequences behind {accepted} are missing");
-            return self.rewind(key, Code::Gap, oversized.previous, accepted, 0, text);
+            let (code, at) = (Code::Gap, oversized.previous);
+            return self.rewind(key, Rewind { code, at, expected: accepted, retry_after_millis: 0, text }, at);
         }
         let Oversized { passing, record_bytes: bytes, .. } = oversized;
         let text = format!("a record of {bytes} bytes; {} are taken", self.config.record_bytes_max);
         let kept = Box::new(|text: &str| passing.finish(text));
         let reason = RejectReason::Oversized;
-        match self.dispose(key, &peer, Refused { previous: accepted, seq, reason, bytes, text, kept }) {
+        match self.dispose(key, peer, Refused { previous: accepted, seq, reason, bytes, text, kept }) {
             Ok(part) => {
                 if let Some((mut part, payload)) = part {
-                    part.charged = charge.take();
+                    let cost = PART_COST_BYTES + payload.len() as u64;
+                    self.budget.charge_besides(cost.saturating_sub(charge.bytes));
+                    part.charged = charge.take().max(cost);
                     self.builder.push(part, payload);
                 }
-                self.note_received(key, &peer, seq, 0);
+                self.note_received(key, peer, seq, 0);
             }
             Err(Stop { code, at, fatal: true, text }) => self.refuse(key, code, at, text),
-            Err(Stop { code, at, text, .. }) => self.rewind(key, code, at, accepted, 100, text),
+            Err(Stop { code, at, text, .. }) => {
+                let rewind = Rewind { code, at, expected: accepted, retry_after_millis: RETRY_REJECTS_MILLIS, text };
+                self.rewind(key, rewind, accepted);
+            }
         }
     }
 
     // --- sequences that never come ---------------------------------------------------------------------------------
 
     pub(super) fn skip(&mut self, key: SessionKey, peer: &Peer, previous: Seq, to: Seq, charge: &mut Charge) {
+        if self.sessions.get(key).is_some_and(|session| session.said_bye) {
+            return self.refuse(key, Code::Protocol, previous, "a SKIP behind a BYE".to_owned());
+        }
         let Some(at) = peer.source else {
             return self.refuse(key, Code::Protocol, previous, "a SKIP without sequences".to_owned());
         };
@@ -388,7 +428,8 @@ impl Intake {
         let accepted = self.sources[at].accepted;
         if previous > accepted {
             let text = format!("sequences behind {accepted} are missing, the SKIP begins behind {previous}");
-            return self.rewind(key, Code::Gap, previous, accepted, 0, text);
+            let rewind = Rewind { code: Code::Gap, at: previous, expected: accepted, retry_after_millis: 0, text };
+            return self.rewind(key, rewind, previous);
         }
         if to > accepted {
             let run = Run { from: 0, to: 0, records: 0, previous: accepted, last: to };

@@ -86,11 +86,12 @@ pub(super) struct Session {
     pub(super) duplicates: u64,
     /// SENDs are passed over until one begins here.
     pub(super) rewinding_to: Option<Seq>,
-    pub(super) rejects_in_flight: u32,
     pub(super) said_bye: bool,
 
     pub(super) welcome: Option<Box<Welcome>>,
     pub(super) nack: Option<Nack>,
+    /// Said besides: it must not take the place of where to go on.
+    pub(super) full: Option<Nack>,
     pub(super) go_away: Option<(Code, Duration, String)>,
     pub(super) ack_due: bool,
     pub(super) pong: Option<u64>,
@@ -124,10 +125,10 @@ impl Session {
             durable: Seq::ZERO,
             duplicates: 0,
             rewinding_to: None,
-            rejects_in_flight: 0,
             said_bye: false,
             welcome: None,
             nack: None,
+            full: None,
             go_away: None,
             ack_due: false,
             pong: None,
@@ -141,6 +142,14 @@ impl Session {
         match &self.state {
             State::Attaching(peer) | State::Open(peer) => Some(peer),
             State::Connected | State::Ending => None,
+        }
+    }
+
+    /// Who may send records.
+    pub(super) fn open_peer(&self) -> Option<&Peer> {
+        match &self.state {
+            State::Open(peer) => Some(peer),
+            State::Connected | State::Attaching(_) | State::Ending => None,
         }
     }
 
@@ -167,6 +176,8 @@ impl Session {
             Message::Welcome(*welcome)
         } else if let Some(nack) = self.nack.take() {
             Message::Nack(nack)
+        } else if let Some(full) = self.full.take() {
+            Message::Nack(full)
         } else if let Some((code, deadline, text)) = self.go_away.take() {
             let deadline_millis = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
             Message::GoAway { code, deadline_millis, text }

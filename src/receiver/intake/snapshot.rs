@@ -4,17 +4,20 @@
 //! the parts say what was durable when each was laid out, at or above `begin`; everything else lies in blocks from
 //! `begin` on, which replay reads. No block names the snapshot before its last part does.
 
-use super::super::block::range_bytes;
+use std::collections::VecDeque;
+
+use super::super::block::{Range, range_bytes};
 use super::super::builder::{Draft, Part};
 use super::super::sources::Sources;
 use crate::types::Lsn;
 
-/// A part is at most about this long.
-const PART_BYTES: usize = 256 << 10;
+/// A part is at most this long, or as long as a block may be.
+const PART_BYTES_MAX: usize = 256 << 10;
 
 #[derive(Debug)]
 pub(super) struct Snapshots {
     interval_bytes: u64,
+    part_bytes: usize,
     /// From where the newest whole one is replayed, and whether its last part is durable.
     last: Lsn,
     last_durable: Lsn,
@@ -29,12 +32,24 @@ pub(super) struct Snapshots {
 struct Running {
     begin: Lsn,
     next: usize,
+    /// Ranges of the source before `next` that the last part had no room for.
+    rest: VecDeque<Range>,
     bytes: u64,
 }
 
 impl Snapshots {
-    pub(super) fn new(interval_bytes: u64, last: Lsn, bytes_since: u64) -> Snapshots {
-        Snapshots { interval_bytes, last, last_durable: last, last_bytes: 0, bytes_since, running: None, yields: false }
+    pub(super) fn new(interval_bytes: u64, block_bytes_max: u64, last: Lsn, bytes_since: u64) -> Snapshots {
+        let part_bytes = usize::try_from(block_bytes_max).unwrap_or(usize::MAX).min(PART_BYTES_MAX);
+        Snapshots {
+            interval_bytes,
+            part_bytes,
+            last,
+            last_durable: last,
+            last_bytes: 0,
+            bytes_since,
+            running: None,
+            yields: false,
+        }
     }
 
     /// From where a replay begins, as of the next block.
@@ -63,8 +78,8 @@ impl Snapshots {
         self.last_durable = self.last_durable.max(begin);
     }
 
-    /// The next part, if one is due. The snapshot's cost stays below a quarter of what was written besides it.
-    pub(super) fn next_part(&mut self, sources: &Sources, durable: Lsn, others_wait: bool) -> Option<Draft> {
+    /// The next part, if one is due; `applied` is how far the sources' state goes. The snapshot's cost stays below a quarter of what was written besides it.
+    pub(super) fn next_part(&mut self, sources: &Sources, applied: Lsn, others_wait: bool) -> Option<Draft> {
         if self.yields && others_wait {
             return None;
         }
@@ -74,22 +89,19 @@ impl Snapshots {
                 return None;
             }
             self.bytes_since = 0;
-            self.running = Some(Running { begin: durable.next(), next: 0, bytes: 0 });
+            self.running = Some(Running { begin: applied.next(), next: 0, rest: VecDeque::new(), bytes: 0 });
         }
         let running = self.running.as_mut()?;
         let mut draft = Draft::default();
-        for ranges in sources.positions(running.next) {
-            let more: usize = ranges.iter().map(range_bytes).sum();
-            if draft.bytes() + more > PART_BYTES && draft.bytes() > 0 {
+        while let Some(range) = running.next_range(sources) {
+            if draft.bytes() + range_bytes(&range) > self.part_bytes && draft.bytes() > 0 {
+                running.rest.push_front(range);
                 break;
             }
-            for range in ranges {
-                draft.push(Part { range, session: None, charged: 0, credit: 0 }, bytes::Bytes::new());
-            }
-            running.next += 1;
+            draft.push(Part { range, session: None, charged: 0, credit: 0 }, bytes::Bytes::new());
         }
         running.bytes += draft.bytes() as u64;
-        if running.next >= sources.len() {
+        if running.rest.is_empty() && running.next >= sources.len() {
             draft.ends_snapshot = Some(running.begin);
             self.last = running.begin;
             self.last_bytes = running.bytes;
@@ -97,5 +109,16 @@ impl Snapshots {
         }
         self.yields = true;
         Some(draft)
+    }
+}
+
+impl Running {
+    /// What stood when a source's turn came is what is said of it, also in the next part: it only grows.
+    fn next_range(&mut self, sources: &Sources) -> Option<Range> {
+        if self.rest.is_empty() {
+            self.rest.extend(sources.positions(self.next)?);
+            self.next += 1;
+        }
+        self.rest.pop_front()
     }
 }

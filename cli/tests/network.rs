@@ -1,0 +1,241 @@
+//! `receive` and `send`: two processes, either of which may be killed at any moment.
+
+mod support;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::{PATIENCE, Place, Random, Running, code, command, seawall, seawall_with_input, text_file};
+
+/// Sizes that make many segments, blocks and snapshots of a small file.
+const SMALL: &str = "[receiver]\nblock_bytes_max = \"64 KiB\"\nsnapshot_interval_bytes = \"128 KiB\"\n\
+    [log]\nsegment_bytes_min = \"128 KiB\"\nsegment_bytes_max = \"1 MiB\"\n";
+
+struct Receiver {
+    running: Running,
+    address: String,
+}
+
+fn receive(place: &Place, extra: &[&str]) -> Command {
+    let log = place.arg("log");
+    let config = place.write("receive.toml", SMALL);
+    let mut args = vec!["receive", "--log", &log, "--config", &config, "--format", "json"];
+    args.extend(extra);
+    command(&args)
+}
+
+impl Receiver {
+    /// On a port of the system's choice, or the one it had before.
+    fn start(place: &Place, address: &str) -> Receiver {
+        let mut running = Running::start(receive(place, &["--listen", address]));
+        let line = running.line().expect("it says where it listens");
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(event["event"], "listening", "{line}");
+        let address = event["addresses"][0].as_str().unwrap().to_owned();
+        Receiver { running, address }
+    }
+
+    /// Ends it as Ctrl-C does.
+    fn stop(mut self) {
+        self.running.signal("INT");
+        let status = self.running.child.wait().unwrap();
+        assert_eq!(code(status), 130);
+    }
+}
+
+#[track_caller]
+fn verified(place: &Place, file: &str, source: &str) {
+    let log = place.arg("log");
+    let ended =
+        seawall(&["verify", "--log", &log, "--against", file, "--source", source, "--format", "json"]).expect(0);
+    let text = ended.text();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    let length = std::fs::metadata(file).unwrap().len();
+    assert_eq!(report["comparison"]["compared_bytes"], length, "{text}");
+    assert_eq!(report["comparison"]["not_in_log_bytes"], 0, "{text}");
+}
+
+#[test]
+fn a_file_arrives_once_and_a_second_run_sends_nothing() {
+    let place = Place::new();
+    let file = place.write("input.txt", text_file(3_000_000, 1));
+    let receiver = Receiver::start(&place, "127.0.0.1:0");
+    let args = ["send", &file, "--to", &receiver.address, "--format", "json"];
+    let first = seawall(&args).expect(0).json();
+    let end = first.last().unwrap();
+    assert_eq!(
+        (end["outcome"].as_str(), end["offset"].as_u64()),
+        (Some("complete"), Some(std::fs::metadata(&file).unwrap().len()))
+    );
+    assert!(end["records"].as_u64().unwrap() > 1000);
+    let second = seawall(&args).expect(0).json();
+    assert_eq!(second[0]["offset"], end["offset"]);
+    assert_eq!(second.last().unwrap()["records"], 0);
+    // A file that grows is gone on with.
+    let mut grown = std::fs::read(&file).unwrap();
+    grown.extend_from_slice(b"\nmore\n");
+    let file = place.write("input.txt", grown);
+    seawall(&args).expect(0);
+    receiver.stop();
+    verified(&place, &file, "input.txt");
+}
+
+#[test]
+fn every_file_of_a_directory_is_a_source_and_standard_input_resumes() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("dir/below")).unwrap();
+    let one = place.write("dir/one", text_file(50_000, 2));
+    let two = place.write("dir/below/two", text_file(50_000, 3));
+    let receiver = Receiver::start(&place, "127.0.0.1:0");
+    let dir = place.arg("dir");
+    seawall(&["send", &dir, "--to", &receiver.address, "--block", "4 KiB"]).expect(0);
+    let input = text_file(40_000, 4);
+    for cut in [20_000, input.len()] {
+        let args = ["send", "-", "--to", &receiver.address, "--block", "1000 B"];
+        seawall_with_input(&args, &input[..cut]).expect(0);
+    }
+    let stdin = place.write("stdin", &input);
+    receiver.stop();
+    verified(&place, &one, "dir/one");
+    verified(&place, &two, "dir/below/two");
+    verified(&place, &stdin, "stdin");
+}
+
+/// Both ends die again and again: `SEAWALL_KILLS` says how often each (default 10).
+#[test]
+fn killed_at_random_both_of_them_and_each_byte_is_there_once() {
+    let kills: u64 = std::env::var("SEAWALL_KILLS").map_or(10, |n| n.parse().expect("SEAWALL_KILLS is a number"));
+    let seed: u64 = std::env::var("SEAWALL_SEED").map_or(7, |n| n.parse().expect("SEAWALL_SEED is a number"));
+    let mut random = Random::new(seed);
+    let place = Place::new();
+    let file = place.write("input.txt", text_file(1_000_000 + 120_000 * kills as usize, seed));
+    let length = std::fs::metadata(&file).unwrap().len();
+    let mut receiver = Receiver::start(&place, "127.0.0.1:0");
+    let address = receiver.address.clone();
+    // Slow enough to be killed in its middle.
+    let send = || {
+        let mut send = command(&["send", &file, "--to", &address, "--outstanding", "32 KiB", "--format", "json"]);
+        send.args(["--report-every", "1ms"]).stderr(std::process::Stdio::null());
+        Running::start(send)
+    };
+    let mut sender = send();
+    let (mut told, mut done) = (0, false);
+    let (mut killed_receivers, mut killed_senders) = (0, 0);
+    let began = Instant::now();
+    while killed_receivers < kills || killed_senders < kills {
+        assert!(began.elapsed() < PATIENCE * (2 + kills as u32 / 10), "{killed_receivers} {killed_senders}");
+        std::thread::sleep(Duration::from_millis(random.below(60)));
+        if random.below(2) == 0 && killed_receivers < kills {
+            receiver.running.signal("KILL");
+            receiver.running.child.wait().unwrap();
+            receiver = Receiver::start(&place, &address);
+            killed_receivers += 1;
+        } else if killed_senders < kills {
+            sender.signal("KILL");
+            sender.child.wait().unwrap();
+            (told, done) = heard(&mut sender, told, done);
+            sender = send();
+            killed_senders += 1;
+        }
+    }
+    // What is left to be sent now is sent in peace.
+    sender.signal("KILL");
+    sender.child.wait().unwrap();
+    (told, done) = heard(&mut sender, told, done);
+    let last = seawall(&["send", &file, "--to", &address, "--format", "json"]).expect(0).json();
+    let resumed = last[0]["offset"].as_u64().unwrap();
+    assert!(resumed >= told, "{told} bytes were said to be durable, the receiver goes on at {resumed}");
+    assert_eq!(last.last().unwrap()["offset"], length);
+    receiver.stop();
+    verified(&place, &file, "input.txt");
+    println!(
+        "{killed_receivers} + {killed_senders} kills; {told} of {length} bytes told before the last run, done: {done}"
+    );
+}
+
+/// What a sender that is gone had said to be durable: never less than before.
+fn heard(sender: &mut Running, told: u64, done: bool) -> (u64, bool) {
+    let (mut told, mut done) = (told, done);
+    while let Some(line) = sender.line() {
+        // It may have been killed in the middle of a line.
+        let Ok(event) = serde_json::from_str::<serde_json::Value>(&line) else { break };
+        let offset = event["offset"].as_u64().unwrap();
+        assert!(offset >= told, "{told} bytes were said to be durable, later {offset}");
+        told = offset;
+        done |= event["event"] == "end";
+    }
+    (told, done)
+}
+
+#[test]
+fn another_file_under_the_same_name_is_refused() {
+    let place = Place::new();
+    let file = place.write("input.txt", "a line\nand another\n");
+    let receiver = Receiver::start(&place, "127.0.0.1:0");
+    let args = ["send", &file, "--to", &receiver.address];
+    seawall(&args).expect(0);
+    place.write("input.txt", "short\n");
+    let ended = seawall(&args).expect(4);
+    assert!(ended.stderr.contains("the receiver has 19 bytes of source \"input.txt\", but"), "{}", ended.stderr);
+    receiver.stop();
+}
+
+#[test]
+fn what_cannot_work_is_said_and_where() {
+    let place = Place::new();
+    let file = place.write("input.txt", "a line\n");
+    // Nobody there.
+    let args = ["send", &file, "--to", "127.0.0.1:1", "--give-up-after", "300ms"];
+    let ended = seawall(&args).expect(6);
+    assert!(ended.stderr.contains("127.0.0.1:1"), "{}", ended.stderr);
+    // Beyond loopback without TLS.
+    let ended = support::ended(receive(&place, &["--listen", "0.0.0.0:0"]).output().unwrap()).expect(1);
+    assert!(ended.stderr.contains("plaintext_beyond_loopback"), "{}", ended.stderr);
+    // A field that does not exist.
+    let config = place.write("wrong.toml", "[receiver]\nrecord_byte_max = 7\n");
+    let ended = seawall(&["receive", "--log", &place.arg("log"), "--config", &config]).expect(1);
+    assert!(ended.stderr.contains("record_byte_max") && ended.stderr.contains("wrong.toml"), "{}", ended.stderr);
+    // A value that is none.
+    let config = place.write("wrong.toml", "[receiver]\nframe_records_max = 0\n");
+    let ended = seawall(&["receive", "--log", &place.arg("log"), "--config", &config]).expect(1);
+    assert!(ended.stderr.contains("frame_records_max"), "{}", ended.stderr);
+    // A log that something else wrote.
+    seawall(&["ingest", "--log", &place.arg("other"), &file]).expect(0);
+    let ended = seawall(&["receive", "--log", &place.arg("other"), "--listen", "127.0.0.1:0"]).expect(4);
+    assert!(ended.stderr.contains("no receiver block"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_token_is_asked_for_and_never_shown() {
+    let place = Place::new();
+    let file = place.write("input.txt", "a line\n");
+    let token = place.write("token", "correct horse battery staple\n");
+    let wrong = place.write("wrong", "incorrect horse battery staple\n");
+    let mut running = Running::start(receive(&place, &["--listen", "127.0.0.1:0", "--token-file", &token]));
+    let event: serde_json::Value = serde_json::from_str(&running.line().unwrap()).unwrap();
+    let address = event["addresses"][0].as_str().unwrap().to_owned();
+    let without = seawall(&["send", &file, "--to", &address]).expect(6);
+    assert!(without.stderr.contains("Unauthorized"), "{}", without.stderr);
+    let ended = seawall(&["send", &file, "--to", &address, "--token-file", &wrong]).expect(6);
+    assert!(!ended.stderr.contains("horse"), "{}", ended.stderr);
+    seawall(&["send", &file, "--to", &address, "--token-file", &token]).expect(0);
+    let explained = support::ended(receive(&place, &["--explain-config", "--token-file", &token]).output().unwrap());
+    assert!(!explained.expect(0).text().contains("horse"));
+}
+
+#[test]
+fn the_configuration_is_explained_and_reads_back_as_it_was() {
+    let place = Place::new();
+    let config = place.write("receive.toml", SMALL);
+    let args = ["receive", "--log", "nowhere", "--config", &config, "--stream", "clicks", "--explain-config"];
+    let text = seawall(&args).expect(0).text();
+    let line = |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key}: {text}"));
+    assert!(line("block_bytes_max").ends_with("receive.toml") && line("block_bytes_max").contains("\"64 KiB\""));
+    assert!(line("stream = \"clicks\"").ends_with("# --stream"));
+    assert!(line("heartbeat").ends_with("# default"));
+    let again = place.write("again.toml", &text);
+    let args = ["receive", "--log", "nowhere", "--config", &again, "--explain-config", "--format", "json"];
+    let read_back = &seawall(&args).expect(0).json()[0];
+    assert_eq!(read_back["receiver"]["block_bytes_max"], "64 KiB");
+    assert_eq!(read_back["stream"], "clicks");
+}

@@ -1,0 +1,167 @@
+//! What other threads do for the log: the I/O driver's turns, and background jobs; and the end, which waits for both.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::{Duration, Instant};
+
+use super::super::commit::DriverTurn;
+use super::Shared;
+use crate::error::Error;
+use crate::events;
+use crate::io::{Client, GroupWrite, Storage, WriteTimes};
+use crate::metrics::add;
+use crate::sync::atomic::Ordering;
+use crate::sync::{MutexGuard, now, sleep};
+use crate::types::Lsn;
+
+/// Background jobs of this log: the directory is given back only when none runs and none will.
+#[derive(Default)]
+pub(super) struct Work {
+    running: usize,
+    retired: bool,
+}
+
+/// What the driver remembers between two turns.
+#[derive(Default)]
+pub(super) struct DriveState {
+    /// The last Lsn assigned when the driver last looked, and since when it has not changed.
+    seen: Lsn,
+    quiet_since: Option<Instant>,
+}
+
+impl<S: Storage> Client<S::File> for Shared<S> {
+    fn complete(&self, write: GroupWrite<S::File>, result: std::io::Result<WriteTimes>) {
+        self.group_ended(write, result);
+    }
+
+    fn drive(&self) -> Option<Duration> {
+        let waits_for_room = self.retry_for_tasks();
+        let mut state = self.drive_state.lock();
+        let mut pipe = self.pipe.lock();
+        let now = now();
+        let next_look = loop {
+            match pipe.take_for_driver(now, false) {
+                DriverTurn::Submit(group) => {
+                    add(&self.counters.groups_driven, 1);
+                    self.counters.queue_wait_micros.record_micros(group.queued_for);
+                    events::queue_waited(group.queued_for.as_micros() as u64);
+                    MutexGuard::unlocked(&mut pipe, || self.storage.submit(group.write));
+                }
+                DriverTurn::At(at) => break at,
+            }
+        };
+        // Activity keeps the driver looking in once per sweep interval; silence ends in a proof, then in sleep.
+        if pipe.wants_written_spare() {
+            MutexGuard::unlocked(&mut pipe, || self.keep_spares());
+        }
+        let end = pipe.end().0;
+        if end != state.seen || !pipe.is_idle() {
+            state.seen = end;
+            state.quiet_since = None;
+        }
+        let quiet_since = *state.quiet_since.get_or_insert(now);
+        let sweep = self.config.sweep_interval;
+        let quiet = now.saturating_duration_since(quiet_since);
+        if quiet >= self.config.idle_proof_after && pipe.is_idle() {
+            if !self.closed.load(Ordering::Relaxed)
+                && pipe.put_marker(now)
+                && let DriverTurn::Submit(group) = pipe.take_for_driver(now, true)
+            {
+                // What is appended from now on asks for the driver.
+                pipe.driver_armed = false;
+                MutexGuard::unlocked(&mut pipe, || self.storage.submit(group.write));
+                return Some(self.config.idle_proof_after);
+            }
+            pipe.driver_armed = false;
+            return waits_for_room;
+        }
+        if pipe.poison.is_some() {
+            return None;
+        }
+        pipe.driver_armed = true;
+        let at = next_look.map_or(sweep, |at| at.saturating_duration_since(now));
+        Some(at.clamp(Duration::from_micros(20), sweep))
+    }
+
+    fn panicked(&self) {
+        let what = std::io::Error::other("a panic in the log's own code, see the message it left");
+        self.abandon(Error::io("work for", self.storage.describe(), what));
+    }
+}
+
+impl<S: Storage> Shared<S> {
+    /// Runs a job on the storage's background thread, unless the log is gone by then.
+    pub(crate) fn spawn(&self, job: impl FnOnce(&Shared<S>) + Send + 'static) {
+        let me = self.me.clone();
+        self.storage.background(Box::new(move || {
+            let Some(shared) = me.upgrade() else { return };
+            {
+                let mut work = shared.work.lock();
+                if work.retired {
+                    return;
+                }
+                work.running += 1;
+            }
+            let ran = catch_unwind(AssertUnwindSafe(|| job(&shared)));
+            shared.work.lock().running -= 1;
+            shared.work_done.notify_all();
+            if let Err(panic) = ran {
+                shared.panicked();
+                resume_unwind(panic);
+            }
+        }));
+    }
+
+    /// Gives the directory back: waits for writes in flight and background jobs, then releases the lock.
+    pub(crate) fn retire(&self) {
+        // A device that hangs keeps its directory: the lock then goes with the last reference.
+        let give_up = now() + Duration::from_secs(10);
+        let mut work = self.work.lock();
+        work.retired = true;
+        while work.running > 0 {
+            if self.work_done.wait_until(&mut work, give_up).timed_out() {
+                return;
+            }
+        }
+        drop(work);
+        while self.pipe.lock().writes_in_flight > 0 {
+            if now() >= give_up {
+                return;
+            }
+            sleep(Duration::from_micros(200));
+        }
+        self.pipe.lock().release_files();
+        self.catalog.release(&self.storage);
+        self.lock.lock().take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Log, LsnRange};
+
+    #[test]
+    fn a_panic_in_a_background_job_poisons_the_log_and_leaves_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
+        let before = log.append(b"before").unwrap();
+        let lsn = before.wait().unwrap();
+        log.shared_for_tests().spawn(|_| panic!("a bug in a job"));
+        let mut tries = 0;
+        let error = loop {
+            match log.append(b"after").and_then(crate::Pending::wait) {
+                Ok(_) => assert!(tries < 10_000, "appended for ever"),
+                Err(error) => break error,
+            }
+            tries += 1;
+        };
+        assert!(matches!(error, Error::Poisoned { .. } | Error::Unknown { .. }), "{error:?}");
+        assert_eq!(log.read(lsn).unwrap().payload, &b"before"[..]);
+        let began = Instant::now();
+        drop(log);
+        assert!(began.elapsed() < Duration::from_secs(5), "the job that panicked is waited for");
+        let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
+        assert_eq!(log.read(lsn).unwrap().payload, &b"before"[..]);
+        assert_eq!(log.range(LsnRange::inclusive(lsn, lsn)).count(), 1);
+    }
+}

@@ -1,0 +1,225 @@
+//! Placing a record: its Lsn, once there is room in flight and in a segment. Whoever finds none waits here, threads and
+//! tasks alike, and is told when there is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::commit::{Encoded, Pipe, Placed, Refused, seal_after, wake_each};
+use super::super::space::RETRY_AFTER;
+use super::{Shared, clock_micros, remember};
+use crate::config::WhenFull;
+use crate::error::{Error, Result};
+use crate::io::Storage;
+use crate::segment::frame_bytes;
+use crate::sync::atomic::Ordering;
+use crate::sync::{MutexGuard, now};
+
+/// How long an append may take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Not at all.
+    Never,
+    /// Until there is room.
+    Room,
+}
+
+impl<S: Storage> Shared<S> {
+    /// Appends one record per entry, with consecutive Lsns; returns the first and the last place.
+    pub(crate) fn append(&self, records: &[&[&[u8]]], patience: Patience) -> Result<(Placed, Placed)> {
+        self.check_usable()?;
+        if records.is_empty() {
+            return Err(Error::Invalid { what: "an append needs at least one record".into() });
+        }
+        let mut scratch = Vec::new();
+        let mut scratch_part: [&[u8]; 1] = [&[]];
+        if let [record] = records {
+            let record = self.encode(record, &mut scratch, &mut scratch_part)?;
+            let placed = self.place_one(&mut self.pipe.lock(), record, patience)?;
+            if placed.kick {
+                self.storage.kick();
+            }
+            return Ok((placed, placed));
+        }
+        let mut scratches = vec![Vec::new(); records.len()];
+        let mut scratch_parts: Vec<[&[u8]; 1]> = vec![[&[]]; records.len()];
+        let encoded = records
+            .iter()
+            .zip(&mut scratches)
+            .zip(&mut scratch_parts)
+            .map(|((record, scratch), part)| self.encode(record, scratch, part))
+            .collect::<Result<Vec<_>>>()?;
+        self.place_many(encoded, patience)
+    }
+
+    fn place_many(&self, records: Vec<Encoded<'_>>, patience: Patience) -> Result<(Placed, Placed)> {
+        let mut first: Option<Placed> = None;
+        let mut last = None;
+        let mut pipe = self.pipe.lock();
+        let mut failed = None;
+        for record in records {
+            // The first may be refused with nothing done. Later ones wait, and nobody gets in between: a batch is whole.
+            let patience = if first.is_none() { patience } else { Patience::Room };
+            match self.place_next(&mut pipe, record, patience, first.is_some()) {
+                Ok(placed) => {
+                    pipe.batching = true;
+                    first.get_or_insert(placed);
+                    last = Some(placed);
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        if first.is_some() {
+            pipe.batching = false;
+            drop(pipe);
+            self.announce_room();
+            // Also for the part of a batch that failed: nobody else looks after it.
+            self.storage.kick();
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => first.zip(last).ok_or(Error::Closed),
+        }
+    }
+
+    /// Why nothing is appended any more. A failure also closes the log, and is told before that.
+    pub(crate) fn gone(&self, pipe: &Pipe<S::File>) -> Option<Error> {
+        match &pipe.poison {
+            Some((_, Error::Closed)) => Some(Error::Closed),
+            Some((from, cause)) => Some(Error::Poisoned { from: *from, cause: Arc::new(cause.clone()) }),
+            None => self.closed.load(Ordering::Relaxed).then_some(Error::Closed),
+        }
+    }
+
+    fn place_one(
+        &self,
+        pipe: &mut MutexGuard<'_, Pipe<S::File>>,
+        record: Encoded<'_>,
+        patience: Patience,
+    ) -> Result<Placed> {
+        self.place_next(pipe, record, patience, false)
+    }
+
+    /// Gives a record its place. `in_batch`: the one before it is of the same batch.
+    fn place_next(
+        &self,
+        pipe: &mut MutexGuard<'_, Pipe<S::File>>,
+        record: Encoded<'_>,
+        patience: Patience,
+        in_batch: bool,
+    ) -> Result<Placed> {
+        let bytes = frame_bytes(record.payload_bytes as usize);
+        let limit = self.config.in_flight_bytes_max;
+        let mut record = Some(record);
+        loop {
+            if let Some(error) = self.gone(pipe) {
+                return Err(error);
+            }
+            if pipe.paused || (pipe.batching && !in_batch) {
+                if patience == Patience::Never {
+                    return Err(Error::Busy { in_flight_bytes: pipe.in_flight_bytes, limit_bytes: limit });
+                }
+                self.room.wait(pipe);
+                continue;
+            }
+            if pipe.in_flight_bytes > 0 && pipe.in_flight_bytes + bytes > limit {
+                if patience == Patience::Never {
+                    return Err(Error::Busy { in_flight_bytes: pipe.in_flight_bytes, limit_bytes: limit });
+                }
+                // Nobody may be waiting for what fills the limit: the driver must look after it now.
+                MutexGuard::unlocked(pipe, || self.storage.kick());
+                self.room.wait_for(pipe, Duration::from_millis(100));
+                continue;
+            }
+            let clock = clock_micros();
+            let placed = pipe.append(record.take().expect("taken once per success"), clock, now, |pipe, next| {
+                seal_after(pipe, &self.facts.lock(), next)
+            });
+            match placed {
+                Ok(placed) => return Ok(placed),
+                Err((refused, back)) => {
+                    record = Some(back);
+                    self.await_segment(pipe, refused, patience)?;
+                }
+            }
+        }
+    }
+
+    /// A prepared segment is needed: asks for it, and waits or refuses as configured.
+    fn await_segment(
+        &self,
+        pipe: &mut MutexGuard<'_, Pipe<S::File>>,
+        refused: Refused,
+        patience: Patience,
+    ) -> Result<()> {
+        let Refused::NeedSegment { bytes } = refused;
+        let full = MutexGuard::unlocked(pipe, || {
+            // What was placed before may be waited for by nobody.
+            self.storage.kick();
+            self.want_segment(bytes)
+        });
+        match full {
+            // With `DropOldest` something to drop appears at the latest when the segment in use is full: wait for it.
+            Some(error) if self.config.when_full == WhenFull::Reject => return Err(error),
+            _ if patience == Patience::Never => {
+                let in_flight_bytes = pipe.in_flight_bytes;
+                return Err(
+                    full.unwrap_or(Error::Busy { in_flight_bytes, limit_bytes: self.config.in_flight_bytes_max })
+                );
+            }
+            _ => {}
+        }
+        self.room.wait_for(pipe, Duration::from_millis(20));
+        Ok(())
+    }
+
+    /// Wakes whoever waits for room, a segment, or the end of a pause.
+    pub(crate) fn announce_room(&self) {
+        self.room.notify_all();
+        let tasks = std::mem::take(&mut *self.room_tasks.lock());
+        wake_each(tasks);
+    }
+
+    /// Polls for room for a record of `bytes`.
+    pub(crate) fn poll_room(&self, bytes: u64, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<()>> {
+        use std::task::Poll;
+        let look = || -> Poll<Result<()>> {
+            if let Err(error) = self.check_usable() {
+                return Poll::Ready(Err(error));
+            }
+            let pipe = self.pipe.lock();
+            if let Some(error) = self.gone(&pipe) {
+                return Poll::Ready(Err(error));
+            }
+            let room = pipe.in_flight_bytes == 0
+                || pipe.in_flight_bytes + frame_bytes(bytes as usize) <= self.config.in_flight_bytes_max;
+            if room && !pipe.paused && pipe.has_place_for(bytes) {
+                return Poll::Ready(Ok(()));
+            }
+            drop(pipe);
+            if room
+                && let Some(full) = self.want_segment(bytes)
+                && self.config.when_full == WhenFull::Reject
+            {
+                return Poll::Ready(Err(full));
+            }
+            Poll::Pending
+        };
+        if let ready @ Poll::Ready(_) = look() {
+            return ready;
+        }
+        remember(&mut self.room_tasks.lock(), context.waker());
+        self.storage.kick();
+        // What freed room between the look and the registration must be seen.
+        look()
+    }
+
+    /// Tasks that wait for a segment cannot ask for it again and again as threads do: the driver asks for them.
+    pub(super) fn retry_for_tasks(&self) -> Option<Duration> {
+        let waiting = !self.room_tasks.lock().is_empty();
+        let full = waiting && !self.closed.load(Ordering::Relaxed) && self.want_segment(0).is_some();
+        full.then_some(RETRY_AFTER)
+    }
+}

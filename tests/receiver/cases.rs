@@ -1,0 +1,766 @@
+//! One story each: what went wrong once, or would.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use seawall::receiver::{
+    Ack, Block, Code, Hello, Intake, Message, Nack, Outbox, OutboxConfig, OutboxError, OutboxOutput, Oversized, Poison,
+    Preview, RangeKind, ReceiverConfig, Reject, RejectReason, Reservation, Sequences, SessionKey, SessionOutput,
+    WaitFor, Welcome,
+};
+use seawall::{Lsn, SourceEpoch};
+
+use crate::bed::{Bed, carried, dense, hello, id, replay, seq, small, sparse};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn ping(seen: u64) -> Message {
+    Message::Ping { nonce: 1, rejects_seen: seq(seen) }
+}
+
+/// An outbox that was welcomed.
+fn welcomed(bed: &Bed, config: OutboxConfig, welcome: Welcome) -> Outbox {
+    let mut outbox = Outbox::new(OutboxConfig { source: Some(id("s")), ..config });
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(welcome));
+    outbox
+}
+
+fn welcome(durable: u64) -> Welcome {
+    Welcome {
+        version: 1,
+        epoch: SourceEpoch::new(1),
+        durable: seq(durable),
+        credit_bytes: 4096,
+        record_bytes_max: 1000,
+        frame_bytes_max: 2048,
+        frame_records_max: 100,
+        heartbeat_millis: 10_000,
+        ..Welcome::default()
+    }
+}
+
+/// What the outbox says now.
+fn said(bed: &Bed, outbox: &mut Outbox) -> Vec<Message> {
+    let mut all = Vec::new();
+    while let Some(OutboxOutput::Message(message)) = outbox.poll_output(bed.now) {
+        all.push(carried(&message));
+    }
+    all
+}
+
+fn ack(received: u64, durable: u64) -> Message {
+    Message::Ack(Ack { received: seq(received), durable: seq(durable), credit_bytes: 4096, ..Ack::default() })
+}
+
+// --- where to go on ------------------------------------------------------------------------------------------------
+
+/// The NACK of a full disk took the place of the one that says where to go on: the source waited for ever.
+#[test]
+fn a_full_disk_does_not_hide_where_to_go_on() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(hello("s", 0));
+    bed.send(key, dense(0, &[b"1"]));
+    bed.send(key, dense(5, &[b"6"]));
+    assert!(bed.intake.take_block().is_some());
+    bed.intake.put_back(true);
+    let mut nacks = bed.nacks(key);
+    nacks.sort_by_key(|(code, _)| *code as u16);
+    assert_eq!(nacks, [(Code::Gap, 1), (Code::Full, 0)]);
+}
+
+/// A source that was told where to go on, did, and was refused again, was told nothing: it waited for ever.
+#[test]
+fn a_source_whose_second_try_is_refused_is_told_again() {
+    let mut bed = Bed::new(ReceiverConfig { rejects_unseen_max: 1, poison: Poison::DeadLetter, ..small() });
+    let (key, _) = bed.open(hello("s", 0));
+    bed.send(key, dense(0, &[b"x1", b"x2", b"3"]));
+    bed.send(key, dense(3, &[b"4"]));
+    assert_eq!(bed.nacks(key), [(Code::RejectsUnseen, 1)], "once, for everything that was on its way");
+    bed.send(key, dense(1, &[b"x2", b"3"]));
+    assert_eq!(bed.nacks(key), [(Code::RejectsUnseen, 1)], "and once for the second try");
+    bed.settle();
+    bed.say(key, ping(1));
+    bed.send(key, dense(1, &[b"x2", b"3"]));
+    assert_eq!(bed.nacks(key), []);
+    assert_eq!(bed.intake.positions(key), Some((seq(3), seq(1))));
+}
+
+/// A source that is told to go on elsewhere and asked for patience sent at once, and was refused at once, in a loop.
+#[test]
+fn an_outbox_waits_as_long_as_it_is_asked_to() {
+    let mut bed = Bed::new(small());
+    let mut outbox = welcomed(&bed, OutboxConfig::default(), welcome(0));
+    outbox.push(Bytes::from_static(b"x")).unwrap();
+    assert!(matches!(said(&bed, &mut outbox)[..], [Message::Send(_)]));
+    let nack = Nack {
+        code: Code::RejectsUnseen,
+        at: seq(1),
+        expected: seq(0),
+        retry_after_millis: 100,
+        fatal: false,
+        text: String::new(),
+    };
+    outbox.handle(bed.now, Message::Nack(nack));
+    assert_eq!(said(&bed, &mut outbox), []);
+    let until = outbox.next_deadline().unwrap();
+    assert_eq!(until, bed.now + Duration::from_millis(100));
+    bed.now = until;
+    assert!(matches!(said(&bed, &mut outbox)[..], [Message::Send(_)]));
+    assert!(outbox.next_deadline().unwrap() > bed.now, "what has passed is no deadline");
+}
+
+/// SENDs that are passed over gave their credit back in silence: a source without any left waited for the heartbeat.
+#[test]
+fn credit_that_comes_back_from_what_was_passed_over_is_told() {
+    let mut bed = Bed::new(small());
+    let (key, welcome) = bed.open(hello("s", 0));
+    let record = [b'r'; 1000];
+    for n in 0..4 {
+        bed.send(key, dense(5 + n, &[&record]));
+    }
+    let ack = bed.last_ack(key).expect("an ACK");
+    assert_eq!(ack.credit_bytes, welcome.credit_bytes + 4 * 1004);
+}
+
+/// Credit was told half a window at a time: less than a record might be left, and nothing moved before a heartbeat.
+#[test]
+fn a_source_that_waits_for_received_hears_of_credit_before_it_runs_out() {
+    let mut bed = Bed::new(ReceiverConfig { session_window_bytes: 2048, ..small() });
+    let (key, welcome) = bed.open(Hello { wait_for: WaitFor::Received, ..hello("s", 0) });
+    bed.send(key, dense(0, &[&[b'r'; 996]]));
+    assert_eq!(bed.last_ack(key).unwrap().credit_bytes, welcome.credit_bytes);
+    bed.settle();
+    let ack = bed.last_ack(key).expect("an ACK: the next SEND may need more than is left");
+    assert_eq!(ack.credit_bytes, welcome.credit_bytes + 1000);
+}
+
+/// A source that leaves out what an earlier life had skipped was refused for ever: its record begins before that.
+#[test]
+fn an_outbox_goes_on_behind_what_an_earlier_life_had_skipped() {
+    let mut bed = Bed::new(small());
+    let sparsely = || Hello { sequences: Sequences::Sparse, ..hello("s", 7) };
+    let (key, _) = bed.open(sparsely());
+    bed.say(key, Message::Skip { previous: seq(0), to: seq(100) });
+    let config = OutboxConfig { sequences: Sequences::Sparse, ..OutboxConfig::default() };
+    let mut outbox = welcomed(&bed, config, welcome(0));
+    outbox.push_at(seq(120), Bytes::from_static(b"120")).unwrap();
+    for _ in 0..2 {
+        for message in said(&bed, &mut outbox) {
+            bed.say(key, message);
+        }
+        for message in bed.heard(key) {
+            outbox.handle(bed.now, message);
+        }
+    }
+    assert_eq!(bed.intake.positions(key).unwrap().0, seq(120));
+}
+
+/// What was skipped on behalf of records that were let go was itself let go, unsent.
+#[test]
+fn a_bridge_over_records_lost_at_most_once_is_sent() {
+    let mut bed = Bed::new(small());
+    let config = OutboxConfig { wait_for: WaitFor::Received, ..OutboxConfig::default() };
+    let mut outbox = welcomed(&bed, config, welcome(0));
+    (0..3).for_each(|_| assert!(outbox.push(Bytes::from_static(b"r")).is_ok()));
+    said(&bed, &mut outbox);
+    outbox.handle(bed.now, ack(2, 0));
+    outbox.disconnected();
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(welcome(1)));
+    let [Message::Skip { previous, to }, Message::Send(send)] = &said(&bed, &mut outbox)[..] else { panic!() };
+    assert_eq!((*previous, *to, send.previous), (seq(1), seq(2), seq(2)));
+    bed.pass(SECOND);
+}
+
+// --- what is told --------------------------------------------------------------------------------------------------
+
+/// An earlier life's records that were still on their way were taken for a receiver that lies.
+#[test]
+fn an_outbox_that_goes_on_with_an_epoch_hears_of_records_it_never_sent() {
+    let bed = Bed::new(small());
+    let goes_on = OutboxConfig { epoch: SourceEpoch::new(1), ..OutboxConfig::default() };
+    let mut outbox = welcomed(&bed, goes_on, welcome(5));
+    outbox.handle(bed.now, ack(8, 5));
+    outbox.handle(bed.now, ack(8, 8));
+    assert_eq!(outbox.failure(), None);
+    assert_eq!(outbox.push(Bytes::from_static(b"the sixth, again")), Ok(seq(6)));
+    assert_eq!(outbox.held_bytes(), 0, "the receiver has it");
+    // In an epoch of its own it is a lie.
+    let mut outbox = welcomed(&bed, OutboxConfig::default(), welcome(5));
+    outbox.handle(bed.now, ack(8, 5));
+    assert!(matches!(outbox.failure(), Some(OutboxError::Protocol(_))));
+}
+
+/// Without sequences, a second session's count was added to records of the first of which nothing was known.
+#[test]
+fn durable_is_not_said_of_records_a_lost_session_left_behind() {
+    let bed = Bed::new(small());
+    let config = OutboxConfig { sequences: Sequences::None, wait_for: WaitFor::Received, ..OutboxConfig::default() };
+    let mut outbox = welcomed(&bed, config, welcome(0));
+    (0..3).for_each(|_| assert!(outbox.push(Bytes::from_static(b"r")).is_ok()));
+    said(&bed, &mut outbox);
+    outbox.handle(bed.now, ack(3, 1));
+    assert_eq!(outbox.positions().durable, seq(1));
+    outbox.disconnected();
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(welcome(0)));
+    outbox.push(Bytes::from_static(b"r")).unwrap();
+    said(&bed, &mut outbox);
+    outbox.handle(bed.now, ack(1, 1));
+    assert_eq!(outbox.positions().durable, seq(1), "2 and 3 may be lost");
+    assert_eq!(outbox.positions().received, seq(4));
+}
+
+/// A GOAWAY before the WELCOME was taken for a breach of the protocol, and the source never came back.
+#[test]
+fn a_receiver_may_go_away_before_it_has_welcomed() {
+    let mut bed = Bed::new(small());
+    let mut outbox = Outbox::new(OutboxConfig { source: Some(id("s")), ..OutboxConfig::default() });
+    outbox.connect();
+    let key = bed.connect();
+    bed.intake.drain(bed.now, SECOND, "restart");
+    bed.say(key, outbox.hello());
+    for message in bed.heard(key) {
+        outbox.handle(bed.now, message);
+    }
+    assert_eq!(outbox.failure(), None);
+    bed.pass(SECOND);
+    bed.intake.tick(bed.now, key);
+    for message in bed.heard(key) {
+        outbox.handle(bed.now, message);
+    }
+    assert!(matches!(outbox.poll_output(bed.now), Some(OutboxOutput::Reconnect { .. })));
+}
+
+/// A PING before the WELCOME brought an ACK before the WELCOME.
+#[test]
+fn nothing_is_acknowledged_before_the_welcome() {
+    let mut bed = Bed::new(small());
+    let key = bed.connect();
+    bed.say(key, Message::Hello(hello("s", 0)));
+    bed.say(key, ping(0));
+    assert_eq!(bed.heard(key), [Message::Pong { nonce: 1 }]);
+    bed.settle();
+    assert!(matches!(bed.heard(key)[..], [Message::Welcome(_)]));
+}
+
+/// A source that says BYE while it has to send something again was told that everything is as it wanted.
+#[test]
+fn a_bye_behind_a_gap_is_not_answered() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(hello("s", 0));
+    bed.send(key, dense(0, &[b"1"]));
+    bed.send(key, dense(2, &[b"3"]));
+    bed.say(key, Message::Bye);
+    bed.settle();
+    let heard = bed.heard(key);
+    assert!(!heard.contains(&Message::Bye), "{heard:?}");
+    bed.send(key, dense(1, &[b"2", b"3"]));
+    bed.say(key, Message::Bye);
+    assert!(!bed.heard(key).contains(&Message::Bye), "not before it is durable");
+    bed.settle();
+    assert!(bed.heard(key).contains(&Message::Bye));
+}
+
+/// The other side of it: what is held is not done, whatever the receiver says.
+#[test]
+fn an_outbox_does_not_close_over_what_it_holds() {
+    let bed = Bed::new(small());
+    let mut outbox = welcomed(&bed, OutboxConfig::default(), welcome(0));
+    outbox.push(Bytes::from_static(b"1")).unwrap();
+    outbox.close();
+    assert!(matches!(said(&bed, &mut outbox)[..], [Message::Send(_), Message::Bye]));
+    outbox.handle(bed.now, Message::Bye);
+    assert!(matches!(outbox.poll_output(bed.now), Some(OutboxOutput::Reconnect { .. })));
+}
+
+/// The connection may be gone before anybody asks the outbox what its last words mean: it said HELLO and BYE for ever.
+#[test]
+fn an_outbox_that_is_done_stays_done() {
+    let bed = Bed::new(small());
+    let config = OutboxConfig { wait_for: WaitFor::Received, ..OutboxConfig::default() };
+    let mut outbox = welcomed(&bed, config, welcome(0));
+    outbox.push(Bytes::from_static(b"1")).unwrap();
+    outbox.close();
+    assert!(matches!(said(&bed, &mut outbox)[..], [Message::Send(_), Message::Bye]));
+    outbox.handle(bed.now, ack(1, 0));
+    outbox.handle(bed.now, Message::Bye);
+    outbox.disconnected();
+    assert_eq!(outbox.positions().received, seq(1), "and does not take back what it said");
+    assert_eq!(outbox.poll_output(bed.now), Some(OutboxOutput::Close));
+    assert_eq!(outbox.failure(), None);
+}
+
+#[test]
+fn nothing_comes_behind_a_bye() {
+    for message in [Message::Send(dense(0, &[b"1"])), Message::Skip { previous: seq(0), to: seq(9) }] {
+        let mut bed = Bed::new(small());
+        let (key, _) = bed.open(Hello { wait_for: WaitFor::Received, ..hello("s", 0) });
+        bed.say(key, Message::Bye);
+        bed.say(key, message);
+        assert_eq!(bed.nacks(key), [(Code::Protocol, 0)]);
+    }
+}
+
+/// Nobody would ever say that its records are committed.
+#[test]
+fn a_source_without_sequences_cannot_wait_for_committed() {
+    let mut bed = Bed::new(small());
+    let key = bed.connect();
+    let hopeless = Hello { sequences: Sequences::None, wait_for: WaitFor::Committed, ..hello("", 0) };
+    bed.say(key, Message::Hello(hopeless));
+    assert_eq!(bed.nacks(key), [(Code::Limit, 0)]);
+}
+
+/// A source that waits for commits and ends with a skip or a reject is done as well.
+#[test]
+fn what_a_block_reaches_is_what_commits_are_told_of() {
+    let mut bed = Bed::with_poison(Poison::DeadLetter);
+    let (key, _) = bed.open(Hello { wait_for: WaitFor::Committed, ..hello("s", 0) });
+    bed.send(key, dense(0, &[b"1", b"x2"]));
+    bed.say(key, Message::Skip { previous: seq(2), to: seq(9) });
+    bed.say(key, Message::Bye);
+    bed.settle();
+    assert!(!bed.heard(key).contains(&Message::Bye));
+    let mut reached = Vec::new();
+    for block in &bed.blocks {
+        let block = Block::read(block).unwrap();
+        reached.extend(block.reached().map(|(id, seq)| (id.clone(), seq)));
+    }
+    assert_eq!(reached.iter().map(|(_, seq)| seq.get()).collect::<Vec<_>>(), [1, 2, 9]);
+    bed.intake.committed(Lsn::new(bed.blocks.len() as u64), reached);
+    assert!(bed.heard(key).contains(&Message::Bye));
+}
+
+// --- epochs, retirement, snapshots ---------------------------------------------------------------------------------
+
+/// Between the retirement and its durability the source could come back.
+#[test]
+fn a_source_that_is_being_retired_does_not_come_back() {
+    let mut bed = Bed::new(small());
+    let (first, _) = bed.open(hello("s", 0));
+    bed.intake.retire(&id("s")).unwrap();
+    assert_eq!(bed.nacks(first), [(Code::Retired, 0)]);
+    let second = bed.connect();
+    bed.say(second, Message::Hello(hello("s", 0)));
+    assert_eq!(bed.nacks(second), [(Code::Retired, 0)]);
+    bed.settle();
+    let mut bed = bed.restart();
+    let third = bed.connect();
+    bed.say(third, Message::Hello(hello("s", 0)));
+    assert_eq!(bed.nacks(third), [(Code::Retired, 0)]);
+}
+
+/// Who hears what is durable may be faster than who hears where a block is: the block's sources would never have moved,
+/// and a snapshot begun meanwhile would have left them out.
+#[test]
+fn a_block_that_is_durable_before_it_is_placed_counts() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(hello("s", 0));
+    bed.send(key, dense(0, &[b"1"]));
+    bed.blocks.push(bed.intake.take_block().unwrap().concat().into());
+    bed.flush();
+    bed.intake.placed(Lsn::new(bed.blocks.len() as u64));
+    assert_eq!(bed.intake.positions(key), Some((seq(1), seq(1))));
+    assert_eq!(bed.last_ack(key).map(|ack| ack.durable), Some(seq(1)));
+    assert!(bed.intake.is_settled());
+}
+
+/// One part told all of a source's rejects, however many: more than the log takes as one record.
+#[test]
+fn no_block_is_longer_than_the_log_was_told() {
+    let config = ReceiverConfig { rejects_unseen_max: 2000, poison: Poison::DeadLetter, ..small() };
+    let mut bed = Bed::new(config.clone());
+    let (key, _) = bed.open(hello("s", 0));
+    for n in 0..2000 {
+        bed.send(key, dense(n, &[b"x"]));
+        bed.settle();
+        assert!(bed.last_ack(key).is_some(), "of credit too");
+    }
+    bed.intake.request_snapshot();
+    bed.send(key, dense(2000, &[b"r"]));
+    for _ in 0..50 {
+        bed.append();
+        bed.flush();
+    }
+    let longest = bed.blocks.iter().map(Bytes::len).max().unwrap() as u64;
+    assert!(longest <= config.block_bytes_max + 256, "{longest}");
+    assert!(longest <= config.frame_of_log_bytes_max());
+    assert!(bed.intake.trim_bound() > Lsn::ZERO, "the snapshot is whole");
+    let from = bed.intake.trim_bound().get() as usize - 1;
+    let (sources, _) = replay(&[&vec![bed.blocks[from].clone(); from], &bed.blocks[from..]].concat());
+    assert_eq!(sources.durable(&id("s")), Some(seq(2001)));
+    let mut bed = bed.restart();
+    let (_, welcome) = bed.open(hello("s", 0));
+    assert_eq!(welcome.rejects.len(), 2000);
+}
+
+/// That rejects were seen was forgotten at every restart: a replay brought back all of them, more than there may be.
+#[test]
+fn rejects_that_were_seen_are_not_told_after_a_restart() {
+    let mut bed = Bed::new(ReceiverConfig { rejects_unseen_max: 2, poison: Poison::DeadLetter, ..small() });
+    let (key, _) = bed.open(hello("s", 1));
+    for n in 0..5 {
+        bed.send(key, dense(n, &[b"x"]));
+        bed.settle();
+        bed.say(key, ping(n));
+    }
+    bed.settle();
+    let seen = bed.ranges().iter().filter(|range| range.kind == RangeKind::Seen).count();
+    assert_eq!(seen, 4, "once for each that is news");
+    let (_, welcome) = bed.restart().open(hello("s", 1));
+    let told = Reject { seq: seq(5), reason: RejectReason::Poison, bytes: 1 };
+    assert_eq!(welcome.rejects, [told]);
+}
+
+/// The word that a reject was seen was lost with a connection, and never said again: no more were recorded.
+#[test]
+fn an_outbox_repeats_that_it_has_seen_a_reject() {
+    let bed = Bed::new(small());
+    let told = Reject { seq: seq(5), reason: RejectReason::Poison, bytes: 1 };
+    let again = || Welcome { rejects: vec![told], ..welcome(5) };
+    let mut outbox = welcomed(&bed, OutboxConfig::default(), again());
+    assert_eq!(outbox.take_rejects(), [told]);
+    let seen = Message::Ping { nonce: 1, rejects_seen: seq(5) };
+    assert_eq!(said(&bed, &mut outbox), std::slice::from_ref(&seen));
+    outbox.disconnected();
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(again()));
+    assert_eq!(said(&bed, &mut outbox), [seen]);
+    assert_eq!(outbox.take_rejects(), [], "told once");
+}
+
+/// Every commit told every source, moved or not.
+#[test]
+fn a_commit_is_told_to_those_it_moves() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(Hello { wait_for: WaitFor::Committed, ..hello("s", 0) });
+    bed.send(key, dense(0, &[b"1"]));
+    bed.settle();
+    let end = Lsn::new(bed.blocks.len() as u64);
+    bed.heard(key);
+    bed.intake.committed(end, [(id("s"), seq(1))]);
+    assert_eq!(bed.last_ack(key).map(|ack| ack.committed), Some(seq(1)));
+    bed.intake.committed(end, [(id("s"), seq(1))]);
+    assert_eq!(bed.heard(key), []);
+}
+
+/// Rejects on their way were counted by session: a source that reconnected could have any number of them unseen.
+#[test]
+fn rejects_on_their_way_count_whatever_session_they_came_by() {
+    let config =
+        ReceiverConfig { rejects_unseen_max: 1, poison: Poison::DeadLetter, welcome_wait: Duration::ZERO, ..small() };
+    let mut bed = Bed::new(config);
+    let (first, _) = bed.open(hello("s", 1));
+    bed.send(first, dense(0, &[b"x"]));
+    bed.append();
+    let second = bed.connect();
+    bed.say(second, Message::Hello(hello("s", 1)));
+    assert!(matches!(bed.heard(second)[..], [Message::Welcome(_)]));
+    bed.send(second, dense(1, &[b"x"]));
+    assert_eq!(bed.nacks(second), [(Code::RejectsUnseen, 1)]);
+}
+
+// --- room ----------------------------------------------------------------------------------------------------------
+
+/// A session that waits for room was neither read nor spoken to: its source took the receiver for dead and reconnected.
+#[test]
+fn a_session_that_waits_for_room_is_spoken_to() {
+    let mut bed = Bed::new(small());
+    let heartbeat = bed.intake.config().heartbeat;
+    let (key, _) = bed.open(hello("s", 0));
+    bed.intake.set_rate(bed.now, Some(1.0));
+    while bed.intake.reserve(bed.now, key, 1000) == Reservation::Granted {}
+    for _ in 0..5 {
+        bed.pass(heartbeat);
+        assert!(bed.intake.next_deadline(key).unwrap() <= bed.now);
+        bed.intake.tick(bed.now, key);
+        let heard = bed.heard(key);
+        assert!(heard.iter().any(|message| matches!(message, Message::Ping { .. })), "{heard:?}");
+    }
+    assert!(bed.intake.is_open(key), "its silence is the receiver's doing");
+}
+
+/// While others waited for room, who gave it back without having been asked did not let them in.
+#[test]
+fn room_that_a_redirected_session_had_is_given_to_those_who_wait() {
+    let mut bed = Bed::new(small());
+    let ((one, _), (two, _)) = (bed.open(hello("one", 0)), bed.open(hello("two", 0)));
+    assert_eq!(bed.intake.reserve(bed.now, one, 64 << 10), Reservation::Granted);
+    assert_eq!(bed.intake.reserve(bed.now, two, 100), Reservation::Waiting);
+    bed.intake.redirect(one, "elsewhere:1", SECOND);
+    assert!(bed.intake.is_granted(two));
+}
+
+/// Records that pass by had counted against the source's credit, and never came back.
+#[test]
+fn a_record_too_long_to_be_held_needs_no_credit() {
+    let mut bed = roomy();
+    let (key, welcome) = bed.open(hello("s", 1));
+    let mut outbox = Outbox::new(OutboxConfig { source: Some(id("s")), ..OutboxConfig::default() });
+    for n in 1..=5 {
+        outbox.push_at(seq(n), vec![b'r'; 5000].into()).unwrap();
+    }
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(welcome));
+    for message in said(&bed, &mut outbox) {
+        let Message::Send(send) = message else { panic!("{message:?}") };
+        pass_by(&mut bed, key, &send.payload, send.previous.get()).unwrap();
+    }
+    bed.settle();
+    let ack = bed.last_ack(key).expect("an ACK");
+    assert_eq!((ack.durable, ack.rejects.len()), (seq(5), 5));
+    let record = [b'r'; 1000];
+    bed.send(key, dense(5, &[&record, &record]));
+    assert_eq!(bed.nacks(key), []);
+}
+
+/// Several records that pass by have room at once.
+fn roomy() -> Bed {
+    Bed::new(ReceiverConfig { poison: Poison::DeadLetter, in_flight_bytes_max: 1 << 20, ..small() })
+}
+
+/// Feeds a SEND of one record that is too long, in pieces.
+fn pass_by(bed: &mut Bed, key: SessionKey, payload: &[u8], previous: u64) -> Option<()> {
+    assert_eq!(bed.intake.reserve(bed.now, key, Oversized::COST_BYTES), Reservation::Granted);
+    let head = Preview { previous: seq(previous), records: 1 };
+    let mut oversized = bed.intake.begin_oversized(key, head, payload.len() as u64)?;
+    payload.chunks(700).for_each(|piece| oversized.update(piece));
+    bed.intake.end_oversized(key, oversized);
+    Some(())
+}
+
+/// A SEND that came before its session's epoch was durable was taken, if it was long enough.
+#[test]
+fn a_record_too_long_is_taken_in_an_open_session_only() {
+    let mut bed = roomy();
+    let key = bed.connect();
+    bed.say(key, Message::Hello(hello("s", 0)));
+    let payload = [&5000u32.to_le_bytes()[..], &[0; 5000]].concat();
+    assert_eq!(pass_by(&mut bed, key, &payload, 0), None);
+    assert_eq!(bed.nacks(key), [(Code::Protocol, 0)]);
+}
+
+/// Bytes kept of refused records, and many small parts of one SEND, were not charged.
+#[test]
+fn what_is_held_besides_the_message_is_charged() {
+    let mut bed = roomy();
+    let (key, _) = bed.open(hello("s", 0));
+    let charged = |bed: &Bed| bed.intake.stats().charged_bytes;
+    assert_eq!(charged(&bed), 0);
+    bed.send(key, dense(0, &[b"1", b"x2", b"3", b"x4"]));
+    // Four parts, two copies with 42 bytes and a reason each.
+    assert!(charged(&bed) >= 4 * 256 + 2 * (42 + 4), "{}", charged(&bed));
+    bed.settle();
+    assert_eq!(charged(&bed), 0);
+    let payload = [&5000u32.to_le_bytes()[..], &[0; 5000]].concat();
+    pass_by(&mut bed, key, &payload, 4).unwrap();
+    assert!(charged(&bed) >= 5000 + 256, "{}", charged(&bed));
+    bed.settle();
+    assert_eq!(charged(&bed), 0);
+    let other = bed.connect();
+    bed.say(other, Message::Hello(hello("other", 0)));
+    assert!(charged(&bed) > 0, "a new name is on its way as well");
+    bed.settle();
+    assert_eq!(charged(&bed), 0);
+}
+
+/// A session at its end had a deadline in the past: whoever waits for it never sleeps.
+#[test]
+fn a_session_at_its_end_has_no_deadline() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(hello("s", 0));
+    bed.intake.drain(bed.now, SECOND, "restart");
+    bed.pass(SECOND);
+    assert_eq!(bed.intake.next_deadline(key), Some(bed.now));
+    bed.intake.tick(bed.now, key);
+    assert_eq!(bed.intake.next_deadline(key), None);
+    while bed.intake.poll_noisy().is_some() {}
+    bed.intake.tick(bed.now, key);
+    assert_eq!(bed.intake.poll_noisy(), None, "there is nothing new to say");
+}
+
+// --- the rules, one by one -----------------------------------------------------------------------------------------
+
+#[test]
+fn a_duplicate_is_acknowledged_when_its_original_is_durable() {
+    let config = ReceiverConfig { welcome_wait: Duration::ZERO, ..small() };
+    let mut bed = Bed::new(config);
+    let (first, _) = bed.open(hello("s", 1));
+    bed.send(first, dense(0, &[b"1", b"2"]));
+    bed.append();
+    let second = bed.connect();
+    bed.say(second, Message::Hello(hello("s", 1)));
+    assert_eq!(bed.nacks(first), [(Code::Replaced, 2)]);
+    let Message::Welcome(welcome) = &bed.heard(second)[0] else { panic!() };
+    assert_eq!(welcome.durable, seq(0), "what is on its way is not promised");
+    bed.send(second, dense(0, &[b"1", b"2", b"3"]));
+    assert!(bed.last_ack(second).is_none_or(|ack| ack.durable == seq(0)));
+    bed.flush();
+    let ack = bed.last_ack(second).unwrap();
+    assert_eq!((ack.durable, ack.duplicates), (seq(2), 2));
+    bed.settle();
+    let counts: Vec<_> = bed
+        .ranges()
+        .iter()
+        .filter(|range| range.kind == RangeKind::Records)
+        .map(|r| (r.previous.get(), r.last.get()))
+        .collect();
+    assert_eq!(counts, [(0, 2), (2, 3)], "each record is in the stream once");
+}
+
+#[test]
+fn an_older_epoch_is_refused_and_a_newer_one_fences() {
+    let mut bed = Bed::new(small());
+    let (first, welcome) = bed.open(hello("s", 0));
+    assert_eq!(welcome.epoch.get(), 1);
+    bed.send(first, dense(0, &[b"1"]));
+    let second = bed.connect();
+    bed.say(second, Message::Hello(hello("s", 0)));
+    assert_eq!(bed.nacks(first), [(Code::OldEpoch, 1)]);
+    assert_eq!(bed.heard(second), [], "not before the epoch is durable");
+    bed.send(first, dense(1, &[b"from the dead"]));
+    bed.settle();
+    let Message::Welcome(welcome) = &bed.heard(second)[0] else { panic!() };
+    assert_eq!((welcome.epoch.get(), welcome.durable), (2, seq(1)));
+    let mut bed = bed.restart();
+    let zombie = bed.connect();
+    bed.say(zombie, Message::Hello(hello("s", 1)));
+    assert_eq!(bed.nacks(zombie), [(Code::OldEpoch, 0)]);
+}
+
+/// Without any patience for what is on its way no new epoch, which has to become durable, was ever welcomed.
+#[test]
+fn a_new_epoch_is_welcomed_without_patience_for_the_rest() {
+    let mut bed = Bed::new(ReceiverConfig { welcome_wait: Duration::ZERO, ..small() });
+    let (_, welcome) = bed.open(hello("s", 0));
+    assert_eq!(welcome.epoch, SourceEpoch::new(1));
+}
+
+#[test]
+fn an_epoch_that_does_not_become_durable_opens_no_session() {
+    let mut bed = Bed::new(small());
+    let key = bed.connect();
+    bed.say(key, Message::Hello(hello("s", 0)));
+    bed.append();
+    bed.pass(bed.intake.config().hello_timeout);
+    assert_eq!(bed.intake.next_deadline(key), Some(bed.now));
+    bed.intake.tick(bed.now, key);
+    assert_eq!(bed.nacks(key), [(Code::Unavailable, 0)]);
+}
+
+#[test]
+fn less_than_the_source_was_told_is_told_as_loss() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(hello("s", 0));
+    bed.send(key, dense(0, &[b"1"]));
+    bed.settle();
+    let again = bed.connect();
+    bed.say(again, Message::Hello(Hello { told_durable: seq(2), ..hello("s", 0) }));
+    assert_eq!(bed.nacks(again), [(Code::AckedLoss, 1)]);
+    assert_eq!(bed.intake.stats().acked_losses, 1);
+    let stranger = bed.connect();
+    bed.say(stranger, Message::Hello(Hello { told_durable: seq(1), ..hello("never seen", 0) }));
+    assert_eq!(bed.nacks(stranger), [(Code::AckedLoss, 0)]);
+}
+
+#[test]
+fn sparse_sequences_are_taken_where_they_meet_only() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(Hello { sequences: Sequences::Sparse, ..hello("s", 0) });
+    bed.send(key, sparse(0, &[(10, b"10"), (20, b"20")]));
+    bed.send(key, sparse(25, &[(30, b"30")]));
+    assert_eq!(bed.nacks(key), [(Code::Gap, 20)]);
+    bed.send(key, sparse(10, &[(15, b"15"), (30, b"30")]));
+    assert_eq!(bed.nacks(key), [(Code::Mismatch, 20)]);
+    bed.send(key, sparse(10, &[(20, b"20"), (30, b"30")]));
+    assert_eq!(bed.nacks(key), []);
+    assert_eq!(bed.intake.positions(key).unwrap().0, seq(30));
+}
+
+#[test]
+fn more_than_the_credit_ends_the_session() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(hello("s", 0));
+    let record = [b'r'; 1000];
+    (0..4).for_each(|n| bed.send(key, dense(n, &[&record])));
+    assert_eq!(bed.nacks(key), []);
+    bed.send(key, dense(4, &[&record]));
+    assert_eq!(bed.nacks(key), [(Code::Credit, 4)]);
+}
+
+#[test]
+fn nothing_is_acknowledged_once_the_log_has_failed() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(hello("s", 0));
+    bed.send(key, dense(0, &[b"1"]));
+    bed.append();
+    bed.flush();
+    bed.intake.fail("the disk is gone");
+    let heard = bed.heard(key);
+    assert!(matches!(&heard[..], [Message::Nack(nack)] if nack.code == Code::Unavailable && nack.fatal), "{heard:?}");
+    bed.intake.durable(bed.now, Lsn::new(99));
+    assert_eq!(bed.heard(key), []);
+    assert!(bed.intake.connect(bed.now).is_err());
+}
+
+#[test]
+fn a_session_that_is_gone_leaves_its_bytes_charged_until_they_are_durable() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(hello("s", 0));
+    bed.send(key, dense(0, &[&[b'r'; 1000]]));
+    bed.append();
+    bed.intake.disconnect(bed.now, key);
+    assert!(bed.intake.stats().charged_bytes >= 1004);
+    bed.flush();
+    assert_eq!(bed.intake.stats().charged_bytes, 0);
+    assert_eq!(bed.intake.poll_output(key), None);
+}
+
+#[test]
+fn what_the_poison_policies_do() {
+    let send = || dense(0, &[b"1", b"x2", b"3"]);
+    let mut stop = Bed::with_poison(Poison::Stop);
+    let (key, _) = stop.open(hello("s", 0));
+    stop.send(key, send());
+    assert_eq!(stop.nacks(key), [(Code::Poison, 1)]);
+
+    let mut keep = Bed::with_poison(Poison::DeadLetter);
+    let (key, _) = keep.open(hello("s", 0));
+    keep.send(key, send());
+    keep.settle();
+    let told = Reject { seq: seq(2), reason: RejectReason::Poison, bytes: 2 };
+    assert_eq!(keep.last_ack(key).unwrap().rejects, [told]);
+
+    let mut drop = Bed::with_poison(Poison::Drop);
+    let (durable, _) = drop.open(hello("s", 0));
+    drop.send(durable, send());
+    assert_eq!(drop.nacks(durable), [(Code::Poison, 1)], "only a source that waits for nothing may lose it");
+    let (received, _) = drop.open(Hello { wait_for: WaitFor::Received, ..hello("r", 0) });
+    drop.send(received, send());
+    drop.settle();
+    assert_eq!(drop.intake.positions(received), Some((seq(3), seq(3))));
+    assert_eq!(drop.intake.stats().dropped, 1);
+    let block = Block::read(drop.blocks.last().unwrap()).unwrap();
+    assert_eq!(block.records().map(|r| r.unwrap().seq.get()).collect::<Vec<_>>(), [1, 3]);
+}
+
+#[test]
+fn a_silent_session_is_asked_and_then_ended() {
+    let mut bed = Bed::new(small());
+    let heartbeat = bed.intake.config().heartbeat;
+    let (key, _) = bed.open(hello("s", 0));
+    bed.pass(heartbeat);
+    bed.intake.tick(bed.now, key);
+    assert!(bed.heard(key).iter().any(|message| matches!(message, Message::Ping { .. })));
+    bed.pass(heartbeat * 2);
+    bed.intake.tick(bed.now, key);
+    assert_eq!(bed.nacks(key), [(Code::Timeout, 0)]);
+    assert_eq!(bed.intake.poll_output(key), Some(SessionOutput::Close));
+    let mute = bed.connect();
+    bed.pass(bed.intake.config().hello_timeout);
+    bed.intake.tick(bed.now, mute);
+    assert_eq!(bed.nacks(mute), [(Code::Timeout, 0)]);
+    assert_eq!(Intake::cost_bytes(0), 256);
+}

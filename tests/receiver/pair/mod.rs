@@ -1,0 +1,102 @@
+//! Sources and a receiver in virtual time: every choice comes from one seed, every byte goes over a wire that can be cut,
+//! and everybody may crash. `world` is what happens, `oracle` what must hold.
+
+mod oracle;
+mod story;
+mod wire;
+mod world;
+
+use std::time::Duration;
+
+pub use story::{Lie, Story};
+use world::World;
+
+/// How to get there again.
+fn run(story: Story) -> Result<world::Done, String> {
+    let name = story.name.clone();
+    let mut world = World::new(story);
+    world.run().map_err(|what| format!("{name} after {:?}: {what}\n{}", world.elapsed(), world.told()))
+}
+
+fn must(story: Story) -> world::Done {
+    run(story).unwrap_or_else(|what| panic!("{what}"))
+}
+
+fn seeds_wanted() -> std::ops::Range<u64> {
+    match std::env::var("SEAWALL_RECEIVER_SEEDS") {
+        Ok(text) => match text.split_once("..") {
+            Some((from, to)) => from.parse().unwrap()..to.parse().unwrap(),
+            None => 0..text.parse().unwrap(),
+        },
+        Err(_) => 0..2000,
+    }
+}
+
+/// `SEAWALL_RECEIVER_SEEDS=n` runs 0 to n, `a..b` those; `SEAWALL_RECEIVER_TRACE=1` tells what happened when one fails.
+#[test]
+fn whatever_happens_nothing_acknowledged_is_lost_and_nothing_comes_twice() {
+    let mut sum = world::Done::default();
+    let seeds = seeds_wanted();
+    let count = seeds.end - seeds.start;
+    for seed in seeds {
+        match run(Story::random(seed)) {
+            Ok(done) => sum += done,
+            Err(what) => panic!(
+                "{what}\nreplay: SEAWALL_RECEIVER_TRACE=1 SEAWALL_RECEIVER_SEEDS={seed}..{} \
+                 cargo test -p seawall --features receiver --test receiver whatever_happens",
+                seed + 1
+            ),
+        }
+    }
+    println!("{count} seeds: {sum:?}");
+    if count >= 2000 {
+        // A harness in which nothing happens proves nothing.
+        let each = [sum.cuts, sum.receiver_crashes, sum.source_crashes, sum.zombies, sum.rejects, sum.snapshots];
+        assert!(each.iter().all(|count| *count > 500), "{sum:?}");
+        assert!(sum.oversized > 100 && sum.trims > 100 && sum.gaps > 50 && sum.fulls > 100, "{sum:?}");
+        assert!(sum.duplicates > 300 && sum.waited > 100 && sum.replaced > 100 && sum.byes > 500, "{sum:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_story() {
+    for seed in 0..20 {
+        assert_eq!(must(Story::random(seed)).trace, must(Story::random(seed)).trace, "seed {seed}");
+    }
+}
+
+/// One fault of each kind at each step of a short story, then two cuts.
+#[test]
+fn a_fault_at_every_step_of_a_short_story() {
+    let mut stories = 0;
+    for variant in 0..story::VARIANTS {
+        let steps = must(Story::short(variant, &[])).steps;
+        assert!(steps >= 8, "{steps}");
+        for step in 0..steps {
+            for fault in story::Fault::ALL {
+                must(Story::short(variant, &[(step, fault)]));
+                stories += 1;
+            }
+            let other = step + 1 + (step * 7) % 13;
+            must(Story::short(variant, &[(step, story::Fault::Cut), (other, story::Fault::Cut)]));
+            must(Story::short(variant, &[(step, story::Fault::CrashReceiver), (other, story::Fault::CrashSource)]));
+        }
+    }
+    println!("{stories} short stories");
+    assert!(stories > 1000, "{stories}");
+}
+
+/// The controls: a receiver with each of these errors is found out.
+#[test]
+fn every_lie_is_found_out() {
+    for lie in Lie::ALL {
+        let found = (0..400).find_map(|seed| Some((seed, run(Story { lie: Some(lie), ..Story::random(seed) }).err()?)));
+        let (seed, found) = found.unwrap_or_else(|| panic!("{lie:?} passed 400 seeds"));
+        must(Story::random(seed));
+        let line = found.lines().next().unwrap_or("").to_owned();
+        println!("{lie:?}: {line}");
+    }
+}
+
+/// When faults stop, everything is acknowledged within this.
+const PATIENCE: Duration = Duration::from_secs(60);
