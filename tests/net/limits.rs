@@ -39,6 +39,33 @@ async fn a_record_too_long_passes_by_and_is_recorded_as_a_reject() {
     raw.is_refused(Code::Protocol).await;
     let (_, welcome) = Raw::welcomed(&node, hello("a")).await;
     assert_eq!((welcome.durable, welcome.rejects.len()), (Seq::new(3), 1), "told until it was taken note of");
+    assert_eq!(node.receiver.stats().intake.charged_bytes, 0, "what was charged for them has come back");
+    node.stop().await;
+}
+
+/// What is kept of long records is charged like everything else: with no room, they wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_records_wait_for_room_like_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), ReceiverConfig { in_flight_bytes_max: 100 << 10, ..small() });
+    let mut halves = Vec::new();
+    for source in ["a", "b", "c"] {
+        let (mut raw, _) = Raw::welcomed(&node, hello(source)).await;
+        let bytes = bytes_of(&send(0, &[&[7; 200_000]]));
+        raw.say_bytes(&bytes[..10_000]).await;
+        halves.push((raw, bytes));
+    }
+    until("one has room", || node.receiver.stats().intake.charged_bytes > 64 << 10).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let charged = node.receiver.stats().intake.charged_bytes;
+    assert!(charged < 100 << 10, "{charged}: only one of them has");
+    for (raw, bytes) in &mut halves {
+        raw.say_bytes(&bytes[10_000..]).await;
+    }
+    for (raw, _) in &mut halves {
+        assert_eq!(raw.durable(1).await.rejects.len(), 1);
+    }
+    until("it has come back", || node.receiver.stats().intake.charged_bytes == 0).await;
     node.stop().await;
 }
 

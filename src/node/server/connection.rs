@@ -1,7 +1,7 @@
 //! One connection: reads messages for its session, and writes what the session says, both at once in one task.
 //!
 //! ```text
-//! Head ─► Room ─► Body ─► Head …          a SEND too long to be held:  Head ─► Preview ─► Passing ─► Head
+//! Head ─► Room ─► Body ─► Head …          a SEND too long to be held:  Head ─► Room ─► Preview ─► Passing ─► Head
 //! any ─► Deaf: something was wrong; only the session's last words are written
 //! ```
 //!
@@ -213,7 +213,8 @@ impl<'a, S: Storage> Connection<'a, S> {
                         Err(error) => self.garbled(&error),
                     },
                 },
-                Phase::Room(header) => match self.session.poll_reserve(header.body_bytes, cx) {
+                Phase::Room(header) => match self.session.poll_reserve(self.held_bytes(header), cx) {
+                    Poll::Ready(()) if self.is_oversized(header) => Phase::Preview(header),
                     Poll::Ready(()) => Phase::Body(header),
                     Poll::Pending => {
                         self.reader.restart();
@@ -269,18 +270,24 @@ impl<'a, S: Storage> Connection<'a, S> {
             (false, false) => return self.refuse(Code::Protocol, "a session begins with a HELLO"),
             (true, true) => return self.refuse(Code::Protocol, "a HELLO does not belong here"),
             (false, true) => (limits.hello_bytes_max, header.body_bytes > SMALL_HELLO_BYTES),
-            (true, false) if header.is_send() => {
-                if body_bytes > limits.payload_bytes_max() + Preview::BYTES as u64 {
-                    return Phase::Preview(header);
-                }
-                (u64::MAX, true)
-            }
+            (true, false) if header.is_send() => (u64::MAX, true),
             (true, false) => (CONTROL_BYTES_MAX.into(), header.is_skip()),
         };
         if body_bytes > limit_bytes {
             return self.garbled(&WireError::TooLong { bytes: body_bytes, limit_bytes });
         }
         if needs_room { Phase::Room(header) } else { Phase::Body(header) }
+    }
+
+    /// Whether a message is too long to be read whole.
+    fn is_oversized(&self, header: FrameHeader) -> bool {
+        header.is_send()
+            && u64::from(header.body_bytes) > self.common.limits.payload_bytes_max() + Preview::BYTES as u64
+    }
+
+    /// How much of a message's body is held in memory.
+    fn held_bytes(&self, header: FrameHeader) -> u32 {
+        if self.is_oversized(header) { Oversized::COST_BYTES as u32 } else { header.body_bytes }
     }
 
     fn handle(&mut self, message: Message) -> Phase {

@@ -1,0 +1,237 @@
+//! What the network and the acknowledgment protocol take from the log: a client, a server and the log in one process,
+//! against the log alone, in turns. Prints ratios; `-- ROUNDS SECONDS` for more or longer rounds.
+//!
+//! Records are 1 KiB, durable one by one. Everything shares this machine's CPUs, which a real source would not.
+
+mod bed;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use seawall::node::{Client, ClientConfig, Receiver, Server, ServerConfig, Ticket};
+use seawall::receiver::{OutboxConfig, ReceiverConfig};
+use seawall::{Config, Log, SourceId};
+use tokio::runtime::{Builder, Runtime};
+
+use bed::KIB;
+
+const RECORD_BYTES: usize = KIB;
+
+struct Bench {
+    alone: Log,
+    log: Log,
+    receiver: Receiver,
+    address: String,
+    client: Runtime,
+    _server: Runtime,
+    _dirs: [tempfile::TempDir; 2],
+    rounds: usize,
+    round: Duration,
+}
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--list") {
+        return;
+    }
+    let bench = Bench::new();
+    bench.throughput("1 client, 64 outstanding", 1, 64, 0.8);
+    bench.throughput("256 clients, 1 outstanding each", 256, 1, 0.6);
+    bench.throughput("256 clients, 4 outstanding each", 256, 4, 0.6);
+    bench.throughput("256 clients, 16 outstanding each", 256, 16, 0.6);
+    bench.latency();
+    bench.cpu();
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let mut numbers = std::env::args().filter_map(|argument| argument.parse::<f64>().ok());
+        let rounds = numbers.next().map_or(bed::amount(5, 1), |rounds| rounds as usize);
+        let round = Duration::from_secs_f64(numbers.next().unwrap_or(if bed::is_trial() { 0.05 } else { 1.0 }));
+        let dirs = [bed::scratch(), bed::scratch()];
+        let open = |dir: &tempfile::TempDir| Log::open(dir.path(), Config::default()).expect("an empty directory").0;
+        let (alone, log) = (open(&dirs[0]), open(&dirs[1]));
+        let runtime = |name| Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build();
+        let (server, client) = (runtime("server").expect("a thread"), runtime("client").expect("a thread"));
+        let config = ReceiverConfig { session_window_bytes: 32 << 20, ..ReceiverConfig::default() };
+        let (receiver, driver, _) = Receiver::open(log.clone(), "bench", config).expect("an empty log");
+        server.spawn(driver.run());
+        let listening = server.block_on(async {
+            Server::bind(receiver.clone(), ServerConfig::new(([127, 0, 0, 1], 0).into())).expect("a port")
+        });
+        let address = listening.addresses()[0].to_string();
+        server.spawn(listening.run(std::future::pending()));
+        Bench { alone, log, receiver, address, client, _server: server, _dirs: dirs, rounds, round }
+    }
+
+    fn connect(&self, name: String, send_bytes: u64) -> Client {
+        let _in = self.client.enter();
+        let outbox = OutboxConfig { source: SourceId::new(name), send_bytes, ..OutboxConfig::default() };
+        let client = Client::connect(ClientConfig::new(self.address.clone(), outbox)).expect("a client");
+        self.client.block_on(client.resume()).expect("a WELCOME");
+        client
+    }
+
+    /// Keeps both logs from growing.
+    fn trim(&self) {
+        self.alone.trim(self.alone.flushed()).expect("a disk that works");
+        self.receiver.trim(self.log.flushed()).expect("a disk that works");
+    }
+
+    fn throughput(&self, name: &str, clients: usize, outstanding: usize, target: f64) {
+        let connect = |number| Arc::new(self.connect(format!("{name}-{number}"), 256 << 10));
+        let clients: Vec<Arc<Client>> = (0..clients).map(connect).collect();
+        let (mut alone, mut net, mut ratios, mut cpu) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..self.rounds {
+            let of_log = self.log_records(outstanding * clients.len());
+            let began = cpu_seconds();
+            let of_net = self.net_records(&clients, outstanding);
+            cpu.push((cpu_seconds() - began) / self.round.as_secs_f64() / of_net * 1e6);
+            ratios.push(of_net / of_log);
+            alone.push(of_log);
+            net.push(of_net);
+            self.trim();
+        }
+        println!(
+            "{name}: {:.0} records/s, the log alone {:.0}; ratio {:.2} (from {:.2} to {:.2}; target {target}); {:.1} us of CPU \
+             a record",
+            median(&mut net),
+            median(&mut alone),
+            median(&mut ratios),
+            ratios[0],
+            ratios[ratios.len() - 1],
+            median(&mut cpu),
+        );
+    }
+
+    /// Durable records a second, one thread.
+    fn log_records(&self, outstanding: usize) -> f64 {
+        let record = bed::record(RECORD_BYTES);
+        let mut pending = VecDeque::with_capacity(outstanding);
+        let (began, mut done) = (Instant::now(), 0);
+        while began.elapsed() < self.round {
+            while pending.len() < outstanding {
+                pending.push_back(self.alone.append(&record).expect("room"));
+            }
+            pending.pop_front().expect("one").wait().expect("a disk that works");
+            done += 1;
+        }
+        let took = began.elapsed();
+        pending.into_iter().for_each(|pending| drop(pending.wait()));
+        f64::from(done) / took.as_secs_f64()
+    }
+
+    fn net_records(&self, clients: &[Arc<Client>], outstanding: usize) -> f64 {
+        let record = Bytes::from(bed::record(RECORD_BYTES));
+        let round = self.round;
+        let began = Instant::now();
+        let tasks: Vec<_> = clients
+            .iter()
+            .map(|client| {
+                let (client, record) = (client.clone(), record.clone());
+                self.client.spawn(async move {
+                    let mut tickets: VecDeque<Ticket> = VecDeque::with_capacity(outstanding);
+                    let mut done = 0u32;
+                    while began.elapsed() < round {
+                        while tickets.len() < outstanding {
+                            tickets.push_back(client.push(record.clone()).await.expect("room"));
+                        }
+                        tickets.pop_front().expect("one").await.expect("durable");
+                        done += 1;
+                    }
+                    let took = began.elapsed();
+                    for ticket in tickets {
+                        ticket.await.expect("durable");
+                    }
+                    f64::from(done) / took.as_secs_f64()
+                })
+            })
+            .collect();
+        self.client.block_on(async {
+            let mut all = 0.0;
+            for task in tasks {
+                all += task.await.expect("no panic");
+            }
+            all
+        })
+    }
+
+    /// One record at a time.
+    fn latency(&self) {
+        let client = self.connect("one by one".to_owned(), 256 << 10);
+        let record = Bytes::from(bed::record(RECORD_BYTES));
+        let (mut alone, mut net) = (Vec::new(), Vec::new());
+        for _ in 0..self.rounds {
+            let began = Instant::now();
+            while began.elapsed() < self.round {
+                let sent = Instant::now();
+                self.alone.append(&record).and_then(|pending| pending.wait()).expect("a disk that works");
+                alone.push(sent.elapsed().as_secs_f64() * 1e6);
+            }
+            self.client.block_on(async {
+                let began = Instant::now();
+                while began.elapsed() < self.round {
+                    let sent = Instant::now();
+                    client.push(record.clone()).await.expect("room").await.expect("durable");
+                    net.push(sent.elapsed().as_secs_f64() * 1e6);
+                }
+            });
+            self.trim();
+        }
+        let (alone, net) = (median(&mut alone), median(&mut net));
+        println!("1 outstanding: p50 {net:.0} us, the log alone {alone:.0}; {:.0} us more (target 60)", net - alone);
+    }
+
+    /// CPU time of the whole process at about 100 records a SEND, and of the log alone.
+    fn cpu(&self) {
+        let client = self.connect("a hundred".to_owned(), 100 * (RECORD_BYTES as u64 + 4) + 50);
+        let record = Bytes::from(bed::record(RECORD_BYTES));
+        let records = bed::amount(200_000, 1000);
+        let (mut of_net, mut of_log) = (Vec::new(), Vec::new());
+        for _ in 0..self.rounds {
+            let began = cpu_seconds();
+            self.client.block_on(async {
+                let mut tickets = VecDeque::new();
+                for _ in 0..records {
+                    tickets.push_back(client.push(record.clone()).await.expect("room"));
+                    if tickets.len() == 6400 {
+                        tickets.pop_front().expect("one").await.expect("durable");
+                    }
+                }
+                client.flush().await.expect("durable");
+            });
+            of_net.push((cpu_seconds() - began) * 1e6 / records as f64);
+            self.trim();
+            let began = cpu_seconds();
+            let block = vec![7; 100 * RECORD_BYTES];
+            let mut pending = VecDeque::new();
+            for _ in 0..records / 100 {
+                pending.push_back(self.alone.append(&block).expect("room"));
+                if pending.len() == 64 {
+                    pending.pop_front().expect("one").wait().expect("a disk that works");
+                }
+            }
+            pending.into_iter().for_each(|pending| drop(pending.wait()));
+            of_log.push((cpu_seconds() - began) * 1e6 / records as f64);
+            self.trim();
+        }
+        let (net, log) = (median(&mut of_net), median(&mut of_log));
+        println!("100 records a SEND: {net:.2} us of CPU a record, client, server, kernel and log (target 3)");
+        println!("    of these the log with blocks of 100 records alone: {log:.2} us");
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// User and system time of this process.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    let fields: Vec<&str> = stat[stat.rfind(')').expect("a name")..].split_whitespace().collect();
+    let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
+    // The kernel's USER_HZ is 100 on every architecture this runs on.
+    (ticks(12) + ticks(13)) / 100.0
+}
