@@ -414,6 +414,21 @@ fn rejects_that_were_seen_are_not_told_after_a_restart() {
     assert_eq!(welcome.rejects, [told]);
 }
 
+/// A source that does not wait for the device never heard of its rejects, and had to take note of them to go on.
+#[test]
+fn a_source_that_waits_for_received_hears_of_its_rejects() {
+    let mut bed = Bed::new(ReceiverConfig { rejects_unseen_max: 1, poison: Poison::DeadLetter, ..small() });
+    let (key, _) = bed.open(Hello { wait_for: WaitFor::Received, ..hello("s", 0) });
+    bed.send(key, dense(0, &[b"x"]));
+    bed.heard(key);
+    bed.settle();
+    assert_eq!(bed.last_ack(key).expect("an ACK").rejects.len(), 1);
+    bed.send(key, dense(1, &[b"x"]));
+    let heard = bed.heard(key);
+    let [Message::Nack(_), Message::Ack(ack)] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!(ack.rejects.len(), 1, "and again when they are in its way");
+}
+
 /// The word that a reject was seen was lost with a connection, and never said again: no more were recorded.
 #[test]
 fn an_outbox_repeats_that_it_has_seen_a_reject() {

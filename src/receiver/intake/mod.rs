@@ -626,6 +626,10 @@ impl Intake {
         {
             let source = &mut self.sources[at];
             source.rejects_in_flight = source.rejects_in_flight.saturating_sub(1);
+            // Told to whoever waits for whatever: until they are seen, there may be no room for more.
+            if let Some(&key) = self.attached.get(&at) {
+                self.acknowledge(key);
+            }
         }
         if let Some(&key) = source.and_then(|source| self.attached.get(&source))
             && part.session != Some(key)
@@ -644,14 +648,22 @@ impl Intake {
 
     /// A session's watermarks or credit have moved: is it worth telling?
     fn news(&mut self, key: SessionKey) {
-        match self.sessions.get_mut(key).map(|session| (session.open_peer().map(|peer| peer.wait_for), session)) {
-            Some((Some(WaitFor::Durable | WaitFor::Committed), session)) => {
-                session.ack_due = true;
-                self.list(key);
-            }
+        let peer = self.sessions.get(key).and_then(Session::open_peer);
+        match peer.map(|peer| peer.wait_for) {
+            Some(WaitFor::Durable | WaitFor::Committed) => self.acknowledge(key),
             // Those that do not wait for the device hear about credit only.
-            Some((Some(WaitFor::Received), _)) => self.credit_news(key),
-            _ => {}
+            Some(WaitFor::Received) => self.credit_news(key),
+            None => {}
+        }
+    }
+
+    /// Has an ACK sent.
+    fn acknowledge(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key)
+            && session.open_peer().is_some()
+        {
+            session.ack_due = true;
+            self.list(key);
         }
     }
 

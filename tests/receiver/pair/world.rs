@@ -927,7 +927,8 @@ impl World {
                 let story = &self.story.sources[source];
                 let durable = self.players[number].outbox.positions().durable.get();
                 let from = match story.sequences {
-                    Sequences::None => self.finished[source],
+                    // What it was given may be from before another life went further.
+                    Sequences::None => 0,
                     _ => story.plan.partition_point(|planned| planned.seq <= durable),
                 };
                 let find = |kinds: &[Item]| (from..story.plan.len()).find(|at| kinds.contains(&story.plan[*at].item));
