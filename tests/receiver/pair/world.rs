@@ -852,7 +852,7 @@ impl World {
             let player = &mut self.players[number];
             let source = player.source;
             // Some lives begin to give before they were told where to go on: the source knows its numbers.
-            if !player.outbox.is_welcomed() && number % 3 != 0 {
+            if !player.outbox.is_welcomed() && !number.is_multiple_of(3) {
                 return Ok(());
             }
             let Some(item) = self.next_item(&self.players[number]) else { return Ok(()) };
