@@ -564,7 +564,8 @@ impl World {
                             return Ok(());
                         };
                         self.done.oversized += 1;
-                        connection.reading = Reading::Passing { oversized, missing: payload, whole };
+                        connection.reading =
+                            Reading::Passing { oversized: Box::new(oversized), missing: payload, whole };
                     } else {
                         if arrived.len() < header.frame_bytes() {
                             break;
@@ -589,7 +590,7 @@ impl World {
                     else {
                         unreachable!()
                     };
-                    intake.end_oversized(key, oversized);
+                    intake.end_oversized(key, *oversized);
                 }
             }
         }
