@@ -72,7 +72,7 @@ pub use log::{
 pub use metrics::Summary;
 pub use types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber, StreamId, Watermarks};
 #[cfg(feature = "receiver")]
-pub use types::{Seq, SourceEpoch, SourceId};
+pub use types::{Secret, Seq, SourceEpoch, SourceId};
 
 /// The one seam below the log: what a storage must do. Tests and unusual media bring their own.
 pub mod storage {

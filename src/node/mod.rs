@@ -9,17 +9,43 @@
 //! | `local` | the same for engines that have connectors of their own |
 //! | `park` | waiting for a future on a thread |
 //! | `error` | what can go wrong |
+//! | `http` | records over HTTP |
+//! | `lines` | plain lines over TCP |
+//! | `accept`, `impatient`, `talk` | what gateways share: connections, peers that do not read, a session driven from within |
+//! | `split`, `tokens`, `checks` | lines out of pieces, who is believed, limits of configurations |
 
+#[cfg(feature = "http")]
+mod accept;
+#[cfg(feature = "http")]
+mod checks;
 mod error;
+#[cfg(feature = "http")]
+mod http;
+#[cfg(feature = "http")]
+mod impatient;
+#[cfg(feature = "http")]
+mod lines;
 mod local;
 mod park;
 mod receiver;
 mod replay;
 mod session;
+#[cfg(feature = "http")]
+mod split;
 mod stream;
+#[cfg(feature = "http")]
+mod talk;
+#[cfg(feature = "http")]
+mod tokens;
 
 pub use error::ReceiverError;
+#[cfg(feature = "http")]
+pub use http::{HttpConfig, HttpGateway, HttpWatch, serve_http};
+#[cfg(feature = "http")]
+pub use lines::{LineNames, LinesConfig, LinesGateway, LinesStats, LinesWatch};
 pub use local::{LocalSource, Stored};
 pub use receiver::{Driver, DriverThread, Receiver, ReceiverStats};
 pub use replay::Replayed;
 pub use session::Session;
+#[cfg(feature = "http")]
+pub use tokens::TokenRule;

@@ -3,11 +3,15 @@
 mod ids;
 mod lsn;
 #[cfg(feature = "receiver")]
+mod secret;
+#[cfg(feature = "receiver")]
 mod source;
 mod watermark;
 
 pub use ids::{Incarnation, LogId, SegmentNumber, StreamId};
 pub use lsn::{Lsn, LsnRange};
+#[cfg(feature = "receiver")]
+pub use secret::Secret;
 #[cfg(feature = "receiver")]
 pub use source::{Seq, SourceEpoch, SourceId};
 pub use watermark::Watermarks;
