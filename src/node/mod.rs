@@ -11,11 +11,14 @@
 //! | `error` | what can go wrong |
 //! | `http` | records over HTTP |
 //! | `lines` | plain lines over TCP |
+//! | `admin` | how a receiver is, for operators and machines |
 //! | `accept`, `impatient`, `talk` | what gateways share: connections, peers that do not read, a session driven from within |
 //! | `split`, `tokens`, `checks` | lines out of pieces, who is believed, limits of configurations |
 
 #[cfg(feature = "http")]
 mod accept;
+#[cfg(feature = "http")]
+mod admin;
 #[cfg(feature = "http")]
 mod checks;
 mod error;
@@ -38,6 +41,8 @@ mod talk;
 #[cfg(feature = "http")]
 mod tokens;
 
+#[cfg(feature = "http")]
+pub use admin::Admin;
 pub use error::ReceiverError;
 #[cfg(feature = "http")]
 pub use http::{HttpConfig, HttpGateway, HttpWatch, serve_http};

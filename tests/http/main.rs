@@ -1,5 +1,6 @@
 //! Gateways against real connections on loopback.
 
+mod admin;
 mod client;
 mod lines;
 mod requests;

@@ -1,6 +1,6 @@
 //! What requests are answered, and what is in the stream then.
 
-use seawall::node::{HttpConfig, TokenRule};
+use seawall::node::{HttpConfig, HttpGateway, TokenRule};
 use seawall::receiver::{Poison, ReceiverConfig, RecordCheck};
 use seawall::{Config, Secret, SourceId};
 
@@ -433,5 +433,28 @@ fn a_record_the_check_refuses_stops_its_request_there() {
     let answer = client.post(&[("Source-Id", "a"), ("First-Seq", "2")], "ok\n");
     assert_eq!(answer.status, 201, "{answer:?}");
     assert_eq!(records(&world.log).len(), 2);
+    world.close();
+}
+
+#[test]
+fn any_connection_can_be_served() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open(dir.path(), ReceiverConfig::default());
+    let gateway = HttpGateway::new(world.receiver.clone(), HttpConfig::default()).unwrap();
+    // What a TLS acceptor gives is a stream as well.
+    let (mut near, far) = tokio::io::duplex(64);
+    let answer = world.runtime.block_on(async {
+        let served = tokio::spawn(gateway.serve_connection(far));
+        let headers = [("Content-Type", "text/plain"), ("Content-Length", "2"), ("Connection", "close")];
+        near.write_all((Client::head("/v1/streams/test", &headers) + "x\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        near.read_to_string(&mut answer).await.unwrap();
+        served.await.unwrap();
+        answer
+    });
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    assert_eq!(records(&world.log).len(), 1);
     world.close();
 }
