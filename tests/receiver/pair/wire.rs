@@ -69,7 +69,6 @@ impl Pipe {
 }
 
 /// What the receiver's end is doing with what arrives.
-#[expect(clippy::large_enum_variant, reason = "one per connection of a test")]
 pub enum Reading {
     Head,
     Waiting,
