@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use seawall::Config;
 use seawall::node::{Admin, HttpConfig, LinesConfig, LinesGateway, Receiver};
 use seawall::receiver::ReceiverConfig;
-use seawall::{Config, Log};
 
 use crate::World;
 use crate::client::Client;
@@ -42,7 +42,7 @@ fn ready_is_what_takes_records() {
     assert_eq!((answer.number("done"), answer.number("total"), &answer.json["text"]), (3, 10, &"replaying".into()));
 
     let open = || {
-        let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
+        let log = crate::open_log(dir.path(), &Config::default());
         let (receiver, driver, _) = Receiver::open(log.clone(), "test", ReceiverConfig::default()).unwrap();
         (log, receiver, driver.spawn().unwrap())
     };

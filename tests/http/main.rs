@@ -44,7 +44,7 @@ impl World {
         config: ReceiverConfig,
         check: Option<RecordCheck>,
     ) -> (World, Option<seawall::node::Driver>) {
-        let (log, _) = Log::open(dir, of_log).expect("the log opens");
+        let log = open_log(dir, &of_log);
         let (receiver, driver, replayed) =
             Receiver::open_with(log.clone(), "test", config, check, &|_, _| {}).expect("the receiver opens");
         assert!(replayed.damaged.is_empty(), "{:?}", replayed.damaged);
@@ -80,6 +80,20 @@ impl World {
         self.receiver.shut_down();
         self.thread.take().expect("a driver").join().expect("the driver ended in order");
         self.runtime.shutdown_timeout(Duration::from_secs(5));
+    }
+}
+
+/// Opens the log of a world that was abandoned just now: its I/O may hold it for a moment still.
+fn open_log(dir: &Path, config: &Config) -> Log {
+    let began = std::time::Instant::now();
+    loop {
+        match Log::open(dir, config.clone()) {
+            Ok((log, _)) => return log,
+            Err(seawall::Error::Locked { .. }) if began.elapsed() < Duration::from_secs(5) => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => panic!("the log does not open: {error}"),
+        }
     }
 }
 

@@ -488,7 +488,7 @@ impl<S: Storage> Common<S> {
 
     fn failed_after_send(&self, error: TalkError, talk: &Talk<S>) -> Answer {
         match error {
-            TalkError::TimedOut if talk.is_full() => {
+            TalkError::TimedOut if talk.is_full() || self.receiver.log().stats().full.is_some() => {
                 let text = "the receiver's disk is full; the records are held in memory and wait for room".to_owned();
                 Answer::unknown("full", text)
             }
