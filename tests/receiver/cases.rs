@@ -423,10 +423,21 @@ fn a_source_that_waits_for_received_hears_of_its_rejects() {
     bed.heard(key);
     bed.settle();
     assert_eq!(bed.last_ack(key).expect("an ACK").rejects.len(), 1);
-    bed.send(key, dense(1, &[b"x"]));
-    let heard = bed.heard(key);
-    let [Message::Nack(_), Message::Ack(ack)] = &heard[..] else { panic!("{heard:?}") };
-    assert_eq!(ack.rejects.len(), 1, "and again when they are in its way");
+}
+
+/// A receiver that has less than it said, and does not find out itself.
+#[test]
+fn an_outbox_does_not_go_on_behind_a_loss() {
+    let bed = Bed::new(small());
+    let mut outbox = welcomed(&bed, OutboxConfig::default(), welcome(0));
+    (0..3).for_each(|_| assert!(outbox.push(Bytes::from_static(b"r")).is_ok()));
+    said(&bed, &mut outbox);
+    outbox.handle(bed.now, ack(3, 2));
+    outbox.disconnected();
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(welcome(1)));
+    assert!(matches!(outbox.failure(), Some(OutboxError::AckedLoss { .. })), "{:?}", outbox.failure());
+    assert_eq!(outbox.poll_output(bed.now), Some(OutboxOutput::Close));
 }
 
 /// The word that a reject was seen was lost with a connection, and never said again: no more were recorded.
@@ -712,11 +723,14 @@ fn nothing_is_acknowledged_once_the_log_has_failed() {
     bed.send(key, dense(0, &[b"1"]));
     bed.append();
     bed.flush();
+    bed.send(key, dense(1, &[b"2"]));
+    bed.append();
     bed.intake.fail("the disk is gone");
     let heard = bed.heard(key);
     assert!(matches!(&heard[..], [Message::Nack(nack)] if nack.code == Code::Unavailable && nack.fatal), "{heard:?}");
     bed.intake.durable(bed.now, Lsn::new(99));
     assert_eq!(bed.heard(key), []);
+    assert_eq!(bed.intake.source(&id("s")).unwrap().durable, seq(1));
     assert!(bed.intake.connect(bed.now).is_err());
 }
 

@@ -187,8 +187,6 @@ impl Intake {
             session.rewinding_to = Some(expected);
             self.stats.gaps += 1;
             session.nack = Some(nack(code, at, expected, retry_after_millis, text));
-            // Which ones, it may not have heard.
-            session.ack_due |= code == Code::RejectsUnseen;
             self.list(key);
         }
     }
