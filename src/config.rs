@@ -43,6 +43,9 @@ pub struct Config {
     pub group_bytes_max: u64,
     /// At most so many device writes in flight, 1 to 64; the log finds the best number up to it by measuring. Default 8.
     pub flush_depth_max: usize,
+    /// At least so many may be in flight, also before anything is measured: for a device of which more is known. Default
+    /// 1.
+    pub flush_depth_min: usize,
     /// Let waiters of the last group rejoin before the next one is written. Default true.
     pub gather: bool,
     /// A frame nobody waits for is on its way to the device after at most this long: 50 µs to 1 s.
@@ -164,6 +167,7 @@ impl Default for Config {
             in_flight_bytes_max: 64 * MIB,
             group_bytes_max: 4 * MIB,
             flush_depth_max: 8,
+            flush_depth_min: 1,
             gather: true,
             sweep_interval: Duration::from_millis(5),
             idle_proof_after: Duration::from_millis(100),
@@ -199,6 +203,7 @@ impl Config {
         within("in_flight_bytes_max", self.in_flight_bytes_max, 64 * KIB, 64 * 1024 * MIB)?;
         within("group_bytes_max", self.group_bytes_max, 64 * KIB, 64 * MIB)?;
         within("flush_depth_max", self.flush_depth_max as u64, 1, 64)?;
+        within("flush_depth_min", self.flush_depth_min as u64, 1, self.flush_depth_max as u64)?;
         let spans = |field, value: Duration, low: Duration, high: Duration| {
             if (low..=high).contains(&value) {
                 Ok(())
@@ -279,13 +284,14 @@ mod tests {
     fn what_is_not_usable_is_named() {
         assert!(Config::default().validate().is_ok());
         type Spoil = fn(&mut Config);
-        let cases: [(&str, Spoil); 8] = [
+        let cases: [(&str, Spoil); 9] = [
             ("record_bytes_max", |c| c.record_bytes_max = 0),
             ("in_flight_bytes_max", |c| c.in_flight_bytes_max = 1),
             ("in_flight_bytes_max", |c| c.in_flight_bytes_max = c.record_bytes_max - 1),
             ("segment_bytes_max", |c| c.segment_bytes_max = c.segment_bytes_min - 1),
             ("segment_bytes_min", |c| c.segment_bytes_min += 1),
             ("flush_depth_max", |c| c.flush_depth_max = 0),
+            ("flush_depth_min", |c| c.flush_depth_min = c.flush_depth_max + 1),
             ("byte_limit", |c| c.byte_limit = Some(1)),
             ("sweep_interval", |c| c.sweep_interval = Duration::ZERO),
         ];

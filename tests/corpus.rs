@@ -52,7 +52,25 @@ fn recovery() {
     replay("recovery", bodies::recovery::run);
 }
 
-/// `cargo test --features internals --test corpus -- --ignored` writes the inputs the fuzzers start from.
+#[cfg(feature = "receiver")]
+#[test]
+fn wire() {
+    replay("wire", bodies::wire::run);
+}
+
+#[cfg(feature = "receiver")]
+#[test]
+fn block() {
+    replay("block", bodies::block::run);
+}
+
+#[cfg(feature = "receiver")]
+#[test]
+fn sessions() {
+    replay("sessions", bodies::sessions::run);
+}
+
+/// `cargo test --features internals,receiver --test corpus -- --ignored` writes the inputs the fuzzers start from.
 #[test]
 #[ignore = "writes fuzz/corpus"]
 fn write_the_seeds() {

@@ -130,3 +130,81 @@ fn opening_and_reading_do_not_load_the_backlog() {
     assert_eq!(frames, 100_000);
     assert!(most < 8 * MIB, "reading took {} KiB", most / 1024);
 }
+
+/// A million sources are remembered, replayed and written down without taking much memory, or much time at once.
+#[cfg(feature = "receiver")]
+#[test]
+fn a_million_sources_fit() {
+    use std::time::Instant;
+
+    use seawall::receiver::{Block, Intake, Range, RangeKind, ReceiverConfig, Sequences, Sources};
+    use seawall::{Seq, SourceEpoch, SourceId};
+
+    const SOURCES: u64 = 1_000_000;
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let name = |n: u64| SourceId::new(format!("source-{n:09}")).expect("16 bytes");
+    let range = |n: u64| Range {
+        kind: RangeKind::Records,
+        source: Some(name(n)),
+        epoch: SourceEpoch::new(1),
+        sequences: Sequences::Dense,
+        records: 1,
+        previous: Seq::new(n),
+        last: Seq::new(n + 1),
+    };
+    assert_eq!(name(0).as_bytes().len(), 16);
+
+    let before = IN_USE.load(Ordering::Relaxed);
+    let began = Instant::now();
+    let mut sources = Sources::default();
+    (0..SOURCES).for_each(|n| sources.apply(&range(n)));
+    let took = began.elapsed();
+    let in_use = IN_USE.load(Ordering::Relaxed) - before;
+    println!("{SOURCES} sources: {} MiB, applied in {took:?}", in_use / MIB);
+    assert!(in_use <= 128 * MIB, "{} MiB", in_use / MIB);
+
+    // A snapshot goes out in parts, none of which takes long.
+    let config = ReceiverConfig::default();
+    let mut intake = Intake::new(config, "in", sources, Lsn::new(7), Lsn::ZERO, 0);
+    intake.request_snapshot();
+    let (mut blocks, mut longest, began) = (Vec::new(), Duration::ZERO, Instant::now());
+    loop {
+        let part = Instant::now();
+        let Some(pieces) = intake.take_block() else { break };
+        longest = longest.max(part.elapsed());
+        let block = bytes::Bytes::from(pieces.concat());
+        assert!(block.len() <= 257 << 10, "{}", block.len());
+        blocks.push(block);
+        let lsn = Lsn::new(7 + blocks.len() as u64);
+        intake.placed(lsn);
+        intake.durable(part, lsn);
+    }
+    let bytes: usize = blocks.iter().map(bytes::Bytes::len).sum();
+    println!(
+        "snapshot: {} blocks, {} MiB, {:?} in all, {longest:?} at most for one",
+        blocks.len(),
+        bytes / MIB,
+        began.elapsed()
+    );
+    assert_eq!(intake.trim_bound(), Lsn::new(8));
+    // Far above what it takes, and far below what anybody would notice.
+    assert!(longest < Duration::from_millis(200), "{longest:?}");
+    drop(intake);
+
+    let (most, sources) = peak(|| {
+        let began = Instant::now();
+        let mut sources = Sources::default();
+        for block in &blocks {
+            let block = Block::read(block).expect("a block");
+            block.ranges.iter().for_each(|(range, _)| sources.apply(range));
+        }
+        println!("replayed in {:?}", began.elapsed());
+        sources
+    });
+    println!("{} MiB at the most", most / MIB);
+    assert!(most <= 192 * MIB, "{} MiB: the old table beside the new one while it grows", most / MIB);
+    assert_eq!(sources.len() as u64, SOURCES);
+    for n in [0, 1, SOURCES / 2, SOURCES - 1] {
+        assert_eq!(sources.durable(&name(n)), Some(Seq::new(n + 1)));
+    }
+}

@@ -239,3 +239,64 @@ fn the_configuration_is_explained_and_reads_back_as_it_was() {
     assert_eq!(read_back["receiver"]["block_bytes_max"], "64 KiB");
     assert_eq!(read_back["stream"], "clicks");
 }
+
+/// A request without a library: what comes back, as text.
+fn http(address: &str, request: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn http_lines_and_admin_are_other_doors_to_the_same_stream() {
+    use std::io::Write;
+    let place = Place::new();
+    let doors = ["--http", "127.0.0.1:0", "--lines", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--stream", "clicks"];
+    let args: Vec<&str> = ["--listen", "127.0.0.1:0"].into_iter().chain(doors).collect();
+    let mut running = Running::start(receive(&place, &args));
+    let event: serde_json::Value = serde_json::from_str(&running.line().unwrap()).unwrap();
+    let door = |name: &str| event["doors"][name].as_str().unwrap_or_else(|| panic!("{event}")).to_owned();
+    let post = "POST /v1/streams/clicks HTTP/1.1\r\nHost: x\r\nConnection: close\r\nSource-Id: web\r\nFirst-Seq: 1\r\n\
+        Content-Type: application/x-ndjson\r\nContent-Length: 16\r\n\r\n{\"a\":1}\n{\"a\":2}\n";
+    let answer = http(&door("http"), post);
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    let again = http(&door("http"), post);
+    assert!(again.starts_with("HTTP/1.1 200"), "{again}");
+    let mut lines = std::net::TcpStream::connect(door("lines")).unwrap();
+    lines.write_all(b"first line\nsecond line\n").unwrap();
+    drop(lines);
+    let get =
+        |path: &str| http(&door("admin"), &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    assert!(get("/livez").starts_with("HTTP/1.1 200"));
+    assert!(get("/readyz").starts_with("HTTP/1.1 200"));
+    let began = Instant::now();
+    let has_all = || {
+        get("/metrics")
+            .lines()
+            .any(|line| line.starts_with("seawall_") && line.contains("records") && line.ends_with(" 4"))
+    };
+    while !has_all() {
+        assert!(began.elapsed() < PATIENCE, "{}", get("/metrics"));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    running.signal("INT");
+    assert_eq!(code(running.child.wait().unwrap()), 130);
+    let text = seawall(&["dump", "--log", &place.arg("log")]).expect(0).text();
+    for record in ["{\"a\":1}", "{\"a\":2}", "first line", "second line"] {
+        assert_eq!(text.lines().filter(|line| line.contains(record)).count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn doors_without_encryption_stay_on_this_machine() {
+    let place = Place::new();
+    for door in ["--http", "--lines", "--admin"] {
+        let args = ["--listen", "127.0.0.1:0", door, "0.0.0.0:0"];
+        let ended = support::ended(receive(&place, &args).output().unwrap()).expect(1);
+        assert!(ended.stderr.contains("plaintext_beyond_loopback"), "{}", ended.stderr);
+    }
+}

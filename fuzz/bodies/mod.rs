@@ -1,11 +1,17 @@
 //! What the fuzz targets do with their bytes: run by libFuzzer here, and on the corpus by `tests/corpus.rs`.
 
 pub mod base;
+#[cfg(feature = "receiver")]
+pub mod block;
 pub mod frame;
 pub mod memory;
 pub mod recovery;
 pub mod scanner;
 pub mod seeds;
+#[cfg(feature = "receiver")]
+pub mod sessions;
+#[cfg(feature = "receiver")]
+pub mod wire;
 
 /// Takes an input apart; beyond its end everything is zero.
 pub struct Input<'a>(pub &'a [u8]);

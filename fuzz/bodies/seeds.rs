@@ -3,15 +3,25 @@
 use seawall::internals as door;
 use seawall::{Chain, Lsn};
 
-use super::base::bases;
+use super::base::{Base, bases};
 use super::recovery::Damage;
 
 /// An input's name and bytes.
 pub type Seed = (String, Vec<u8>);
 
 /// Of each target.
-pub fn all() -> [(&'static str, Vec<Seed>); 3] {
-    [("frame", frame()), ("scanner", scanner()), ("recovery", recovery())]
+pub fn all() -> Vec<(&'static str, Vec<Seed>)> {
+    vec![
+        ("frame", frame()),
+        ("scanner", scanner()),
+        ("recovery", recovery()),
+        #[cfg(feature = "receiver")]
+        ("wire", receiver::wire()),
+        #[cfg(feature = "receiver")]
+        ("block", receiver::block()),
+        #[cfg(feature = "receiver")]
+        ("sessions", receiver::sessions()),
+    ]
 }
 
 fn named(inputs: Vec<(&str, Vec<u8>)>) -> Vec<Seed> {
@@ -121,6 +131,10 @@ fn recovery() -> Vec<Seed> {
         let last = last(log.into());
         inputs.push((format!("last-frame-{log}"), input(log, 0, &[damage(0, 0, last, 70, 1, 0)])));
         inputs.push((format!("header-within-{log}"), input(log, 0, &[damage(0, 0, last / 2, 20, 4, 0)])));
+        // Everything in the segment that holds the log's end, its header too.
+        let Base { starts, image, .. } = &bases()[usize::from(log)];
+        let newest = image.keys().position(|name| *name == starts[usize::from(last)].0).expect("it is there") as u8;
+        inputs.push((format!("newest-segment-rotten-{log}"), input(log, 0, &[damage(4, newest, 0, 255, 9, 0)])));
         inputs.push((format!("late-{log}"), input(log, 1, &[damage(6, 3, 700, 0, 0, 0), damage(3, 2, 3, 4, 0, 0)])));
     }
     inputs.extend(named(vec![
@@ -162,9 +176,152 @@ fn recovery() -> Vec<Seed> {
                 ],
             ),
         ),
+        ("cut-behind-a-clean-end", input(0, 0, &[damage(6, 7, 2178, 0, 0, 0)])),
+        (
+            "first-control-over-rotten-seals",
+            input(
+                3,
+                0,
+                &[
+                    damage(6, 206, 109, 0, 0, 0),
+                    damage(11, 58, 1, 134, 0, 0),
+                    damage(0, 0, 0, 0, 115, 0),
+                    damage(9, 94, 0, 0, 0, 23269),
+                    damage(11, 97, 0, 0, 0, 0),
+                ],
+            ),
+        ),
+        (
+            "forged-chain-before-the-proof",
+            input(3, 0, &[damage(0, 6, 32003, 0, 0, 0), damage(1, 24, 17674, 221, 3, 0)]),
+        ),
         ("cut-below-one-block", input(2, 0, &[damage(6, 0, 184, 0, 0, 0)])),
         ("cut-while-open", input(2, 1, &[damage(6, 0x13, 700, 0, 0, 0)])),
         ("forged-claim", input(1, 0, &[damage(1, 0, last(1), 49, 1, 0)])),
     ]));
     inputs
+}
+
+#[cfg(feature = "receiver")]
+mod receiver {
+    use bytes::{Bytes, BytesMut};
+    use seawall::receiver::{
+        Ack, Block, Code, Hello, Message, Nack, PayloadBuilder, Range, RangeKind, Reject, RejectReason, Sequences,
+        Welcome, encode,
+    };
+    use seawall::{Lsn, Seq, SourceEpoch, SourceId};
+
+    use super::Seed;
+
+    fn payload(sequences: Sequences) -> PayloadBuilder {
+        let mut payload = PayloadBuilder::new(sequences, Seq::new(4));
+        payload.push(Seq::new(5), b"five").expect("the next one");
+        payload.push(Seq::new(6), b"").expect("the next one");
+        payload
+    }
+
+    pub(super) fn wire() -> Vec<Seed> {
+        let reject = Reject { seq: Seq::new(3), reason: RejectReason::Poison, bytes: 9 };
+        let nack = |code, fatal| {
+            let (at, expected) = (Seq::new(7), Seq::new(5));
+            Message::Nack(Nack { code, at, expected, retry_after_millis: 9, fatal, text: "words".to_owned() })
+        };
+        let hello = Hello { version_max: 1, token: vec![1; 9], source: b"source".to_vec(), ..Hello::default() };
+        let away = Message::GoAway { code: Code::Draining, deadline_millis: 10, text: "restart".to_owned() };
+        let messages = [
+            ("hello", Message::Hello(hello)),
+            ("welcome", Message::Welcome(Welcome { version: 1, rejects: vec![reject; 3], ..Welcome::default() })),
+            ("redirect", Message::Redirect { address: "there:1".to_owned(), retry_after_millis: 5 }),
+            ("send-dense", Message::Send(payload(Sequences::Dense).finish())),
+            ("send-sparse", Message::Send(payload(Sequences::Sparse).finish())),
+            ("skip", Message::Skip { previous: Seq::new(1), to: Seq::new(9) }),
+            ("ack", Message::Ack(Ack { durable: Seq::new(9), rejects: vec![reject], ..Ack::default() })),
+            ("nack", nack(Code::Gap, false)),
+            ("nack-of-a-later-version", nack(Code::Other, true)),
+            ("ping", Message::Ping { nonce: 1, rejects_seen: Seq::new(2) }),
+            ("pong", Message::Pong { nonce: 1 }),
+            ("goaway", away),
+            ("bye", Message::Bye),
+        ];
+        let input = |(name, message): (&str, Message)| {
+            let mut frame = BytesMut::from(&[7][..]);
+            encode_behind(&message, &mut frame);
+            (name.to_owned(), frame.to_vec())
+        };
+        messages.into_iter().map(input).collect()
+    }
+
+    fn encode_behind(message: &Message, out: &mut BytesMut) {
+        let mut frame = BytesMut::new();
+        encode(message, &mut frame);
+        out.extend_from_slice(&frame);
+    }
+
+    pub(super) fn block() -> Vec<Seed> {
+        let range = |kind, sequences, records, last| Range {
+            kind,
+            source: SourceId::new("source"),
+            epoch: SourceEpoch::new(2),
+            sequences,
+            records,
+            previous: Seq::new(4),
+            last: Seq::new(last),
+        };
+        let dense = || (range(RangeKind::Records, Sequences::Dense, 2, 6), payload(Sequences::Dense).finish().payload);
+        let alone = |kind| (range(kind, Sequences::Dense, 0, 4), Bytes::new());
+        let reason = RejectReason::Oversized;
+        let mut unnamed = dense();
+        (unnamed.0.source, unnamed.0.sequences) = (None, Sequences::None);
+        let mut miscounted = dense();
+        miscounted.0.records = 3;
+        let sparse = (range(RangeKind::Records, Sequences::Sparse, 2, 6), payload(Sequences::Sparse).finish().payload);
+        let reject =
+            (range(RangeKind::Reject { reason, bytes: 3 }, Sequences::Dense, 0, 5), Bytes::from_static(b"bad"));
+        let blocks = [
+            ("empty", vec![]),
+            ("records", vec![dense()]),
+            ("sparse", vec![sparse]),
+            ("unnamed", vec![unnamed]),
+            ("miscounted", vec![miscounted]),
+            ("reject", vec![reject.clone()]),
+            ("session", vec![alone(RangeKind::Session), dense()]),
+            ("skipped", vec![alone(RangeKind::Skipped)]),
+            ("retired", vec![alone(RangeKind::Retired)]),
+            ("position", vec![alone(RangeKind::Position), alone(RangeKind::Unseen { reason, bytes: 3 })]),
+            ("seen", vec![reject, alone(RangeKind::Seen)]),
+            ("twice", vec![dense(), dense()]),
+        ];
+        let encode =
+            |(name, ranges): (&str, _)| (name.to_owned(), Block { replay_from: Lsn::new(3), ranges }.encode().to_vec());
+        blocks.into_iter().map(encode).collect()
+    }
+
+    pub(super) fn sessions() -> Vec<Seed> {
+        // A step is what + 16 * (source + 2 * how much).
+        let begin = [0, 16, 5, 21, 9, 10, 7, 23];
+        let go = [33, 49, 3, 3, 19, 19, 37, 53, 9, 26, 39, 55];
+        let story = |name: &str, settings: u8, middle: &[u8]| {
+            let mut input = vec![settings];
+            for part in [&begin[..], &go, middle, &go, &go, middle, &begin, &go] {
+                input.extend_from_slice(part);
+            }
+            (name.to_owned(), input)
+        };
+        vec![
+            story("quiet", 0, &[]),
+            story("cut", 1, &[11]),
+            story("both-cut", 8, &[11, 27, 0, 16]),
+            story("source-crash", 0, &[12, 0, 5, 9, 10, 7]),
+            story("source-crash-same-epoch", 16, &[12, 0, 5, 7]),
+            story("same-epoch-no-patience", 16 | 4, &[9, 12, 0, 5, 14, 7]),
+            story("receiver-crash", 8, &[13, 0, 16]),
+            story("receiver-crash-with-survivors", 8, &[9, 253, 0, 16]),
+            story("full", 1, &[249, 249, 9]),
+            story("snapshots", 2, &[252, 9, 9, 10, 13]),
+            story("committed", 32, &[15, 13, 0, 16, 15]),
+            story("rejects", 9, &[76, 92, 3, 19, 5, 21]),
+            story("skips", 24, &[140, 156, 3, 19]),
+            story("time", 192, &[62, 62, 62, 3, 19]),
+        ]
+    }
 }

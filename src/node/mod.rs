@@ -11,10 +11,27 @@
 //! | `client` | a source's end on sockets |
 //! | `park` | waiting for a future on a thread |
 //! | `error` | what can go wrong |
+//! | `http` | records over HTTP |
+//! | `lines` | plain lines over TCP |
+//! | `admin` | how a receiver is, for operators and machines |
+//! | `accept`, `impatient`, `talk` | what gateways share: connections, peers that do not read, a session driven from within |
+//! | `split`, `tokens`, `checks` | lines out of pieces, who is believed, limits of configurations |
 
+#[cfg(feature = "http")]
+mod accept;
+#[cfg(feature = "http")]
+mod admin;
+#[cfg(feature = "http")]
+mod checks;
 #[cfg(feature = "net")]
 mod client;
 mod error;
+#[cfg(feature = "http")]
+mod http;
+#[cfg(feature = "http")]
+mod impatient;
+#[cfg(feature = "http")]
+mod lines;
 mod local;
 mod park;
 mod receiver;
@@ -22,14 +39,28 @@ mod replay;
 #[cfg(feature = "net")]
 mod server;
 mod session;
+#[cfg(feature = "http")]
+mod split;
 mod stream;
+#[cfg(feature = "http")]
+mod talk;
+#[cfg(any(feature = "http", feature = "net"))]
+mod tokens;
 
+#[cfg(feature = "http")]
+pub use admin::Admin;
 #[cfg(feature = "net")]
 pub use client::{Client, ClientConfig, ClientError, ClientStatus, Disconnect, LinkStatus, Ticket};
 pub use error::ReceiverError;
+#[cfg(feature = "http")]
+pub use http::{HttpConfig, HttpGateway, HttpWatch, serve_http};
+#[cfg(feature = "http")]
+pub use lines::{LineNames, LinesConfig, LinesGateway, LinesStats, LinesWatch};
 pub use local::{LocalSource, Stored};
 pub use receiver::{Driver, DriverThread, Receiver, ReceiverStats};
 pub use replay::Replayed;
 #[cfg(feature = "net")]
-pub use server::{Server, ServerConfig, ServerError, ServerStats, ServerWatch, TokenRule};
+pub use server::{Server, ServerConfig, ServerError, ServerStats, ServerWatch};
 pub use session::Session;
+#[cfg(any(feature = "http", feature = "net"))]
+pub use tokens::TokenRule;

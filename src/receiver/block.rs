@@ -189,6 +189,19 @@ impl Block {
         Ok(Block { replay_from, ranges: with_payloads })
     }
 
+    /// The bytes that [`Block::read`] reads as this.
+    ///
+    /// # Panics
+    /// With more ranges or bytes than a block may have.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        assert!(self.ranges.len() <= RANGES_MAX, "a block has at most {RANGES_MAX} ranges");
+        let head = encode_head(self.replay_from, self.ranges.iter().map(|(range, bytes)| (range, bytes.len())));
+        let mut whole = BytesMut::from(&head[..]);
+        self.ranges.iter().for_each(|(_, bytes)| whole.put_slice(bytes));
+        whole.freeze()
+    }
+
     /// How far the block takes each source that has sequences: of records, and of what never comes or was refused. What
     /// [`super::Intake::committed`] is told when the block is in a committed batch.
     pub fn reached(&self) -> impl Iterator<Item = (&SourceId, Seq)> {
@@ -336,11 +349,13 @@ mod tests {
             (range(RangeKind::Records, 4, 6, 2), payload.finish().payload),
             (range(RangeKind::Reject { reason: RejectReason::Poison, bytes: 3 }, 6, 7, 0), Bytes::from_static(b"bad")),
             (range(RangeKind::Unseen { reason: RejectReason::Oversized, bytes: 9 }, 6, 7, 0), Bytes::new()),
+            (range(RangeKind::Seen, 7, 7, 0), Bytes::new()),
+            (range(RangeKind::Skipped, 7, 9, 0), Bytes::new()),
+            (range(RangeKind::Position, 0, 9, 0), Bytes::new()),
+            (range(RangeKind::Retired, 9, 9, 0), Bytes::new()),
         ];
-        let head = encode_head(Lsn::new(77), ranges.iter().map(|(range, bytes)| (range, bytes.len())));
-        let mut whole = BytesMut::from(&head[..]);
-        ranges.iter().for_each(|(_, bytes)| whole.put_slice(bytes));
-        (ranges, whole.freeze())
+        let bytes = Block { replay_from: Lsn::new(77), ranges: ranges.clone() }.encode();
+        (ranges, bytes)
     }
 
     #[test]
@@ -357,10 +372,23 @@ mod tests {
     fn golden_bytes() {
         let (_, bytes) = sample();
         // The format of blocks that are on disks: these bytes may never change.
-        let head = b"SWB1\x04\0\0\0\x4d\0\0\0\0\0\0\0\
+        let head = b"SWB1\x08\0\0\0\x4d\0\0\0\0\0\0\0\
             \x02\x01\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\0\0\0\0s\
             \0\x01\0\0\x02\0\0\0\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x0f\0\0\0s";
         assert_eq!(&bytes[..head.len()], head, "{}", bytes.escape_ascii());
+        // Kind, name, numbering, reason, count of each range.
+        let starts: Vec<_> = (0..8).map(|n| &bytes[16 + n * 37..16 + n * 37 + 8]).collect();
+        let shown: [&[u8]; 8] = [
+            b"\x02\x01\0\0\0\0\0\0",
+            b"\x00\x01\0\0\x02\0\0\0",
+            b"\x03\x01\0\x02\x03\0\0\0",
+            b"\x06\x01\0\x01\x09\0\0\0",
+            b"\x07\x01\0\0\0\0\0\0",
+            b"\x01\x01\0\0\0\0\0\0",
+            b"\x05\x01\0\0\0\0\0\0",
+            b"\x04\x01\0\0\0\0\0\0",
+        ];
+        assert_eq!(starts, shown);
     }
 
     #[test]

@@ -28,6 +28,9 @@ mod reject;
 mod sources;
 mod wire;
 
+#[doc = include_str!("PROTOCOL.md")]
+pub mod protocol {}
+
 pub use block::{Block, BlockError, BlockRecords, Range, RangeKind, Sequenced};
 pub use config::{Poison, ReceiverConfig};
 pub use intake::{

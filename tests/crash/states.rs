@@ -2,31 +2,25 @@
 
 use std::time::{Duration, Instant};
 
-use super::report::{Failure, Report, end_of, in_parts};
+use super::report::{Ask, Failure, Report, in_parts};
 use super::sim::{DiskOptions, Rng, mix};
 use super::story::{Depth, Everywhere, Story, Tale, Tally};
 
 /// Judges crash states until `goal` of them are done or the time is up; the same ones for the same seed. `enumerated`
 /// counts states, those of crashed recoveries included; `distinct` the images among them, each opened for appending and
 /// read to its end; `judged_deep` those that were also appended to and opened again.
-pub fn run(seed: u64, budget: Duration, goal: u64, threads: usize, progress: &dyn Fn(u64)) -> Report {
-    let until = Instant::now() + budget;
-    let mut report =
-        in_parts(until, goal, threads, progress, &|number, until| Some(part(story_seed(seed, number), until)));
-    if !control() {
-        let what = "the control: a disk that lies about flushes was not noticed".into();
-        report.failures.push(Failure { seed, what, replay: "cargo test --test crash lies".into() });
-    }
-    report
+pub fn run(ask: Ask<'_>) -> Report {
+    let (seed, is_first_enough) = (ask.seed, ask.failures_max == 1);
+    in_parts(&ask, &|number, until| Some(part(story_seed(seed, number), until, is_first_enough)))
 }
 
 fn story_seed(seed: u64, number: u64) -> u64 {
     Rng::nth(seed, number).next()
 }
 
-fn part(seed: u64, until: Instant) -> Report {
+fn part(seed: u64, until: Instant, is_first_enough: bool) -> Report {
     let tale = Tale::of(seed);
-    let tally = crash(&tale, until, u64::MAX);
+    let tally = crash(&tale, until, if is_first_enough { 1 } else { u64::MAX });
     let mut report = Report {
         enumerated: tally.enumerated,
         distinct: tally.distinct,
@@ -35,8 +29,9 @@ fn part(seed: u64, until: Instant) -> Report {
         ..Report::default()
     };
     if tally.failed > 0 {
-        let small = shrink(tale, Instant::now() + SHRINK_FOR);
-        let what = crash(&small, Instant::now() + SHRINK_FOR, 1).failures.into_iter().next();
+        let small = if is_first_enough { tale } else { shrink(tale, Instant::now() + SHRINK_FOR) };
+        let again = (!is_first_enough).then(|| crash(&small, Instant::now() + SHRINK_FOR, 1));
+        let what = again.and_then(|tally| tally.failures.into_iter().next());
         let what = what.unwrap_or_else(|| tally.failures[0].clone());
         let what = format!("{} of {} states: {what}\n    in {small:?}", tally.failed, tally.enumerated);
         report.failures.push(Failure { seed, what, replay: replay_command(seed) });

@@ -6,6 +6,7 @@ use seawall::{Config, Log, Lsn, RecoveryMode};
 
 use super::bed::{direct, in_mode, record, sized};
 use super::oracle::holds;
+use super::report::Ask;
 use super::rot;
 use super::sealed::{BLOCK, Sealed};
 use super::sim::{DiskOptions, SimDisk};
@@ -92,7 +93,7 @@ fn flipped(sealed: &Sealed, config: &Config, bit: u64) -> Result<(), String> {
 fn rot_of_a_large_segment() {
     let number = |variable: &str| std::env::var(variable).ok()?.parse().ok();
     let (seed, goal) = (number("SEAWALL_SEED").unwrap_or(1), number("SEAWALL_FLIPS").unwrap_or(16_000));
-    let report = rot::run(seed, Duration::from_secs(3600), goal, 2, &|_| {});
+    let report = rot::run(rot::SEGMENT_BYTES, Ask::new(seed, goal));
     println!("rot: {report}");
     report.assert_clean();
     rot::control().unwrap();

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use seawall::{Config, Error, Lsn, RecoveryMode};
+use seawall::{Config, Error, Log, Lsn, RecoveryMode};
 use tempfile::TempDir;
 
 use super::bed::{Files, append_each, buffered, close, direct, empty, in_mode, open, record, settle, sized, try_open};
 use super::bytes::u64_at;
 use super::oracle::{holds, lsns};
 use super::shelf::{Shelf, on_shelves};
+use super::sim::{DiskOptions, Fault, KillChoice, OpKind, SimDisk, errno};
 
 const STRICT: RecoveryMode = RecoveryMode::Strict;
 const SLOT: usize = 32 * 1024;
@@ -143,6 +144,32 @@ fn an_old_closed_control_over_a_segment_that_was_resumed_is_noticed() {
             }
             Err(other) => panic!("{other:?}"),
         }
+    }
+}
+
+/// Bug: a control file from before the first segment, over segments whose seals had rotted, opened as an empty log: they
+/// passed for preparations that did not end, and were removed.
+#[test]
+fn the_first_control_file_over_segments_without_seals_is_noticed() {
+    let (disk, config) = (SimDisk::new(DiskOptions::DIRECT), direct());
+    disk.fail(Fault::new(OpKind::Create, 0, errno::EIO).on("00000000000000000001.seg.new"));
+    drop(Log::open_on(disk.open(), config.clone()));
+    disk.kill(&KillChoice::Landed);
+    let first = disk.read_file("control");
+    disk.heal();
+    let (log, _) = Log::open_on(disk.open(), config.clone()).unwrap();
+    disk.pump();
+    for i in 0..3 {
+        log.append(&record(i)).unwrap().wait().unwrap();
+    }
+    disk.kill(&KillChoice::Landed);
+    drop(log);
+    assert_ne!(disk.read_file("control"), first);
+    disk.write_file("control", &first);
+    disk.flip_bit("00000000000000000001.seg", (4096 + 70) * 8);
+    for mode in [RecoveryMode::ReadOnly, STRICT, RecoveryMode::Quarantine] {
+        let opened = Log::open_on(disk.fork().open(), in_mode(&config, mode)).map(|(_, recovery)| recovery);
+        assert!(matches!(&opened, Err(Error::Control { .. })), "{mode:?}: {opened:?}");
     }
 }
 

@@ -10,14 +10,14 @@
 //! - behind everything: `verify`, which must find nothing;
 //! - of all flips, one in [`OPEN_ONE_IN`]: an open of the spoiled disk, and everything read, in order and one by one.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use seawall::storage::{Hold, Storage};
 use seawall::{Config, Error, Log, Lsn, LsnRange, RecoveryMode};
 
 use super::bytes::{self, DATA};
 use super::oracle::{holds, lsns};
-use super::report::{Failure, Report, end_of, in_parts};
+use super::report::{Ask, Failure, Report, in_parts};
 use super::sealed::{BLOCK, SEGMENT, Sealed};
 use super::sim::{Rng, SimDisk, SimFile, SimStorage, mix};
 
@@ -31,25 +31,14 @@ const OPEN_ONE_IN: u64 = 512;
 /// Flips of one part of the work.
 const PART_BITS: u64 = 1 << 14;
 
-/// Flips every bit of a segment of [`SEGMENT_BYTES`], or `goal` of them.
-pub fn run(seed: u64, budget: Duration, goal: u64, threads: usize, progress: &dyn Fn(u64)) -> Report {
-    run_on(SEGMENT_BYTES, seed, budget, goal, threads, progress)
-}
-
-/// The same for a segment of any length.
-pub fn run_on(
-    segment_bytes: u64,
-    seed: u64,
-    budget: Duration,
-    goal: u64,
-    threads: usize,
-    progress: &dyn Fn(u64),
-) -> Report {
+/// Flips every bit of a segment of so many bytes, or as many as are asked for.
+pub fn run(segment_bytes: u64, ask: Ask<'_>) -> Report {
+    let Ask { seed, failures_max, .. } = ask;
     let sealed = Sealed::filled(segment_bytes, seed);
     let bits = sealed.disk.read_file(&sealed.name).len() as u64 * 8;
-    in_parts(end_of(budget), goal, threads, progress, &|part, until| {
+    in_parts(&ask, &|part, until| {
         let bits = part * PART_BITS..((part + 1) * PART_BITS).min(bits);
-        (!bits.is_empty()).then(|| flip_each(&sealed, seed, bits, until))
+        (!bits.is_empty()).then(|| flip_each(&sealed, seed, bits, failures_max, until))
     })
 }
 
@@ -57,11 +46,11 @@ fn failure(seed: u64, what: String) -> Failure {
     Failure { seed, what, replay: format!("SEAWALL_SEED={seed} cargo test --release --test damage rot") }
 }
 
-fn flip_each(sealed: &Sealed, seed: u64, bits: std::ops::Range<u64>, until: Instant) -> Report {
+fn flip_each(sealed: &Sealed, seed: u64, bits: std::ops::Range<u64>, failures_max: usize, until: Instant) -> Report {
     let bench = Bench::new(sealed);
     let mut report = Report::default();
     for bit in bits {
-        if bit % 256 == 0 && Instant::now() >= until {
+        if report.failures.len() >= failures_max || (bit % 256 == 0 && Instant::now() >= until) {
             break;
         }
         let mut rng = Rng::nth(seed, bit);

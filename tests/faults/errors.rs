@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use seawall::{Error, Log, Lsn};
 
-use super::report::{Failure, Report, end_of, in_parts};
+use super::report::{Ask, Failure, Report, in_parts};
 use super::sim::{
     CrashChoice, DiskOptions, Effect, Fault, FaultError, KillChoice, OpKind, Rng, Target, ViolationKind, errno, mix,
 };
@@ -42,22 +42,16 @@ fn targets() -> Vec<Target> {
     OpKind::ALL.into_iter().map(Target::Kind).chain([Target::Mutations, Target::Any]).collect()
 }
 
-/// Every single fault, and then pairs of them until there are `goal` in all.
-pub fn run(seed: u64, budget: Duration, goal: u64, threads: usize, progress: &dyn Fn(u64)) -> Report {
-    run_with(&|_| true, seed, budget, goal, threads, progress)
+/// Every single fault, and then pairs of them until there are as many in all as are asked for.
+pub fn run(ask: Ask<'_>) -> Report {
+    run_with(&|_| true, ask)
 }
 
 /// The same for those calls of each target, by their number, that are to fail.
-pub fn run_with(
-    which: &(dyn Fn(u64) -> bool + Sync),
-    seed: u64,
-    budget: Duration,
-    goal: u64,
-    threads: usize,
-    progress: &dyn Fn(u64),
-) -> Report {
+pub fn run_with(which: &(dyn Fn(u64) -> bool + Sync), ask: Ask<'_>) -> Report {
     let (singles, calls) = singles(which);
-    in_parts(end_of(budget), goal.max(singles.len() as u64), threads, progress, &|part, until| {
+    let Ask { seed, goal, .. } = ask;
+    in_parts(&Ask { goal: goal.max(singles.len() as u64), ..ask }, &|part, until| {
         let first = part * PART_PAIRS;
         let cases: Vec<Case> = match singles.get(first as usize..) {
             Some(rest) if !rest.is_empty() => rest.iter().take(PART_PAIRS as usize).cloned().collect(),

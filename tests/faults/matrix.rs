@@ -1,8 +1,7 @@
 //! Faults at every call, as far as there is time for it in a test.
 
-use std::time::Duration;
-
 use super::errors;
+use super::report::Ask;
 
 #[test]
 fn the_nth_call_of_every_kind_fails() {
@@ -10,7 +9,7 @@ fn the_nth_call_of_every_kind_fails() {
     let (seed, goal) = (number("SEAWALL_SEED").unwrap_or(1), number("SEAWALL_FAULTS").unwrap_or(0));
     // All of the first ones, then thinned out.
     let which = |n: u64| goal > 0 || n < 12 || n.is_multiple_of(7);
-    let report = errors::run_with(&which, seed, Duration::from_secs(3600), goal, 2, &|_| {});
+    let report = errors::run_with(&which, Ask::new(seed, goal));
     println!("faults: {report}");
     report.assert_clean();
 }

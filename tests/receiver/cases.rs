@@ -414,6 +414,32 @@ fn rejects_that_were_seen_are_not_told_after_a_restart() {
     assert_eq!(welcome.rejects, [told]);
 }
 
+/// A source that does not wait for the device never heard of its rejects, and had to take note of them to go on.
+#[test]
+fn a_source_that_waits_for_received_hears_of_its_rejects() {
+    let mut bed = Bed::new(ReceiverConfig { rejects_unseen_max: 1, poison: Poison::DeadLetter, ..small() });
+    let (key, _) = bed.open(Hello { wait_for: WaitFor::Received, ..hello("s", 0) });
+    bed.send(key, dense(0, &[b"x"]));
+    bed.heard(key);
+    bed.settle();
+    assert_eq!(bed.last_ack(key).expect("an ACK").rejects.len(), 1);
+}
+
+/// A receiver that has less than it said, and does not find out itself.
+#[test]
+fn an_outbox_does_not_go_on_behind_a_loss() {
+    let bed = Bed::new(small());
+    let mut outbox = welcomed(&bed, OutboxConfig::default(), welcome(0));
+    (0..3).for_each(|_| assert!(outbox.push(Bytes::from_static(b"r")).is_ok()));
+    said(&bed, &mut outbox);
+    outbox.handle(bed.now, ack(3, 2));
+    outbox.disconnected();
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(welcome(1)));
+    assert!(matches!(outbox.failure(), Some(OutboxError::AckedLoss { .. })), "{:?}", outbox.failure());
+    assert_eq!(outbox.poll_output(bed.now), Some(OutboxOutput::Close));
+}
+
 /// The word that a reject was seen was lost with a connection, and never said again: no more were recorded.
 #[test]
 fn an_outbox_repeats_that_it_has_seen_a_reject() {
@@ -697,11 +723,14 @@ fn nothing_is_acknowledged_once_the_log_has_failed() {
     bed.send(key, dense(0, &[b"1"]));
     bed.append();
     bed.flush();
+    bed.send(key, dense(1, &[b"2"]));
+    bed.append();
     bed.intake.fail("the disk is gone");
     let heard = bed.heard(key);
     assert!(matches!(&heard[..], [Message::Nack(nack)] if nack.code == Code::Unavailable && nack.fatal), "{heard:?}");
     bed.intake.durable(bed.now, Lsn::new(99));
     assert_eq!(bed.heard(key), []);
+    assert_eq!(bed.intake.source(&id("s")).unwrap().durable, seq(1));
     assert!(bed.intake.connect(bed.now).is_err());
 }
 

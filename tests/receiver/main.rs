@@ -4,4 +4,5 @@
 
 mod bed;
 mod cases;
+mod hostile;
 mod pair;

@@ -12,6 +12,35 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// What is asked of a search.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    pub seed: u64,
+    /// How many cases.
+    pub goal: u64,
+    /// How long it may take.
+    pub budget: Duration,
+    pub threads: usize,
+    /// So many failures end it. Where one does, no time is spent on making it smaller.
+    pub failures_max: usize,
+    /// Told, on the thread that asks, how many cases are counted.
+    pub progress: &'a dyn Fn(u64),
+}
+
+impl Ask<'_> {
+    /// As the tests ask: two threads, as much time as there is.
+    pub fn new(seed: u64, goal: u64) -> Ask<'static> {
+        // What follows some failures would mostly be the same.
+        Ask { seed, goal, budget: Duration::MAX, threads: 2, failures_max: 3, progress: &|_| {} }
+    }
+
+    /// Until when it may take.
+    fn until(&self) -> Instant {
+        let century = Duration::from_secs(100 * 365 * 24 * 3600);
+        Instant::now() + self.budget.min(century)
+    }
+}
+
 /// What a search reached.
 #[derive(Clone, Default, Debug)]
 pub struct Report {
@@ -37,9 +66,7 @@ pub struct Failure {
 }
 
 /// More failures than this are not kept.
-const FAILURES_MAX: usize = 100;
-/// So many are enough: what follows would mostly be the same.
-const FAILURES_ENOUGH: usize = 3;
+const FAILURES_KEPT_MAX: usize = 100;
 
 impl Report {
     fn add(&mut self, part: Report) {
@@ -52,7 +79,7 @@ impl Report {
 
     fn fail(&mut self, failures: Vec<Failure>) {
         self.failures.extend(failures);
-        self.failures.truncate(FAILURES_MAX);
+        self.failures.truncate(FAILURES_KEPT_MAX);
     }
 
     /// # Panics
@@ -88,22 +115,11 @@ struct Done {
     next: u64,
 }
 
-/// Until when a search may take, by its budget.
-pub fn end_of(budget: Duration) -> Instant {
-    let century = Duration::from_secs(100 * 365 * 24 * 3600);
-    Instant::now() + budget.min(century)
-}
-
-/// Does parts 0, 1, … until `goal` cases are counted, `part` has no more, enough has failed, or `until` has come. `part` is told until when
-/// it may take; `progress`, called on this thread, how many cases are counted.
-pub fn in_parts(
-    until: Instant,
-    goal: u64,
-    threads: usize,
-    progress: &dyn Fn(u64),
-    part: &(dyn Fn(u64, Instant) -> Option<Report> + Sync),
-) -> Report {
-    let began = Instant::now();
+/// Does parts 0, 1, … until enough cases are counted, `part` has no more, enough has failed, or the time is up. `part` is
+/// told until when it may take.
+pub fn in_parts(ask: &Ask<'_>, part: &(dyn Fn(u64, Instant) -> Option<Report> + Sync)) -> Report {
+    let (began, until) = (Instant::now(), ask.until());
+    let Ask { goal, threads, failures_max, .. } = *ask;
     let (taken, is_over, running) = (AtomicU64::new(0), AtomicBool::new(false), AtomicU64::new(threads as u64));
     let done = Mutex::new(Done::default());
     let work = || {
@@ -111,7 +127,7 @@ pub fn in_parts(
             let number = taken.fetch_add(1, Ordering::Relaxed);
             let Some(report) = guarded(|| part(number, until)) else { break };
             let mut done = locked(&done);
-            let is_enough = report.failures.len() + done.report.failures.len() >= FAILURES_ENOUGH;
+            let is_enough = report.failures.len() + done.report.failures.len() >= failures_max;
             done.ahead.insert(number, report);
             while done.report.enumerated < goal
                 && let Some(report) = {
@@ -134,7 +150,7 @@ pub fn in_parts(
         }
         while running.load(Ordering::Relaxed) > 0 {
             std::thread::sleep(Duration::from_millis(20));
-            progress(locked(&done).report.enumerated);
+            (ask.progress)(locked(&done).report.enumerated);
         }
     });
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,7 @@
 //! `seawall receive`: a receiver on sockets. Records of any number of sources become durable in one stream, and only
 //! then are acknowledged.
 
+mod doors;
 mod say;
 mod settings;
 
@@ -9,14 +10,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use seawall::node::{Driver, Receiver, ReceiverError, Server, ServerConfig};
-use seawall::{Log, Recovery};
-use tokio::runtime::Builder;
+use seawall::{BackendChoice, Config, Log, Recovery, storage};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::Global;
 use crate::exit::{Ending, Failure, InLog};
 use crate::interrupt::Interrupt;
 use crate::open::{self, LogDir};
 use crate::output::{Format, Out, tell};
+use doors::Doors;
 use say::Say;
 use settings::Settings;
 
@@ -36,6 +38,15 @@ pub(crate) struct Args {
     /// Listen here; may be given again. Beyond loopback TLS is needed.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<SocketAddr>,
+    /// Also take records over HTTP here: POST /v1/streams/NAME. This machine only, unless plaintext is allowed.
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<SocketAddr>,
+    /// Also take plain lines over TCP here; nothing is answered. This machine only, unless plaintext is allowed.
+    #[arg(long, value_name = "ADDRESS")]
+    lines: Option<SocketAddr>,
+    /// Tell here how it goes: /metrics, /livez, /readyz, /v1/status. This machine only, unless plaintext is allowed.
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<SocketAddr>,
     /// The stream's name.
     #[arg(long, value_name = "NAME")]
     stream: Option<String>,
@@ -75,9 +86,15 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
     }
     let interrupt = Interrupt::watch().map_err(|e| Failure::Usage(format!("signals cannot be watched: {e}")))?;
     let server = settings.server()?;
-    let (log, recovery) = open::writable(&args.log.dir, settings.log.clone())?;
+    let runtime = Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::Usage(format!("no threads to be had: {e}")))?;
+    // Open before the log is: whoever asks is told how far its opening has come.
+    let doors = Doors::open(&settings, &runtime)?;
+    let receiving = Receiving { args, global, settings, interrupt };
+    let opened = receiving.open_log(&doors);
+    let (log, recovery) = opened.inspect_err(|failure| doors.admin.failed(failure))?;
     open::tell_recovery(&recovery);
-    let ended = Receiving { args, global, settings, interrupt }.run(&log, &recovery, server);
+    let ended = receiving.run(&runtime, doors, &log, &recovery, server);
     let closed = log.close(CLOSE_WITHIN).in_log(&args.log.dir);
     ended.and_then(|ending| closed.map(|()| ending))
 }
@@ -90,9 +107,30 @@ struct Receiving<'a> {
 }
 
 impl Receiving<'_> {
-    fn run(&self, log: &Log, recovery: &Recovery, server: ServerConfig) -> Result<Ending, Failure> {
+    fn open_log(&self, doors: &Doors) -> Result<(Log, Recovery), Failure> {
+        let config: Config = self.settings.log.clone();
+        let dir = &self.args.log.dir;
+        let driver = match config.backend {
+            BackendChoice::Auto => storage::Driver::shared(),
+            _ => config.driver().in_log(dir)?,
+        };
+        let tell = |progress: seawall::RecoveryProgress| {
+            doors.admin.starting("scanning the log's tail", progress.scanned_bytes, progress.file_bytes);
+        };
+        Log::open_watched(dir, config, &driver, tell).in_log(dir)
+    }
+
+    fn run(
+        &self,
+        runtime: &Runtime,
+        doors: Doors,
+        log: &Log,
+        recovery: &Recovery,
+        server: ServerConfig,
+    ) -> Result<Ending, Failure> {
         let Settings { stream, receiver: limits, .. } = &self.settings;
-        let opened = Receiver::open(log.clone(), stream, limits.clone());
+        let tell_frames = |done, total| doors.admin.starting("reading what sources have sent", done, total);
+        let opened = Receiver::open_with(log.clone(), stream, limits.clone(), None, &tell_frames);
         let (receiver, driver, replayed) = opened.map_err(|e| self.failed(e))?;
         for lsns in &replayed.damaged {
             tell(format_args!(
@@ -100,13 +138,11 @@ impl Receiving<'_> {
                  refused"
             ));
         }
-        let runtime = Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.map_err(|e| Failure::Usage(format!("no threads to be had: {e}")))?;
         let bound = runtime.block_on(async { Server::bind(receiver.clone(), server) });
         let server = bound.map_err(|e| Failure::Usage(e.to_string()))?;
         let mut say = Say::new(self.global, self.args.report_every);
-        say.listening(stream, server.addresses(), replayed.sources, recovery.end);
-        let ended = runtime.block_on(self.serve(&receiver, driver, server, &mut say));
+        say.listening(stream, server.addresses(), &doors, replayed.sources, recovery.end);
+        let ended = runtime.block_on(self.serve(&receiver, driver, server, doors, &mut say));
         say.end(&receiver, ended.is_ok());
         ended.map(|()| Ending::Interrupted).map_err(|e| self.failed(e))
     }
@@ -117,14 +153,15 @@ impl Receiving<'_> {
         receiver: &Receiver,
         driver: Driver,
         server: Server,
+        doors: Doors,
         say: &mut Say,
     ) -> Result<(), ReceiverError> {
         let watch = server.watch();
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (stop, stopped) = tokio::sync::watch::channel(false);
         let mut driver = tokio::spawn(driver.run());
-        let serving = tokio::spawn(server.run(async move {
-            let _ = stopped.await;
-        }));
+        let mut doors = doors;
+        let mut serving = doors.serve(receiver, &stopped)?;
+        serving.spawn(server.run(doors::until_true(stopped)));
         let mut looks = tokio::time::interval(LOOK_EVERY);
         let ended = loop {
             tokio::select! {
@@ -137,8 +174,8 @@ impl Receiving<'_> {
             say.tick(receiver, &watch);
         };
         // Sessions are told why before they are closed; what was received goes to the device.
-        let _ = stop.send(());
-        let _ = serving.await;
+        let _ = stop.send(true);
+        while serving.join_next().await.is_some() {}
         receiver.shut_down();
         let ended = match ended {
             Some(ended) => ended,

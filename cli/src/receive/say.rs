@@ -1,5 +1,6 @@
 //! What `receive` says on standard output. That nobody may read it is no reason to stop.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use seawall::Lsn;
 use seawall::node::{Receiver, ServerWatch};
 use serde::Serialize;
 
+use super::doors::Doors;
 use crate::Global;
 use crate::output::{Format, Out, grouped, size};
 
@@ -16,7 +18,14 @@ use crate::output::{Format, Out, grouped, size};
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event<'a> {
     /// Sources can connect.
-    Listening { stream: &'a str, addresses: &'a [String], sources: usize, durable_lsn: u64 },
+    Listening {
+        stream: &'a str,
+        addresses: &'a [String],
+        /// Other ways in: "http", "lines", "admin", and where.
+        doors: &'a BTreeMap<&'static str, String>,
+        sources: usize,
+        durable_lsn: u64,
+    },
     /// How it goes.
     Status {
         connections: u64,
@@ -43,12 +52,23 @@ impl Say {
         Say { out: Out::new(), json: global.format == Format::Json, every, told: Instant::now() }
     }
 
-    pub(super) fn listening(&mut self, stream: &str, addresses: &[SocketAddr], sources: usize, end: Lsn) {
+    pub(super) fn listening(
+        &mut self,
+        stream: &str,
+        addresses: &[SocketAddr],
+        doors: &Doors,
+        sources: usize,
+        end: Lsn,
+    ) {
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let doors = doors.addresses();
+        let others: String = doors.iter().map(|(name, address)| format!(", {name} on {address}")).collect();
         let (places, known) = (addresses.join(", "), grouped(sources as u64));
         self.event(
-            format_args!("stream {stream:?} listens on {places}; {known} sources known, durable up to frame {end}"),
-            &Event::Listening { stream, addresses: &addresses, sources, durable_lsn: end.get() },
+            format_args!(
+                "stream {stream:?} listens on {places}{others}; {known} sources known, durable up to frame {end}"
+            ),
+            &Event::Listening { stream, addresses: &addresses, doors: &doors, sources, durable_lsn: end.get() },
         );
     }
 

@@ -31,7 +31,11 @@ pub(super) struct Settings {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ServerSettings {
     listen: Vec<SocketAddr>,
-    plaintext_beyond_loopback: bool,
+    /// Records over HTTP, plain lines, and how it goes: each on an address of its own.
+    pub(super) http: Option<SocketAddr>,
+    pub(super) lines: Option<SocketAddr>,
+    pub(super) admin: Option<SocketAddr>,
+    pub(super) plaintext_beyond_loopback: bool,
     cert: Option<PathBuf>,
     key: Option<PathBuf>,
     client_ca: Option<PathBuf>,
@@ -71,6 +75,9 @@ impl Default for ServerSettings {
         let ServerConfig { handshake_timeout, drain, .. } = ServerConfig::new(address);
         ServerSettings {
             listen: vec![address],
+            http: None,
+            lines: None,
+            admin: None,
             plaintext_beyond_loopback: false,
             cert: None,
             key: None,
@@ -110,6 +117,17 @@ pub(super) fn read(args: &Args, global: &Global) -> Result<(Settings, Origins), 
         settings.stream.clone_from(stream);
         given("stream", "--stream");
     }
+    let doors = [
+        (args.http, &mut settings.server.http, "server.http", "--http"),
+        (args.lines, &mut settings.server.lines, "server.lines", "--lines"),
+        (args.admin, &mut settings.server.admin, "server.admin", "--admin"),
+    ];
+    for (argument, setting, path, flag) in doors {
+        if argument.is_some() {
+            *setting = argument;
+            given(path, flag);
+        }
+    }
     let files = [
         (&args.cert, &mut settings.server.cert, "server.cert", "--cert"),
         (&args.key, &mut settings.server.key, "server.key", "--key"),
@@ -135,7 +153,7 @@ pub(super) fn read(args: &Args, global: &Global) -> Result<(Settings, Origins), 
 impl Settings {
     /// What the server takes: files are read now.
     pub(super) fn server(&self) -> Result<ServerConfig, Failure> {
-        let ServerSettings { cert, key, client_ca, tokens, .. } = &self.server;
+        let ServerSettings { cert, key, client_ca, .. } = &self.server;
         let usage = |e: NetError| Failure::Usage(e.to_string());
         let tls = match (cert, key) {
             (Some(cert), Some(key)) => {
@@ -149,20 +167,27 @@ impl Settings {
             (None, None) if client_ca.is_none() => None,
             _ => return Err(Failure::Usage("configuration: server.cert and server.key are needed for TLS".into())),
         };
-        let token = |rule: &TokenSettings| {
-            let text = std::fs::read_to_string(&rule.file).map_err(|e| Failure::file("read", &rule.file, e))?;
-            Ok(TokenRule { token: Secret::new(text.trim_end()), sources: rule.sources.clone() })
-        };
         let config = ServerConfig {
             listen: self.server.listen.clone(),
             tls,
-            tokens: tokens.iter().map(token).collect::<Result<Vec<_>, Failure>>()?,
+            tokens: self.tokens()?,
             plaintext_beyond_loopback: self.server.plaintext_beyond_loopback,
             handshake_timeout: self.server.handshake_timeout,
             drain: self.server.drain,
         };
         config.validate().map_err(|e| Failure::Usage(e.to_string()))?;
         Ok(config)
+    }
+}
+
+impl Settings {
+    /// The tokens, read from their files.
+    pub(super) fn tokens(&self) -> Result<Vec<TokenRule>, Failure> {
+        let token = |rule: &TokenSettings| {
+            let text = std::fs::read_to_string(&rule.file).map_err(|e| Failure::file("read", &rule.file, e))?;
+            Ok(TokenRule { token: Secret::new(text.trim_end()), sources: rule.sources.clone() })
+        };
+        self.server.tokens.iter().map(token).collect()
     }
 }
 

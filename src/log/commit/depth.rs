@@ -14,9 +14,10 @@ const TRIALS_BETWEEN_PROBES: u32 = 4;
 /// A rival must be better by this factor.
 const ADVANTAGE: f64 = 1.10;
 
-/// Hill climbing over depths 1, 2, 4 … `max`. Pure: time comes in with each event.
+/// Hill climbing over depths `min`, twice that, … `max`. Pure: time comes in with each event.
 #[derive(Debug)]
 pub(crate) struct DepthController {
+    min: usize,
     max: usize,
     chosen: usize,
     trial: Trial,
@@ -42,24 +43,17 @@ impl Trial {
 }
 
 impl DepthController {
-    pub(crate) fn new(max: usize) -> DepthController {
-        let max = max.max(1);
-        // No schedule that is explored (`tests/shuttle`) lasts long enough to find out.
-        let first = if cfg!(shuttle) { max } else { 1 };
+    pub(crate) fn new(min: usize, max: usize) -> DepthController {
+        let min = min.max(1);
         DepthController {
-            max,
-            chosen: first,
-            trial: Trial::at(first),
+            min,
+            max: max.max(min),
+            chosen: min,
+            trial: Trial::at(min),
             chosen_rate: 0.0,
             trials_since_probe: 0,
             probe_upwards: true,
         }
-    }
-
-    /// Starts at the highest depth.
-    #[cfg(test)]
-    pub(crate) fn fixed(depth: usize) -> DepthController {
-        DepthController { chosen: depth, trial: Trial::at(depth), ..DepthController::new(depth) }
     }
 
     /// Writes that may be in flight now.
@@ -90,9 +84,9 @@ impl DepthController {
         let tried = self.trial.depth;
         if !saturated {
             // Nothing to learn: without waiting work the depth does not matter. An excursion ends where it began, and a
-            // depth above 1 is given up, so that a light load never pays for yesterday's heavy one.
-            if tried == self.chosen && self.chosen > 1 {
-                self.chosen /= 2;
+            // depth above the least is given up, so that a light load never pays for yesterday's heavy one.
+            if tried == self.chosen && self.chosen > self.min {
+                self.chosen = (self.chosen / 2).max(self.min);
                 self.chosen_rate = 0.0;
             }
             self.trials_since_probe = 0;
@@ -118,7 +112,7 @@ impl DepthController {
 
     fn rival(&mut self) -> usize {
         let up = (self.chosen * 2).min(self.max);
-        let down = (self.chosen / 2).max(1);
+        let down = (self.chosen / 2).max(self.min);
         let preferred = if self.probe_upwards { up } else { down };
         if preferred != self.chosen {
             return preferred;
@@ -130,11 +124,13 @@ impl DepthController {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use super::*;
 
     /// Runs the controller against a device whose saturated rate at a depth is `rate(depth)` groups per second.
-    fn settle(max: usize, saturated: bool, rate: impl Fn(usize) -> f64) -> usize {
-        let mut controller = DepthController::new(max);
+    fn settle(depths: RangeInclusive<usize>, saturated: bool, rate: impl Fn(usize) -> f64) -> usize {
+        let mut controller = DepthController::new(*depths.start(), *depths.end());
         let mut now = Instant::now();
         let mut at = [0u32; 65];
         for i in 0..200_000 {
@@ -149,10 +145,12 @@ mod tests {
 
     #[test]
     fn it_finds_each_device_s_depth() {
-        assert_eq!(settle(8, true, |d| 5000.0 * 0.9f64.powi(d as i32)), 1, "every further flush loses");
-        assert_eq!(settle(8, true, |d| 5000.0 * d as f64), 8, "flushes are free");
-        assert_eq!(settle(8, true, |d| 5000.0 * (d.min(4) as f64) - 100.0 * d as f64), 4, "saturates at four");
-        assert_eq!(settle(1, true, |d| 5000.0 * d as f64), 1, "the limit is kept");
-        assert_eq!(settle(8, false, |d| 5000.0 * d as f64), 1, "no waiting work, no depth");
+        assert_eq!(settle(1..=8, true, |d| 5000.0 * 0.9f64.powi(d as i32)), 1, "every further flush loses");
+        assert_eq!(settle(1..=8, true, |d| 5000.0 * d as f64), 8, "flushes are free");
+        assert_eq!(settle(1..=8, true, |d| 5000.0 * (d.min(4) as f64) - 100.0 * d as f64), 4, "saturates at four");
+        assert_eq!(settle(1..=1, true, |d| 5000.0 * d as f64), 1, "the limit is kept");
+        assert_eq!(settle(1..=8, false, |d| 5000.0 * d as f64), 1, "no waiting work, no depth");
+        assert_eq!(settle(3..=8, true, |d| 5000.0 * 0.9f64.powi(d as i32)), 3, "but what is asked for");
+        assert_eq!(settle(3..=8, false, |d| 5000.0 * d as f64), 3, "always");
     }
 }

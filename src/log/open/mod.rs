@@ -276,6 +276,7 @@ impl<S: Storage> Opening<S> {
             block_bytes: control.block_bytes,
             group_bytes_max: self.config.group_bytes_max,
             flush_depth_max: self.config.flush_depth_max,
+            flush_depth_min: self.config.flush_depth_min,
             gather: self.config.gather,
             index_stride_bytes: self.config.index_stride_bytes,
             memory_tail_bytes: self.config.memory_tail_bytes,

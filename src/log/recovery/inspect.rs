@@ -250,7 +250,8 @@ impl<S: Storage> Look<'_, S> {
             // Above the highest segment that was ever made usable: a preparation that did not end, or an old control.
             // A copy of one of our segments is somebody's backup.
             let belongs = belongs && header.is_ok_and(|h| h.number == number);
-            if belongs && read_seal(self.storage, &file, number, bytes, self.salt(number), self.block)?.is_some() {
+            // A preparation holds nothing yet, whether its seal can be read or not.
+            if belongs && !self.examine(number, bytes, true, &mut found.bytes_scanned)?.scan.is_blank() {
                 return Err(self.older_control());
             }
             if belongs {

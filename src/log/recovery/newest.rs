@@ -363,7 +363,7 @@ impl<S: Storage> Look<'_, S> {
         Ok(state)
     }
 
-    fn examine(
+    pub(super) fn examine(
         &self,
         number: SegmentNumber,
         bytes: u64,

@@ -295,7 +295,7 @@ impl<'a, S: Storage> Connection<'a, S> {
             Message::Hello(hello) => {
                 if let Err(why) = self.common.config.authorize(hello, self.certificate.as_ref()) {
                     count(&self.common.counters.0.unauthorized);
-                    return self.refuse(Code::Unauthorized, why);
+                    return self.refuse(Code::Unauthorized, &why);
                 }
                 self.is_greeted = true;
                 self.must_arm = true;

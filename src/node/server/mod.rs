@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
-pub use config::{ServerConfig, TokenRule};
+pub use config::ServerConfig;
 use connection::serve;
 
 use super::receiver::Receiver;

@@ -524,7 +524,7 @@ impl Intake {
             return None;
         }
         let draft = self.returned.take().or_else(|| {
-            let part = self.snapshots.next_part(&self.sources, self.applied(), !self.builder.is_empty());
+            let part = self.snapshots.next_part(&self.sources, self.durable_lsn, !self.builder.is_empty());
             part.or_else(|| {
                 let draft = self.builder.take()?;
                 self.snapshots.note(draft.bytes());
@@ -545,11 +545,6 @@ impl Intake {
         self.flight.push_back(Flight { lsn, parts: draft.parts, ends_snapshot: draft.ends_snapshot });
         // Whoever heard that it is durable may have been faster than who heard where it is.
         self.settle();
-    }
-
-    /// How far the sources' state goes: behind what is durable while a block was not told to be placed.
-    fn applied(&self) -> Lsn {
-        self.flight.front().map_or(self.durable_lsn, |flight| flight.lsn.previous().min(self.durable_lsn))
     }
 
     /// The log has no room for the block last taken; it is the next one again. With `full`, sources are told.
@@ -582,14 +577,13 @@ impl Intake {
     /// Everything in the stream up to `lsn` is durable by its policy.
     pub fn durable(&mut self, now: Instant, lsn: Lsn) {
         self.clock = Some(now);
-        if self.failed.is_some() || lsn <= self.durable_lsn {
-            return;
+        if lsn > self.durable_lsn {
+            self.durable_lsn = lsn;
+            self.settle();
         }
-        self.durable_lsn = lsn;
-        self.settle();
     }
 
-    /// Applies the blocks that are durable.
+    /// Applies the blocks that are durable: whenever a block may be taken, the sources' state is that of `durable_lsn`.
     fn settle(&mut self) {
         let lsn = self.durable_lsn;
         if self.failed.is_some() {
@@ -626,6 +620,10 @@ impl Intake {
         {
             let source = &mut self.sources[at];
             source.rejects_in_flight = source.rejects_in_flight.saturating_sub(1);
+            // Told to whoever waits for whatever: until they are seen, there may be no room for more.
+            if let Some(&key) = self.attached.get(&at) {
+                self.acknowledge(key);
+            }
         }
         if let Some(&key) = source.and_then(|source| self.attached.get(&source))
             && part.session != Some(key)
@@ -644,14 +642,22 @@ impl Intake {
 
     /// A session's watermarks or credit have moved: is it worth telling?
     fn news(&mut self, key: SessionKey) {
-        match self.sessions.get_mut(key).map(|session| (session.open_peer().map(|peer| peer.wait_for), session)) {
-            Some((Some(WaitFor::Durable | WaitFor::Committed), session)) => {
-                session.ack_due = true;
-                self.list(key);
-            }
+        let peer = self.sessions.get(key).and_then(Session::open_peer);
+        match peer.map(|peer| peer.wait_for) {
+            Some(WaitFor::Durable | WaitFor::Committed) => self.acknowledge(key),
             // Those that do not wait for the device hear about credit only.
-            Some((Some(WaitFor::Received), _)) => self.credit_news(key),
-            _ => {}
+            Some(WaitFor::Received) => self.credit_news(key),
+            None => {}
+        }
+    }
+
+    /// Has an ACK sent.
+    fn acknowledge(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key)
+            && session.open_peer().is_some()
+        {
+            session.ack_due = true;
+            self.list(key);
         }
     }
 

@@ -78,8 +78,8 @@ impl Snapshots {
         self.last_durable = self.last_durable.max(begin);
     }
 
-    /// The next part, if one is due; `applied` is how far the sources' state goes. The snapshot's cost stays below a quarter of what was written besides it.
-    pub(super) fn next_part(&mut self, sources: &Sources, applied: Lsn, others_wait: bool) -> Option<Draft> {
+    /// The next part, if one is due; the sources' state is that of `durable`. The snapshot's cost stays below a quarter of what was written besides it.
+    pub(super) fn next_part(&mut self, sources: &Sources, durable: Lsn, others_wait: bool) -> Option<Draft> {
         if self.yields && others_wait {
             return None;
         }
@@ -89,7 +89,7 @@ impl Snapshots {
                 return None;
             }
             self.bytes_since = 0;
-            self.running = Some(Running { begin: applied.next(), next: 0, rest: VecDeque::new(), bytes: 0 });
+            self.running = Some(Running { begin: durable.next(), next: 0, rest: VecDeque::new(), bytes: 0 });
         }
         let running = self.running.as_mut()?;
         let mut draft = Draft::default();

@@ -59,6 +59,8 @@ impl Tale {
         let mut story = Story::new(self.disk);
         story.garbage = true;
         story.misdirected = Rng::nth(self.seed, 1).one_in(2);
+        // Nothing here lasts long enough to find out by measuring that more than one write in flight is good.
+        story.config.flush_depth_min = 1 + Rng::nth(self.seed, 3).below(4) as usize;
         // Whoever looks is always late enough.
         story.config.sweep_interval = Duration::from_micros(50);
         let mut log = story.reopen()?;

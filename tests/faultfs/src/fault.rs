@@ -9,6 +9,9 @@ pub enum Op {
     Read,
     /// Bytes are written.
     Write,
+    /// The same, but what happens instead of an error is that only the first half of the sectors is written, one at least,
+    /// and the answer says so.
+    CutWrite,
     /// Bytes are to be made durable: fsync, fdatasync, and the second half of a write with O_DSYNC or RWF_DSYNC.
     Fsync,
     /// Names are to be made durable.

@@ -206,7 +206,7 @@ impl Filesystem for Served {
         // O_SYNC is O_DSYNC and a bit more.
         let durable = flags.0 & (libc::O_DIRECT | libc::O_DSYNC) == libc::O_DIRECT | libc::O_DSYNC;
         match self.reach(fh.0).and_then(|(mut volume, handle)| or(volume.write(handle, offset, data, durable))) {
-            Ok(()) => reply.written(data.len() as u32),
+            Ok(written) => reply.written(written as u32),
             Err(e) => reply.error(e),
         }
     }

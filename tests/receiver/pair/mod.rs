@@ -8,7 +8,8 @@ mod world;
 
 use std::time::Duration;
 
-pub use story::{Lie, Story};
+pub use story::Random;
+use story::{Lie, Story};
 use world::World;
 
 /// How to get there again.

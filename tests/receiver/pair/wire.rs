@@ -73,7 +73,7 @@ pub enum Reading {
     Head,
     Waiting,
     Body,
-    Passing { oversized: Oversized, missing: usize, whole: BytesMut },
+    Passing { oversized: Box<Oversized>, missing: usize, whole: BytesMut },
 }
 
 pub struct Connection {

@@ -564,7 +564,8 @@ impl World {
                             return Ok(());
                         };
                         self.done.oversized += 1;
-                        connection.reading = Reading::Passing { oversized, missing: payload, whole };
+                        connection.reading =
+                            Reading::Passing { oversized: Box::new(oversized), missing: payload, whole };
                     } else {
                         if arrived.len() < header.frame_bytes() {
                             break;
@@ -589,7 +590,7 @@ impl World {
                     else {
                         unreachable!()
                     };
-                    intake.end_oversized(key, oversized);
+                    intake.end_oversized(key, *oversized);
                 }
             }
         }
@@ -852,7 +853,7 @@ impl World {
             let player = &mut self.players[number];
             let source = player.source;
             // Some lives begin to give before they were told where to go on: the source knows its numbers.
-            if !player.outbox.is_welcomed() && number % 3 != 0 {
+            if !player.outbox.is_welcomed() && !number.is_multiple_of(3) {
                 return Ok(());
             }
             let Some(item) = self.next_item(&self.players[number]) else { return Ok(()) };
@@ -927,7 +928,8 @@ impl World {
                 let story = &self.story.sources[source];
                 let durable = self.players[number].outbox.positions().durable.get();
                 let from = match story.sequences {
-                    Sequences::None => self.finished[source],
+                    // What it was given may be from before another life went further.
+                    Sequences::None => 0,
                     _ => story.plan.partition_point(|planned| planned.seq <= durable),
                 };
                 let find = |kinds: &[Item]| (from..story.plan.len()).find(|at| kinds.contains(&story.plan[*at].item));

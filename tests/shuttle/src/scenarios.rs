@@ -44,13 +44,19 @@ fn setup() -> Setup {
     Setup { config: small(), lie: Lie::None, is_patient: false }
 }
 
+/// One of so many writes in flight at the most.
+fn up_to(writes: u32) -> Config {
+    let depth = 1 + below(writes) as usize;
+    Config { flush_depth_max: depth, flush_depth_min: depth, ..small() }
+}
+
 fn open() -> Arc<World> {
     World::open(setup())
 }
 
 /// Threads that wait for their own records, and write them in groups.
 fn led(lie: Lie) {
-    let config = Config { gather: one_in(2), flush_depth_max: 1 + below(3) as usize, ..small() };
+    let config = Config { gather: one_in(2), ..up_to(3) };
     let world = World::open(Setup { config, lie, is_patient: one_in(2) });
     let threads = (0..3).map(|_| {
         let records = 1 + below(3);
@@ -90,7 +96,7 @@ fn tasks(lie: Lie) {
 /// Records that fill segments: groups end around a change of segments, and nobody is told before what the new one's seal
 /// rests on is flushed.
 fn rotation() {
-    let world = World::open(Setup { config: Config { flush_depth_max: 1 + below(4) as usize, ..small() }, ..setup() });
+    let world = World::open(Setup { config: up_to(4), ..setup() });
     let waiting = spawn(&world, |world| {
         for _ in 0..3 {
             let lsn = world.append_and_wait(14 << 10);
@@ -311,7 +317,7 @@ fn close() {
 
 /// A write fails: nothing in it or behind it is acknowledged, and everybody is answered.
 fn failing_write() {
-    let config = Config { flush_depth_max: 1 + below(3) as usize, ..small() };
+    let config = up_to(3);
     let world = World::open(Setup { config, ..setup() });
     world.disk.fail_in(below(4));
     let ask = |as_task: bool| {

@@ -37,6 +37,8 @@ pub(crate) fn small() -> Config {
         segment_bytes_max: 64 << 10,
         memory_tail_bytes: 16 << 10,
         idle_proof_after: Duration::from_millis(20),
+        // No schedule lasts long enough to find out by measuring.
+        flush_depth_min: Config::default().flush_depth_max,
         ..Config::default()
     }
 }

@@ -72,6 +72,15 @@ impl<'a> Run<'a> {
         self.done.load(Ordering::Relaxed)
     }
 
+    /// Runs `lane` once per lane, at the same time, and puts together what they found.
+    pub(crate) fn gather(&self, lane: impl Fn(u64) -> Result<Found, CannotRun> + Sync) -> Result<Found, CannotRun> {
+        let mut found = Found::default();
+        for lane in self.on_lanes(lane) {
+            found.merge(lane?);
+        }
+        Ok(found)
+    }
+
     /// Runs `lane` once per lane, at the same time.
     pub(crate) fn on_lanes<T: Send>(&self, lane: impl Fn(u64) -> T + Sync) -> Vec<T> {
         std::thread::scope(|scope| {

@@ -16,6 +16,7 @@
 #[path = "../../../fuzz/bodies/mod.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs, reason = "shared with the fuzz crate")]
 mod bodies;
+mod child;
 mod control;
 mod judge;
 mod layer;
@@ -26,6 +27,9 @@ mod report;
 mod rng;
 #[allow(dead_code, unreachable_pub, unused_imports, missing_docs, reason = "shared with the tests")]
 mod simulated;
+#[path = "../../support/tasks.rs"]
+#[allow(dead_code, reason = "shared with the tests")]
+mod tasks;
 mod victim;
 
 use std::process::ExitCode;
@@ -125,9 +129,7 @@ fn main() -> ExitCode {
 }
 
 fn who_catches_what(args: &mutants::Args) -> ExitCode {
-    let layers = layers::all();
-    let names: Vec<&str> = layers.iter().map(|layer| layer.name()).collect();
-    match mutants::run(args, &names) {
+    match mutants::run(args, &layers::all()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -82,6 +82,15 @@ impl Drop for Image {
     }
 }
 
+/// Ends what a process that had to be killed left mounted in this directory.
+pub(crate) fn unmount_all_in(dir: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    for at in places.filter(|at| Path::new(at).starts_with(dir)) {
+        let _ = run(Command::new("umount").arg("-l").arg(at));
+    }
+}
+
 fn run(command: &mut Command) -> Result<(), CannotRun> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| CannotRun(format!("{program}: {error}")))?;

@@ -1,18 +1,26 @@
 //! Who catches what: known bugs are put into a copy of the source, and every layer that claims to notice one is run on it.
 //!
 //! One build holds them all, each behind a switch that a process is started with. The source itself knows nothing of
-//! them; a mutant whose place in it has changed is an error, not a pass.
+//! them; a mutant whose place in it has changed is an error, not a pass. Every layer first runs on that build with no
+//! switch on, where it must find nothing: else what it says of a mutant means nothing.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use crate::child::{self, Ended};
+use crate::layer::Layer;
 use crate::layers::concurrency;
+use crate::mounts;
 
 /// The switch: the name of the mutant to be.
 pub(crate) const SWITCH: &str = "SEAWALL_MUTANT";
+
+/// With no mutant on, a layer looks at this part of what it looks at in a gate.
+const SOUND_PART: u64 = 20;
 
 /// What of the workspace is needed to build this program.
 const PARTS: [&str; 9] =
@@ -55,63 +63,119 @@ pub(crate) struct Args {
     seed: u64,
 }
 
+/// What a layer said of a mutant.
+enum Said {
+    /// It found something: after how much, and what.
+    Caught(String, String),
+    /// It did not.
+    Passed(String),
+    /// It cannot run here.
+    Skipped(String),
+}
+
 /// Builds the mutants, runs every layer on each that it claims, and prints the table. True when all were caught.
-pub(crate) fn run(args: &Args, known_layers: &[&str]) -> Result<bool, String> {
+pub(crate) fn run(args: &Args, layers: &[Box<dyn Layer>]) -> Result<bool, String> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let text = read(&workspace.join("tests/torture/mutants.toml"))?;
     let Mutants { mutant: mutants } = toml::from_str(&text).map_err(|error| error.to_string())?;
+    if let Some(name) = args.names.iter().find(|name| mutants.iter().all(|mutant| mutant.name != **name)) {
+        return Err(format!("there is no mutant {name:?}"));
+    }
+    let claimed = mutants.iter().flat_map(|mutant| &mutant.caught_by);
+    if let Some(name) = claimed.chain(&args.layers).find(|name| layers.iter().all(|layer| layer.name() != **name)) {
+        return Err(format!("there is no layer {name:?}"));
+    }
+    let is_wanted = |mutant: &Mutant, layer: &str| {
+        let is_claimed = mutant.caught_by.iter().any(|name| name == layer);
+        is_claimed
+            && (args.names.is_empty() || args.names.contains(&mutant.name))
+            && (args.layers.is_empty() || args.layers.iter().any(|name| name == layer))
+    };
     let program = build(&workspace, &mutants)?;
-    let mut is_clean = true;
-    println!("{:<28} {:<10} {:>7}  what", "mutant", "layer", "s");
-    for mutant in mutants.iter().filter(|mutant| args.names.is_empty() || args.names.contains(&mutant.name)) {
-        for layer in mutant.caught_by.iter().filter(|layer| args.layers.is_empty() || args.layers.contains(layer)) {
+    let (mut is_clean, mut skipped) = (true, BTreeMap::new());
+    let mut caught: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut claims = 0;
+    println!("{:<12} {:<28} {:>6}  what", "layer", "mutant", "s");
+    for layer in layers {
+        let own: Vec<&Mutant> = mutants.iter().filter(|mutant| is_wanted(mutant, layer.name())).collect();
+        if own.is_empty() {
+            continue;
+        }
+        claims += own.len();
+        let line = |mutant: &str, began: Instant, what: &str| {
+            println!("{:<12} {mutant:<28} {:>6.1}  {what}", layer.name(), began.elapsed().as_secs_f64());
+        };
+        let began = Instant::now();
+        match look(&program, "", layer.name(), Some(layer.goals().ci / SOUND_PART), args)? {
+            Said::Passed(reached) => line("(none)", began, &format!("finds nothing in {reached}")),
+            Said::Caught(reached, what) => {
+                line("(none)", began, &format!("NOT SOUND: without a mutant, after {reached}: {what}"));
+                is_clean = false;
+                continue;
+            }
+            Said::Skipped(why) => {
+                line("(all)", began, &format!("SKIPPED: {why}"));
+                skipped.insert(layer.name(), own.len());
+                continue;
+            }
+        }
+        for mutant in own {
             let began = Instant::now();
-            let what = match known_layers.contains(&layer.as_str()) {
-                true => look(&program, mutant, layer, args)?,
-                false => "NO SUCH LAYER".into(),
-            };
-            is_clean &= what.starts_with("caught") || what.starts_with("SKIPPED");
-            println!("{:<28} {:<10} {:>7.1}  {what}", mutant.name, layer, began.elapsed().as_secs_f64());
+            match look(&program, &mutant.name, layer.name(), None, args)? {
+                Said::Caught(reached, what) => {
+                    line(&mutant.name, began, &format!("caught after {reached}: {what}"));
+                    let reached = reached.split(' ').next().unwrap_or("?");
+                    caught.entry(&mutant.name).or_default().push(format!("{} {reached}", layer.name()));
+                }
+                Said::Passed(reached) | Said::Skipped(reached) => {
+                    line(&mutant.name, began, &format!("NOT CAUGHT in {reached}"));
+                    is_clean = false;
+                }
+            }
         }
     }
-    println!();
-    for mutant in &mutants {
-        println!("{:<28} {}", mutant.name, mutant.about);
+    println!("\n| mutant | caught by, after so many crashes |\n|---|---|");
+    for (mutant, by) in mutants.iter().filter_map(|mutant| Some((mutant, caught.get(&*mutant.name)?))) {
+        println!("| `{}`: {} | {} |", mutant.name, mutant.about, by.join(" · "));
+    }
+    let by: usize = caught.values().map(Vec::len).sum();
+    println!("\n{} mutants, seed {}: {by} of {claims} claims seen to hold", caught.len(), args.seed);
+    for (layer, claims) in skipped {
+        println!("SKIPPED: {claims} claims of {layer}");
     }
     Ok(is_clean)
 }
 
-fn look(program: &Path, mutant: &Mutant, layer: &str, args: &Args) -> Result<String, String> {
+/// Runs a layer on a mutant.
+fn look(program: &Path, mutant: &str, layer: &str, count: Option<u64>, args: &Args) -> Result<Said, String> {
+    // What a layer that found something keeps for people is of no use here: it goes when this ends.
+    let home = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mut command = Command::new(program);
     // A layer that builds a program of its own finds the mutants' one.
     command.env("CARGO_TARGET_DIR", program.parent().and_then(Path::parent).expect("below a target directory"));
-    command.env(SWITCH, &mutant.name).arg(layer).args(["--format", "json", "--first", "--without-control"]);
+    command.env(SWITCH, mutant).env("TMPDIR", home.path());
+    command.arg(layer).args(["--format", "json", "--first", "--without-control"]);
     command.args(["--time", &format!("{}s", args.time.as_secs()), "--seed", &args.seed.to_string()]);
-    // A mutant may also hang or panic; both are noticed.
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(|error| error.to_string())?;
-    let give_up = Instant::now() + args.time * 3 + Duration::from_secs(30);
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
-            break status;
-        }
-        if Instant::now() > give_up {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Ok("caught: it hangs".into());
-        }
-        std::thread::sleep(Duration::from_millis(20));
+    if let Some(count) = count {
+        command.args(["--count", &count.to_string()]);
+    }
+    let ended = child::end(command.stderr(Stdio::null()), args.time * 3 + Duration::from_secs(30));
+    mounts::unmount_all_in(home.path());
+    let Some(Ended { status, output }) = ended.map_err(|error| error.to_string())? else {
+        return Ok(Said::Caught("-".into(), "it hangs".into()));
     };
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
-    let line: serde_json::Value = match serde_json::from_slice(&output.stdout) {
+    let line: serde_json::Value = match serde_json::from_slice(&output) {
         Ok(line) => line,
-        Err(_) => return Ok(format!("caught: it ends with {status}")),
+        // It was not started as it wants to be.
+        Err(_) if status.code() == Some(2) => return Err(format!("{layer}: {status}")),
+        Err(_) => return Ok(Said::Caught("-".into(), format!("it ends with {status}"))),
     };
-    Ok(match &line["verdict"] {
-        serde_json::Value::String(verdict) if verdict == "failed" => {
-            format!("caught after {} {}", line["reached"], line["unit"].as_str().unwrap_or(""))
-        }
-        serde_json::Value::String(verdict) => format!("NOT CAUGHT: {verdict} after {}", line["reached"]),
-        other => format!("SKIPPED: {}", other["skipped"].as_str().unwrap_or("?")),
+    let reached = format!("{} {}", line["reached"], line["unit"].as_str().unwrap_or("?"));
+    let first = line["failures"][0].as_str().unwrap_or("").lines().next().unwrap_or("");
+    Ok(match line["verdict"].as_str() {
+        Some("failed") => Said::Caught(reached, first.chars().take(160).collect()),
+        Some(_) => Said::Passed(reached),
+        None => Said::Skipped(line["verdict"]["skipped"].as_str().unwrap_or("?").to_owned()),
     })
 }
 
@@ -143,7 +207,7 @@ fn build(workspace: &Path, mutants: &[Mutant]) -> Result<PathBuf, String> {
         .args(["build", "--release", "--quiet", "-p", "seawall-torture", "--manifest-path"])
         .arg(tree.join("Cargo.toml"));
     // Beside the ordinary build, whose program must stay what it is.
-    cargo.arg("--target-dir").arg(target.join("mutants-target"));
+    cargo.arg("--target-dir").arg(target.join("mutants-target")).env("CARGO_PROFILE_RELEASE_DEBUG", "0");
     let built = cargo.status().map_err(|error| format!("cargo: {error}"))?;
     if !built.success() {
         return Err("the mutants cannot be built: an edit of tests/torture/mutants.toml does not fit the source".into());

@@ -1,11 +1,13 @@
 //! One line per layer: what was reached, and what that means.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::layer::{CannotRun, FAILURES_TOLD_MAX, Layer, Plan, Run};
+use super::simulated::report::said;
 
 /// Without a terminal, a line is written this often.
 const TELL_EVERY: Duration = Duration::from_secs(15);
@@ -73,7 +75,7 @@ pub(crate) fn line(layer: &dyn Layer, plan: &Plan) -> Line {
         failures: Vec::new(),
         notes: Vec::new(),
     };
-    match if plan.with_control { layer.control(plan) } else { Ok(true) } {
+    match if plan.with_control { guarded(|| layer.control(plan)).unwrap_or(Ok(false)) } else { Ok(true) } {
         Ok(caught) => line.control_caught = caught,
         Err(CannotRun(why)) => {
             line.verdict = Verdict::Skipped(why);
@@ -97,7 +99,7 @@ pub(crate) fn line(layer: &dyn Layer, plan: &Plan) -> Line {
                 eprintln!("{}: {} of {} {}", layer.name(), run.reached(), plan.goal, layer.unit());
             }
         });
-        let result = layer.run(run);
+        let result = guarded(|| layer.run(run)).unwrap_or_else(|said| Err(CannotRun(said)));
         drop(end);
         result
     });
@@ -126,6 +128,11 @@ pub(crate) fn line(layer: &dyn Layer, plan: &Plan) -> Line {
     }
     eprintln!("{}: {} {} in {:.0} s, {}", line.layer, line.reached, line.unit, line.seconds, line.verdict());
     line
+}
+
+/// What a layer that panicked said: it has failed, and the others go on.
+fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| format!("panicked: {}", said(&*panic)))
 }
 
 fn bar(layer: &dyn Layer, plan: &Plan) -> ProgressBar {

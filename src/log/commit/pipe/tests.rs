@@ -5,14 +5,16 @@ use crate::codec::crc32c;
 use crate::io::{GroupWrite, WriteTimes};
 use crate::types::StreamId;
 
-fn pipe(flush_depth_max: usize) -> Pipe<()> {
+fn pipe(flush_depth: usize) -> Pipe<()> {
     let config = PipeConfig {
         log: LogId::new(1),
         incarnation: Incarnation::new(2),
         stream: StreamId::default(),
         block_bytes: 512,
         group_bytes_max: 8192,
-        flush_depth_max,
+        // As many writes at once as are allowed: what follows is about the order alone.
+        flush_depth_max: flush_depth,
+        flush_depth_min: flush_depth,
         gather: false,
         index_stride_bytes: 4096,
         memory_tail_bytes: 0,
@@ -20,8 +22,6 @@ fn pipe(flush_depth_max: usize) -> Pipe<()> {
     };
     let start = Start { end: Lsn::ZERO, chain: Chain::start(0), time_micros: 0, proven: Lsn::ZERO };
     let mut pipe = Pipe::new(config, BufferPool::new(1 << 20), start);
-    // As many writes at once as are allowed: what follows is about the order alone.
-    pipe.depth = DepthController::fixed(flush_depth_max);
     for number in 1..=3 {
         let spare = Spare::new(SegmentNumber::new(number), Arc::new(()), 64 * 1024, true);
         pipe.spares.push_back(spare);

@@ -17,14 +17,23 @@ impl Volume {
         Ok(self.bytes(ino)?.read(offset, bytes))
     }
 
-    /// Writes; with `durable`, what was written and the file's length survive when this returns.
-    pub(crate) fn write(&mut self, handle: Handle, offset: u64, bytes: &[u8], durable: bool) -> Result<()> {
+    /// Writes, and says how much; with `durable`, what was written and the file's length survive when this returns.
+    pub(crate) fn write(&mut self, handle: Handle, offset: u64, bytes: &[u8], durable: bool) -> Result<usize> {
         let ino = self.opened(handle, offset, bytes.len())?;
         self.may_fail(Op::Write, ino)?;
+        let sector_bytes = self.options.sector_bytes as usize;
+        let can_be_cut = bytes.len() > sector_bytes;
+        let bytes = match can_be_cut && self.may_fail(Op::CutWrite, ino).is_err() {
+            true => &bytes[..(bytes.len() / 2).next_multiple_of(sector_bytes)],
+            false => bytes,
+        };
         self.has_room(ino, offset, bytes.len() as u64)?;
         self.bytes(ino)?.write(offset, bytes);
         self.inodes.get_mut(&ino).ok_or(Errno::STALE)?.modified = SystemTime::now();
-        if durable { self.flush_range(ino, offset, bytes.len() as u64) } else { Ok(()) }
+        if durable {
+            self.flush_range(ino, offset, bytes.len() as u64)?;
+        }
+        Ok(bytes.len())
     }
 
     /// All bytes of the file survive when this returns, and its length.

@@ -58,6 +58,20 @@ fn every_operation_can_fail() {
 }
 
 #[test]
+fn a_write_can_be_cut() {
+    let Some(bed) = Bed::new(Options { sector_bytes: 512, ..Options::default() }) else { return };
+    bed.durable_file("file", &[1; 4096]);
+    for flags in [0, libc::O_DIRECT] {
+        let file = File::options().write(true).custom_flags(flags).open(bed.path("file")).unwrap();
+        let bytes = Box::new(Aligned([2; 4096]));
+        bed.fs.fail(Fault::once(Op::CutWrite, 1, Errno::IO));
+        assert_eq!(file.write_at(&bytes.0, 0).unwrap(), 2048, "with flags {flags:#o}");
+        assert_eq!(file.write_at(&bytes.0, 0).unwrap(), 4096);
+    }
+    assert_eq!(bed.fs.faults_fired(), 2);
+}
+
+#[test]
 fn a_failed_fsync_is_followed_by_a_lie() {
     let Some(bed) = Bed::new(Options::default()) else { return };
     let file = bed.durable_file("file", b"old");
@@ -120,4 +134,34 @@ fn io_uring_is_told_too() {
         bed.fs.crash(Choice::AllLost);
         assert_eq!(bed.read("file"), [2; 4096]);
     }
+}
+
+/// Through the page cache a cut write ends short. A direct one the kernel continues by itself, and tells as whole; on 6.18
+/// it writes the rest where the beginning belongs. What a file holds then is no fault of who believed it.
+#[test]
+#[allow(unsafe_code)]
+fn a_cut_write_of_io_uring_is_told_where_the_page_cache_is() {
+    let Some(bed) = Bed::new(Options { sector_bytes: 512, ..Options::default() }) else { return };
+    let mut ring = match IoUring::new(4) {
+        Ok(ring) => ring,
+        Err(e) => return skipped(format!("no io_uring: {e}")),
+    };
+    for flags in [0, libc::O_DIRECT] {
+        bed.durable_file("file", &[1; 4096]);
+        let file = File::options().write(true).custom_flags(flags).open(bed.path("file")).unwrap();
+        let bytes = Box::new(Aligned([2; 4096]));
+        bed.fs.fail(Fault::once(Op::CutWrite, 1, Errno::IO));
+        let entry = opcode::Write::new(types::Fd(file.as_raw_fd()), bytes.0.as_ptr(), 4096).build();
+        // SAFETY: the file and the bytes outlive the call, which waits for the completion.
+        unsafe { ring.submission().push(&entry).unwrap() };
+        ring.submit_and_wait(1).unwrap();
+        let result = ring.completion().next().unwrap().result();
+        if flags == 0 {
+            assert_eq!(result, 2048);
+        } else {
+            let half = bed.read("file").iter().filter(|byte| **byte == 2).count();
+            println!("a direct one: told {result}, {half} bytes were written");
+        }
+    }
+    assert_eq!(bed.fs.faults_fired(), 2);
 }

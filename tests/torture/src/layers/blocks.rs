@@ -8,7 +8,7 @@ use std::time::Duration;
 use seawall_faultfs::machine::{FsKind, LoopDevice, Mount, Need, require};
 use seawall_faultfs::{Choice, Recorder};
 
-use super::kill::look;
+use super::lives::{self, look};
 use crate::control::until_caught;
 use crate::judge::Oracle;
 use crate::layer::{CannotRun, Found, Goals, Layer, Plan, Run};
@@ -63,11 +63,7 @@ impl Layer for Blocks {
     }
 
     fn run(&self, run: &Run<'_>) -> Result<Found, CannotRun> {
-        let mut found = Found::default();
-        for lane in run.on_lanes(|number| self.lane(run, number, false)) {
-            found.merge(lane?);
-        }
-        Ok(found)
+        run.gather(|number| self.lane(run, number, false))
     }
 }
 
@@ -93,6 +89,9 @@ impl Blocks {
                 Ok(recording) => recording,
                 Err(what) => {
                     found.failures.push(format!("lane {number}, seed {}: {what}", run.plan.seed));
+                    if found.failures.len() >= run.plan.failures_max {
+                        run.stop();
+                    }
                     run.done(1);
                     next = run.next();
                     continue;
@@ -102,10 +101,18 @@ impl Blocks {
             for _ in 0..IMAGES {
                 let Some(image) = next else { break };
                 let mut rng = Rng::new(run.plan.seed, image);
-                let judged = recording.judge_one(&mut rng).map_err(|e| CannotRun(e.to_string()))?;
+                // An image beyond repair says nothing about the log, and is not counted as one: another is cut instead.
+                let judged = loop {
+                    let judged = recording.judge_one(&mut rng, !lies).map_err(|e| CannotRun(e.to_string()))?;
+                    match judged {
+                        None if recording.unmountable.load(Ordering::Relaxed) <= UNMOUNTABLE_MAX => {}
+                        judged => break judged,
+                    }
+                };
                 match judged {
-                    Ok(there) => acknowledged += there,
-                    Err(what) => {
+                    Some(Ok(there)) => acknowledged += there,
+                    None => break,
+                    Some(Err(what)) => {
                         found.failures.push(format!("lane {number}, image {image}, seed {}: {what}", run.plan.seed));
                     }
                 }
@@ -117,6 +124,9 @@ impl Blocks {
             }
             repaired += recording.repaired.into_inner();
             unmountable += recording.unmountable.into_inner();
+            if unmountable > UNMOUNTABLE_MAX + recordings / 10 {
+                break;
+            }
         }
         found.notes.push(format!(
             "lane {number}: {recordings} recordings; {acknowledged} acknowledgments looked for; images repaired {repaired}, beyond \
@@ -167,8 +177,9 @@ impl Recording {
         Ok(Ok(Recording { kind, recorder, lives, repaired: AtomicU64::new(0), unmountable: AtomicU64::new(0), home }))
     }
 
-    /// Power is lost somewhere in it. Says how many acknowledgments had been heard by then.
-    fn judge_one(&self, rng: &mut Rng) -> Judged<u64> {
+    /// Power is lost somewhere in it. Says how many acknowledgments had been heard by then; nothing when the file system
+    /// itself is lost, and with it what can be said about the log: counted, and rare, or a failure.
+    fn judge_one(&self, rng: &mut Rng, keep: bool) -> std::io::Result<Option<Result<u64, String>>> {
         let (first, now) = (self.recorder.first(), self.recorder.position());
         let position = first + rng.below(now - first + 1);
         let choice = match rng.below(10) {
@@ -181,25 +192,29 @@ impl Recording {
         let device = LoopDevice::attach(image.path(), true)?;
         let at = self.home.path().join("crashed");
         let judged = match self.mount(device.path(), &at) {
-            // The file system itself is lost, and with it what can be said about the log: counted, and rare, or a failure.
             Err(_) => {
                 self.unmountable.fetch_add(1, Ordering::Relaxed);
-                return Ok(Ok(0));
+                return Ok(None);
             }
             Ok(mount) => {
-                let judged = look(&mount.path().join("log"), rng, life, &mut oracle);
+                let mut next = lives::Life { number: life, lies: false, rng, oracle: &mut oracle };
+                let judged = look(&mount.path().join("log"), &mut next);
                 mount.unmount()?;
                 judged
             }
         };
-        let Err(what) = judged else { return Ok(Ok(oracle.acknowledged)) };
+        let Err(what) = judged else { return Ok(Some(Ok(oracle.acknowledged))) };
+        // What a control did is of no use to anybody.
+        if !keep {
+            return Ok(Some(Err(what)));
+        }
         // Cut once more: what was judged has been written to.
         let kept = tempfile::tempdir()?.keep().join("device.img");
         self.recorder.image(position, choice).save(&kept)?;
-        Ok(Err(format!(
+        Ok(Some(Err(format!(
             "{what}\n    power lost at step {position} of {first} to {now}, {choice:?}; the image is {}",
             kept.display()
-        )))
+        ))))
     }
 
     /// As a machine does that boots: what does not mount is repaired first.

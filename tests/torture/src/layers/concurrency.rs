@@ -34,7 +34,14 @@ impl Layer for Concurrency {
 
     /// A write that is told before it is flushed, and a kick that gets lost.
     fn control(&self, plan: &Plan) -> Result<bool, CannotRun> {
-        let mut explorer = start(plan, CONTROL_SCHEDULES, plan.time, &["--control"])?;
+        // Where this program could be built, that one can: else it is broken, not skipped.
+        let mut explorer = match start(plan, CONTROL_SCHEDULES, plan.time, &["--control"]) {
+            Ok(explorer) => explorer,
+            Err(CannotRun(why)) => {
+                eprintln!("{why}");
+                return Ok(false);
+            }
+        };
         let lines = lines(&mut explorer)?;
         let caught = lines.filter(|line| line["caught"].is_string()).count();
         let ended = explorer.wait().map_err(|error| CannotRun(error.to_string()))?;

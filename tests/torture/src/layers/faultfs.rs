@@ -1,16 +1,17 @@
 //! Power cut under a process that writes to a file system which loses whatever was not flushed, sector by sector and name
 //! by name; now and then an operation fails first.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use seawall_faultfs::machine::{Need, require};
 use seawall_faultfs::{Choice, Fault, FaultFs, Op, Options};
 
-use super::kill::look;
+use tempfile::TempDir;
+
+use super::lives::{Life, Place, lane, look};
 use crate::control::until_caught;
-use crate::judge::Oracle;
 use crate::layer::{CannotRun, Found, Goals, Layer, Plan, Run};
 use crate::rng::Rng;
 use crate::victim::{self, EXIT_POISONED, Victim};
@@ -41,58 +42,105 @@ impl Layer for Power {
     }
 
     fn control(&self, plan: &Plan) -> Result<bool, CannotRun> {
-        until_caught(plan, CONTROL_LIVES, |run| lane(run, 0, true))
+        until_caught(plan, CONTROL_LIVES, |run| lane(run, 0, true, Powered::new(run.plan.seed, 0)?))
     }
 
     fn run(&self, run: &Run<'_>) -> Result<Found, CannotRun> {
-        let mut found = Found::default();
-        for lane in run.on_lanes(|number| lane(run, number, false)) {
-            found.merge(lane?);
-        }
-        Ok(found)
+        run.gather(|number| lane(run, number, false, Powered::new(run.plan.seed, number)?))
     }
 }
 
-#[derive(Default)]
-struct Tally {
-    acknowledged: u64,
+/// A file system that loses its power.
+struct Powered {
+    fs: FaultFs,
+    home: TempDir,
+    rng: Rng,
     sectors_lost: u64,
     names_lost: u64,
     faults: u64,
 }
 
-fn lane(run: &Run<'_>, number: u64, lies: bool) -> Result<Found, CannotRun> {
-    require(&[Need::Root, Need::Fuse]).map_err(|why| CannotRun(why.to_string()))?;
-    let cannot = |error: std::io::Error| CannotRun(error.to_string());
-    let (mut found, mut tally) = (Found::default(), Tally::default());
-    let home = tempfile::tempdir().map_err(cannot)?;
-    let mut fs = mount(home.path(), &mut Rng::new(run.plan.seed, number)).map_err(cannot)?;
-    let mut oracle = Oracle::default();
-    while let Some(cycle) = run.next() {
-        let mut rng = Rng::new(run.plan.seed, cycle);
-        if let Err(what) = crash_once(&fs, &mut rng, cycle + 1, lies, &mut oracle, &mut tally) {
-            let kept = keep(&fs).map_err(cannot)?;
-            let seed = run.plan.seed;
-            found.failures.push(format!(
-                "lane {number}, cycle {cycle}, seed {seed}: {what}\n    the log is kept in {}",
-                kept.display()
-            ));
-            if found.failures.len() >= run.plan.failures_max {
-                run.stop();
-            }
-            tally.acknowledged += oracle.acknowledged;
-            oracle = Oracle::default();
-            drop(fs);
-            fs = mount(home.path(), &mut rng).map_err(cannot)?;
-        }
-        run.done(1);
+fn cannot(error: std::io::Error) -> CannotRun {
+    CannotRun(error.to_string())
+}
+
+impl Powered {
+    fn new(seed: u64, lane: u64) -> Result<Powered, CannotRun> {
+        require(&[Need::Root, Need::Fuse]).map_err(|why| CannotRun(why.to_string()))?;
+        let (home, mut rng) = (tempfile::tempdir().map_err(cannot)?, Rng::new(seed, lane));
+        let fs = mount(home.path(), &mut rng).map_err(cannot)?;
+        Ok(Powered { fs, home, rng, sectors_lost: 0, names_lost: 0, faults: 0 })
     }
-    let Tally { acknowledged, sectors_lost, names_lost, faults } = tally;
-    let acknowledged = acknowledged + oracle.acknowledged;
-    found.notes.push(format!(
-        "lane {number}: {acknowledged} acknowledgments; lost {sectors_lost} sectors and {names_lost} names; {faults} errors"
-    ));
-    Ok(found)
+
+    fn crash_once(&mut self, life: &mut Life<'_>) -> Result<(), String> {
+        let dir = self.fs.path().join("log");
+        let fails = life.rng.percent(15);
+        if fails {
+            let op = OPS[life.rng.below(OPS.len() as u64) as usize];
+            let errno = ERRNOS[life.rng.below(ERRNOS.len() as u64) as usize];
+            self.fs.fail(Fault { forever: life.rng.percent(30), ..Fault::once(op, 1 + life.rng.below(40), errno) });
+        }
+        // A process that ends before the power does leaves what it had not flushed, or could not, for the next to believe.
+        let ends_first = life.rng.percent(if fails { 60 } else { 10 });
+        let args = victim::Args {
+            dir: dir.clone(),
+            seed: life.rng.next(),
+            life: life.number,
+            lies: life.lies,
+            buffered: false,
+        };
+        let (before, victim) =
+            (self.fs.faults_fired(), Victim::start(&args).map_err(|error| format!("no process: {error}"))?);
+        let patience_micros = if life.rng.percent(33) { life.rng.below(15_000) } else { life.rng.below(50_000) };
+        std::thread::sleep(Duration::from_micros(patience_micros));
+        if !ends_first {
+            self.fs.cut_power();
+        }
+        let ended = victim.kill().map_err(|error| format!("no end: {error}"))?;
+        self.faults += self.fs.faults_fired() - before;
+        // That power was lost, or that something failed, it may well have noticed.
+        if let Some(code) = ended.status.code().filter(|code| *code != 0 && *code != i32::from(EXIT_POISONED)) {
+            return Err(format!("the process ended with {code}: {}", ended.complaint.trim()));
+        }
+        // After the cut nothing succeeds: whatever was told, even later, had succeeded before it.
+        ended.told.into_iter().for_each(|told| life.oracle.hear(told));
+        if ends_first {
+            self.fs.clear_faults();
+            look(&dir, life).map_err(|what| format!("{what}\n    with the power on"))?;
+        }
+        let choice = match life.rng.below(10) {
+            0..3 => Choice::AllLost,
+            3 => Choice::AllKept,
+            _ => Choice::Seeded(life.rng.next()),
+        };
+        let survived = self.fs.reboot(choice);
+        self.sectors_lost += survived.sectors_lost;
+        self.names_lost += survived.names_lost;
+        if life.rng.percent(25) {
+            return Ok(());
+        }
+        look(&dir, life).map_err(|what| format!("{what}\n    after {choice:?}: {survived:?}"))
+    }
+}
+
+impl Place for Powered {
+    fn crash(&mut self, life: &mut Life<'_>) -> Result<Result<(), String>, CannotRun> {
+        Ok(self.crash_once(life))
+    }
+
+    fn renew(&mut self, is_kept: bool) -> Result<Option<PathBuf>, CannotRun> {
+        let kept = if is_kept { Some(keep(&self.fs).map_err(cannot)?) } else { None };
+        // Beside the old one, which goes when it is replaced.
+        let home = tempfile::tempdir().map_err(cannot)?;
+        self.fs = mount(home.path(), &mut self.rng).map_err(cannot)?;
+        self.home = home;
+        Ok(kept)
+    }
+
+    fn note(&self) -> String {
+        let Powered { sectors_lost, names_lost, faults, .. } = self;
+        format!("; lost {sectors_lost} sectors and {names_lost} names; {faults} errors")
+    }
 }
 
 fn mount(at: &Path, rng: &mut Rng) -> std::io::Result<FaultFs> {
@@ -100,59 +148,8 @@ fn mount(at: &Path, rng: &mut Rng) -> std::io::Result<FaultFs> {
     FaultFs::mount(at, Options { sector_bytes, ..Options::default() })
 }
 
-/// One life and its end; then, mostly, a look at what is left.
-fn crash_once(
-    fs: &FaultFs,
-    rng: &mut Rng,
-    life: u64,
-    lies: bool,
-    oracle: &mut Oracle,
-    tally: &mut Tally,
-) -> Result<(), String> {
-    let dir = fs.path().join("log");
-    let fails = rng.percent(15);
-    if fails {
-        let op = OPS[rng.below(OPS.len() as u64) as usize];
-        let errno = ERRNOS[rng.below(ERRNOS.len() as u64) as usize];
-        fs.fail(Fault { forever: rng.percent(30), ..Fault::once(op, 1 + rng.below(40), errno) });
-    }
-    // A process that ends before the power does leaves what it had not flushed, or could not, for the next to believe.
-    let ends_first = rng.percent(if fails { 60 } else { 10 });
-    let args = victim::Args { dir: dir.clone(), seed: rng.next(), life, lies, buffered: false };
-    let (before, victim) = (fs.faults_fired(), Victim::start(&args).map_err(|error| format!("no process: {error}"))?);
-    let patience_micros = if rng.percent(33) { rng.below(15_000) } else { rng.below(50_000) };
-    std::thread::sleep(Duration::from_micros(patience_micros));
-    if !ends_first {
-        fs.cut_power();
-    }
-    let ended = victim.kill().map_err(|error| format!("no end: {error}"))?;
-    tally.faults += fs.faults_fired() - before;
-    // That power was lost, or that something failed, it may well have noticed.
-    if let Some(code) = ended.status.code().filter(|code| *code != 0 && *code != i32::from(EXIT_POISONED)) {
-        return Err(format!("the process ended with {code}: {}", ended.complaint.trim()));
-    }
-    // After the cut nothing succeeds: whatever was told, even later, had succeeded before it.
-    ended.told.into_iter().for_each(|told| oracle.hear(told));
-    if ends_first {
-        fs.clear_faults();
-        look(&dir, rng, life, oracle).map_err(|what| format!("{what}\n    with the power on"))?;
-    }
-    let choice = match rng.below(10) {
-        0..3 => Choice::AllLost,
-        3 => Choice::AllKept,
-        _ => Choice::Seeded(rng.next()),
-    };
-    let survived = fs.reboot(choice);
-    tally.sectors_lost += survived.sectors_lost;
-    tally.names_lost += survived.names_lost;
-    if rng.percent(25) {
-        return Ok(());
-    }
-    look(&dir, rng, life, oracle).map_err(|what| format!("{what}\n    after {choice:?}: {survived:?}"))
-}
-
 /// A copy of the log as the judge left it.
-fn keep(fs: &FaultFs) -> std::io::Result<std::path::PathBuf> {
+fn keep(fs: &FaultFs) -> std::io::Result<PathBuf> {
     let kept = tempfile::tempdir()?.keep();
     // A log whose directory was not durable is not there.
     for entry in std::fs::read_dir(fs.path().join("log")).into_iter().flatten() {

@@ -1,10 +1,13 @@
 //! The ways to crash a log.
 
 mod blocks;
+mod calls;
+mod checked;
 pub(crate) mod concurrency;
 mod faultfs;
 mod fuzz;
 mod kill;
+mod lives;
 mod shutdown;
 mod simulated;
 
@@ -18,8 +21,12 @@ pub(crate) fn all() -> Vec<Box<dyn Layer>> {
         Box::new(simulated::Simulated::ROT),
         Box::new(simulated::Simulated::STATES),
         Box::new(concurrency::Concurrency),
+        Box::new(checked::Checked::MIRI),
+        Box::new(checked::Checked::THREADS),
         Box::new(kill::Kill),
         Box::new(faultfs::Power),
+        Box::new(calls::Calls::RING),
+        Box::new(calls::Calls::PWRITE),
         Box::new(shutdown::Shutdown::EXT4),
         Box::new(shutdown::Shutdown::XFS),
         Box::new(blocks::Blocks::EXT4),

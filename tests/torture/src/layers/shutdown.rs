@@ -1,14 +1,13 @@
 //! A file system shut down under a log that is being written: what the kernel had not brought to the device is gone, and
 //! the file system's own journal is replayed at the next mount.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::kill::look;
+use super::lives::{Life, Place, lane, look};
 use crate::control::until_caught;
-use crate::judge::Oracle;
 use crate::layer::{CannotRun, Found, Goals, Layer, Plan, Run};
 use crate::mounts::Image;
-use crate::rng::Rng;
 use crate::victim::{self, EXIT_POISONED, Victim};
 
 pub(crate) struct Shutdown {
@@ -46,66 +45,54 @@ impl Layer for Shutdown {
     }
 
     fn control(&self, plan: &Plan) -> Result<bool, CannotRun> {
-        until_caught(plan, CONTROL_LIVES, |run| self.lane(run, 0, true))
+        until_caught(plan, CONTROL_LIVES, |run| lane(run, 0, true, self.place()?))
     }
 
     fn run(&self, run: &Run<'_>) -> Result<Found, CannotRun> {
-        let mut found = Found::default();
-        for lane in run.on_lanes(|number| self.lane(run, number, false)) {
-            found.merge(lane?);
-        }
-        Ok(found)
+        run.gather(|number| lane(run, number, false, self.place()?))
     }
 }
 
 impl Shutdown {
-    fn lane(&self, run: &Run<'_>, number: u64, lies: bool) -> Result<Found, CannotRun> {
-        let mut found = Found::default();
+    fn place(&self) -> Result<Mounted, CannotRun> {
         let mut image = Image::new(self.file_system, IMAGE_BYTES)?;
-        let (mut oracle, mut acknowledged) = (Oracle::default(), 0);
         image.mount()?;
-        while let Some(cycle) = run.next() {
-            let mut rng = Rng::new(run.plan.seed, cycle);
-            let life = cycle + 1;
-            let crashed = crash(&image, &mut rng, life, lies, &mut oracle);
-            image.unmount()?;
-            image.mount()?;
-            let judged = crashed.and_then(|()| match rng.percent(25) {
-                true => Ok(()),
-                false => look(&log_in(&image), &mut rng, life, &mut oracle),
-            });
-            if let Err(what) = judged {
-                let seed = run.plan.seed;
-                let kept = image.keep();
-                found.failures.push(format!(
-                    "lane {number}, cycle {cycle}, seed {seed}: {what}\n    the image is kept in {}",
-                    kept.display()
-                ));
-                if found.failures.len() >= run.plan.failures_max {
-                    run.stop();
-                }
-                acknowledged += oracle.acknowledged;
-                oracle = Oracle::default();
-                image = Image::new(self.file_system, IMAGE_BYTES)?;
-                image.mount()?;
-            }
-            run.done(1);
-        }
-        acknowledged += oracle.acknowledged;
-        found.notes.push(format!("lane {number}: {acknowledged} acknowledgments"));
-        Ok(found)
+        Ok(Mounted { image, file_system: self.file_system })
     }
 }
 
-fn log_in(image: &Image) -> std::path::PathBuf {
+/// A file system of its own.
+struct Mounted {
+    image: Image,
+    file_system: &'static str,
+}
+
+impl Place for Mounted {
+    fn crash(&mut self, life: &mut Life<'_>) -> Result<Result<(), String>, CannotRun> {
+        let crashed = crash(&self.image, life);
+        self.image.unmount()?;
+        self.image.mount()?;
+        Ok(crashed.and_then(|()| if life.rng.percent(25) { Ok(()) } else { look(&log_in(&self.image), life) }))
+    }
+
+    fn renew(&mut self, keep: bool) -> Result<Option<PathBuf>, CannotRun> {
+        let mut image = Image::new(self.file_system, IMAGE_BYTES)?;
+        image.mount()?;
+        let old = std::mem::replace(&mut self.image, image);
+        Ok(keep.then(|| old.keep()))
+    }
+}
+
+fn log_in(image: &Image) -> PathBuf {
     image.at().join("log")
 }
 
 /// One life. What was heard before the plug was pulled counts; what was heard later may or may not have happened.
-fn crash(image: &Image, rng: &mut Rng, life: u64, lies: bool, oracle: &mut Oracle) -> Result<(), String> {
-    let args = victim::Args { dir: log_in(image), seed: rng.next(), life, lies, buffered: lies };
+fn crash(image: &Image, life: &mut Life<'_>) -> Result<(), String> {
+    let (number, lies) = (life.number, life.lies);
+    let args = victim::Args { dir: log_in(image), seed: life.rng.next(), life: number, lies, buffered: lies };
     let victim = Victim::start(&args).map_err(|error| format!("no process: {error}"))?;
-    let patience_micros = if rng.percent(25) { rng.below(15_000) } else { rng.below(80_000) };
+    let patience_micros = if life.rng.percent(25) { life.rng.below(15_000) } else { life.rng.below(80_000) };
     std::thread::sleep(Duration::from_micros(patience_micros));
     let heard = victim.heard();
     image.shut_down().map_err(|error| format!("shutdown: {error}"))?;
@@ -115,7 +102,7 @@ fn crash(image: &Image, rng: &mut Rng, life: u64, lies: bool, oracle: &mut Oracl
         return Err(format!("the process ended with {code}: {}", ended.complaint.trim()));
     }
     let doubtful = ended.told[heard.len()..].iter();
-    heard.into_iter().for_each(|told| oracle.hear(told));
-    doubtful.for_each(|told| oracle.hear_perhaps(*told));
+    heard.into_iter().for_each(|told| life.oracle.hear(told));
+    doubtful.for_each(|told| life.oracle.hear_perhaps(*told));
     Ok(())
 }

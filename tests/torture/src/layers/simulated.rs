@@ -4,18 +4,15 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use crate::layer::{CannotRun, Found, Goals, Layer, Plan, Run};
-use crate::simulated::report::Report;
+use crate::simulated::report::{Ask, Report};
 use crate::simulated::{errors, rot, states};
-
-/// A search: a seed, a time, a goal, threads, and who is told how far it has come.
-type Search = fn(u64, Duration, u64, usize, &dyn Fn(u64)) -> Report;
 
 pub(crate) struct Simulated {
     name: &'static str,
     about: &'static str,
     unit: &'static str,
     goals: Goals,
-    search: Search,
+    search: fn(Ask<'_>) -> Report,
     control: fn() -> bool,
     /// What a look of its own, and a deeper one, are.
     looks: (&'static str, &'static str),
@@ -36,10 +33,9 @@ impl Simulated {
         about: "every bit of a sealed segment flipped: 256 KiB of it, 4 MiB in a long run",
         unit: "flips",
         goals: Goals { ci: rot::SEGMENT_BYTES * 8, long: rot::SEGMENT_BYTES_LONG * 8, share: Duration::from_secs(180) },
-        search: |seed, time, goal, threads, progress| {
-            let is_long = goal > rot::SEGMENT_BYTES * 8;
-            let bytes = if is_long { rot::SEGMENT_BYTES_LONG } else { rot::SEGMENT_BYTES };
-            rot::run_on(bytes, seed, time, goal, threads, progress)
+        search: |ask| {
+            let is_long = ask.goal > rot::SEGMENT_BYTES * 8;
+            rot::run(if is_long { rot::SEGMENT_BYTES_LONG } else { rot::SEGMENT_BYTES }, ask)
         },
         control: || rot::control().is_ok(),
         looks: ("read around, and verified where no frame is hit", "opened anew, verified and read to the end"),
@@ -77,10 +73,10 @@ impl Layer for Simulated {
     }
 
     fn run(&self, run: &Run<'_>) -> Result<Found, CannotRun> {
-        let plan = run.plan;
+        let Plan { seed, goal, time, lanes, failures_max, .. } = *run.plan;
         let told = Cell::new(0);
         let progress = |done: u64| run.done(done - told.replace(done));
-        let report = (self.search)(plan.seed, plan.time, plan.goal, plan.lanes, &progress);
+        let report = (self.search)(Ask { seed, goal, budget: time, threads: lanes, failures_max, progress: &progress });
         progress(report.enumerated);
         let (look, deeper) = self.looks;
         let Report { distinct, judged_deep, trace_hash, .. } = report;

@@ -54,6 +54,8 @@ pub(crate) fn config(rng: &mut Rng, buffered: bool) -> Config {
         sweep_interval: Duration::from_millis(1 + rng.below(5)),
         compression: if rng.percent(20) { Compression::Lz4 } else { Compression::None },
         memory_tail_bytes: if rng.percent(50) { 0 } else { 1 << 20 },
+        // No life here lasts long enough to find out by measuring.
+        flush_depth_min: 1 + rng.below(4) as usize,
         ..Config::default()
     }
 }

@@ -1,0 +1,84 @@
+//! Other ways into a receiver than its own protocol, and the one on which it tells how it goes.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use seawall::node::{Admin, HttpConfig, HttpGateway, LinesConfig, LinesGateway, Receiver, ReceiverError, TokenRule};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::settings::Settings;
+use crate::exit::Failure;
+
+/// Listeners, and what is behind them.
+pub(super) struct Doors {
+    pub(super) admin: Admin,
+    http: Option<TcpListener>,
+    lines: Option<TcpListener>,
+    tokens: Vec<TokenRule>,
+    addresses: BTreeMap<&'static str, SocketAddr>,
+    /// Ends what tells how it goes, with the last of the doors.
+    _open: watch::Sender<bool>,
+}
+
+impl Doors {
+    /// Listens on all of them; how it goes can be asked at once, records are taken later.
+    pub(super) fn open(settings: &Settings, runtime: &Runtime) -> Result<Doors, Failure> {
+        let mut addresses = BTreeMap::new();
+        let mut listen = |name: &'static str, field: &str, address: Option<SocketAddr>| {
+            let Some(address) = address else { return Ok(None) };
+            if !settings.server.plaintext_beyond_loopback && !address.ip().is_loopback() {
+                return Err(Failure::Usage(format!(
+                    "configuration: {field} is {address}, which other machines can reach, and it is not encrypted: put \
+                     a proxy with TLS before a loopback address, or set `plaintext_beyond_loopback`"
+                )));
+            }
+            let failed = |e| Failure::Usage(format!("listen on {address}: {e}"));
+            let listener = runtime.block_on(TcpListener::bind(address)).map_err(failed)?;
+            addresses.insert(name, listener.local_addr().map_err(failed)?);
+            Ok(Some(listener))
+        };
+        let http = listen("http", "server.http", settings.server.http)?;
+        let lines = listen("lines", "server.lines", settings.server.lines)?;
+        let (open, closed) = watch::channel(false);
+        let admin = Admin::new();
+        if let Some(listener) = listen("admin", "server.admin", settings.server.admin)? {
+            runtime.spawn(admin.clone().serve(listener, until_true(closed)));
+        }
+        Ok(Doors { admin, http, lines, tokens: settings.tokens()?, addresses, _open: open })
+    }
+
+    /// Where they are, by their names.
+    pub(super) fn addresses(&self) -> BTreeMap<&'static str, String> {
+        self.addresses.iter().map(|(name, address)| (*name, address.to_string())).collect()
+    }
+
+    /// Takes records for this receiver, until `stopped` is true.
+    pub(super) fn serve(
+        &mut self,
+        receiver: &Receiver,
+        stopped: &watch::Receiver<bool>,
+    ) -> Result<JoinSet<()>, ReceiverError> {
+        let mut serving = JoinSet::new();
+        if let Some(listener) = self.http.take() {
+            let config = HttpConfig { tokens: self.tokens.clone(), ..HttpConfig::default() };
+            let gateway = HttpGateway::new(receiver.clone(), config)?;
+            self.admin.show_http("http", gateway.watch());
+            serving.spawn(gateway.serve(listener, until_true(stopped.clone())));
+        }
+        if let Some(listener) = self.lines.take() {
+            let gateway = LinesGateway::new(receiver.clone(), LinesConfig::default())?;
+            self.admin.show_lines("lines", gateway.watch());
+            serving.spawn(gateway.serve(listener, until_true(stopped.clone())));
+        }
+        self.admin.ready(receiver.clone());
+        Ok(serving)
+    }
+}
+
+/// Ready when it is true, or nobody can make it so any more.
+pub(super) async fn until_true(mut flag: watch::Receiver<bool>) {
+    let _ = flag.wait_for(|flag| *flag).await;
+}

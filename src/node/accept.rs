@@ -1,0 +1,80 @@
+//! Connections on a listener: each its task, a bounded number of them, and an end in order.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::events::event;
+
+/// A listener that got an error (no more file descriptors, for one) rests so long. Connections wait in the kernel.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Says to a connection that it is to end.
+#[derive(Clone, Debug)]
+pub(super) struct Closing(Option<watch::Receiver<()>>);
+
+impl Closing {
+    /// Never.
+    pub(super) fn never() -> Closing {
+        Closing(None)
+    }
+
+    /// Returns when it is to end.
+    pub(super) async fn wait(&mut self) {
+        match &mut self.0 {
+            // The sender says nothing; it goes.
+            Some(closing) => while closing.changed().await.is_ok() {},
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Accepts connections until `shutdown`, at most `connections_max` at once: others wait in the kernel. Those that are
+/// there then are told, and cut after `drain`.
+pub(super) async fn accept<F, Fut>(
+    listener: TcpListener,
+    connections_max: u32,
+    drain: Duration,
+    shutdown: impl Future<Output = ()>,
+    serve: F,
+) where
+    F: Fn(TcpStream, SocketAddr, Closing) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let (running, closing) = watch::channel(());
+    let mut tasks = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let has_room = tasks.len() < connections_max as usize;
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_ended) = tasks.join_next(), if !tasks.is_empty() => {}
+            accepted = listener.accept(), if has_room => match accepted {
+                Ok((stream, peer)) => {
+                    // Answers are short, and waited for.
+                    let _best_effort = stream.set_nodelay(true);
+                    tasks.spawn(serve(stream, peer, Closing(Some(closing.clone()))));
+                }
+                // Of one connection that is gone already.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_e) => {
+                    event!(warn, error = %_e, "a listener cannot accept and rests");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop((listener, running));
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    if timeout(drain, ended).await.is_err() {
+        tasks.shutdown().await;
+    }
+}

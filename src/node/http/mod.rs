@@ -1,0 +1,505 @@
+//! Records over HTTP/1.1: one request is one SEND, taken whole or not at all, and answered when it is durable.
+//!
+//! ```text
+//! POST /v1/streams/NAME                      Content-Type  application/x-ndjson (?check=json) · text/plain: a record a line
+//!                                                          application/octet-stream: the body is the record
+//!                                            Source-Id     who sends; its bytes as they are
+//!                                            First-Seq     the first record's sequence; the others follow without gaps
+//!                                            Source-Epoch  the source's life; a higher one fences all lower ones
+//!                                            Rejects-Seen  rejects up to here need not be told again
+//!                                            Authorization Bearer TOKEN
+//! GET  /v1/streams/NAME/sources/ID           where a source stands, and which First-Seq continues
+//! ```
+//!
+//! | answer | what is true |
+//! |---|---|
+//! | 201 | every record is durable, or durably kept as one of the `rejects` that are listed |
+//! | 200 | the same, and all of them had been received before |
+//! | 400, 404, 405, 408, 415 | nothing was taken; the request was not understood, or did not come in time |
+//! | 401, 403 | nothing was taken; no valid token, or one for other sources |
+//! | 409 | go on at First-Seq `expected`; forget no record above `durable`: a gap, an old epoch, a session replaced by another one, rejects not taken note of |
+//! | 410 | nothing was taken; the source was retired by an operator |
+//! | 413 | the body or a record is too long; nothing was taken |
+//! | 422 | a record is no JSON (nothing was taken), or the receiver's check refuses it (those before it were, see `outcome`) |
+//! | 429 | nothing was taken; there was no room, or it was not the source's turn in time: again after Retry-After |
+//! | 503 | as `outcome` says: `unknown`, the records may be or become durable, send the same request again; or `nothing_taken` |
+//!
+//! A connection that breaks before its answer is an outcome unknown as well. With a Source-Id a repetition is found and
+//! answered 200: each record is in the stream once. Without, it is a new record: at least once, and the answer says so.
+//!
+//! A source's session is kept between its requests, and its requests take turns: they are taken in the order in which
+//! their heads came. Without Source-Epoch a source goes on in the epoch it has.
+
+mod answer;
+mod body;
+mod config;
+
+mod request;
+mod sessions;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Incoming};
+use hyper::header::{EXPECT, HeaderMap};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::time::timeout_at;
+
+use super::accept::{Closing, accept};
+use super::error::ReceiverError;
+use super::impatient::Impatient;
+use super::receiver::Receiver;
+use super::talk::{Speaker, Talk, TalkError};
+use super::tokens::{Unbelieved, authorize};
+use crate::events::event;
+use crate::io::{Disk, Storage};
+use crate::receiver::{Code, Poison, ReceiverConfig, Sequences, SourceStatus, WaitFor};
+use crate::sync::now;
+use crate::types::{Seq, SourceEpoch, SourceId};
+use answer::{Answer, next, refused, rejects};
+use body::{Kind, Terms};
+pub use config::HttpConfig;
+
+use request::{Post, Route, Sender, source_of, token_of};
+use sessions::{Slot, Table};
+
+/// Heads of requests, and what is read ahead of bodies: so much for each connection.
+const READ_BUFFER_BYTES: usize = 64 << 10;
+/// Kept sessions are looked through so often while a gateway serves.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Statuses that are answered, for counting them.
+const STATUSES: [u16; 16] = [200, 201, 400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 422, 429, 500, 503];
+
+/// A receiver behind HTTP. Cheap to clone; clones share the sources' sessions.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use seawall::node::{HttpConfig, HttpGateway, Receiver};
+/// use seawall::receiver::ReceiverConfig;
+/// use seawall::{Config, Log};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+/// let (log, _) = Log::open(dir.path(), Config::default())?;
+/// let (receiver, driver, _) = Receiver::open(log, "clicks", ReceiverConfig::default())?;
+/// runtime.spawn(driver.run());
+/// let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
+/// let address = listener.local_addr()?;
+/// let gateway = HttpGateway::new(receiver, HttpConfig::default())?;
+/// runtime.spawn(gateway.serve(listener, std::future::pending()));
+///
+/// let mut client = std::net::TcpStream::connect(address)?;
+/// client.write_all(b"POST /v1/streams/clicks HTTP/1.1\r\nHost: x\r\nConnection: close\r\nSource-Id: browser-7\r\n\
+///     First-Seq: 1\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\none\ntwo\n")?;
+/// let mut answer = String::new();
+/// client.read_to_string(&mut answer)?;
+/// assert!(answer.starts_with("HTTP/1.1 201 Created"));
+/// # Ok(())
+/// # }
+/// ```
+pub struct HttpGateway<S: Storage = Disk> {
+    common: Arc<Common<S>>,
+}
+
+struct Common<S: Storage> {
+    receiver: Receiver<S>,
+    limits: ReceiverConfig,
+    config: HttpConfig,
+    table: Table<S>,
+    watch: HttpWatch,
+}
+
+/// Reads a gateway's counters, also while it runs.
+#[derive(Clone, Debug, Default)]
+pub struct HttpWatch(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    answers: [AtomicU64; STATUSES.len()],
+    sources_kept: AtomicU64,
+}
+
+impl HttpWatch {
+    /// Answers by their status; those that were never given are left out.
+    pub fn answers(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
+        let counted = STATUSES.iter().zip(&self.0.answers);
+        counted.map(|(status, count)| (*status, count.load(Ordering::Relaxed))).filter(|(_, count)| *count > 0)
+    }
+
+    /// Sources whose session is kept.
+    #[must_use]
+    pub fn sources_kept(&self) -> u64 {
+        self.0.sources_kept.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, status: u16) {
+        if let Some(at) = STATUSES.iter().position(|known| *known == status) {
+            self.0.answers[at].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<S: Storage> Clone for HttpGateway<S> {
+    fn clone(&self) -> Self {
+        HttpGateway { common: self.common.clone() }
+    }
+}
+
+impl<S: Storage> HttpGateway<S> {
+    /// A gateway to this receiver.
+    ///
+    /// # Errors
+    /// [`ReceiverError::Config`].
+    pub fn new(receiver: Receiver<S>, config: HttpConfig) -> Result<HttpGateway<S>, ReceiverError> {
+        config.validate()?;
+        let limits = receiver.config();
+        let table = Table::new(config.sources_kept_max as usize, config.source_idle);
+        let watch = HttpWatch::default();
+        Ok(HttpGateway { common: Arc::new(Common { receiver, limits, config, table, watch }) })
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn watch(&self) -> HttpWatch {
+        self.common.watch.clone()
+    }
+
+    /// Serves plain TCP until `shutdown`; then requests that have begun are answered ([`HttpConfig::drain`]), and the
+    /// sources' sessions end. Whoever binds the listener sees to it that it is on loopback, or means it.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
+        let common = &self.common;
+        let config = &common.config;
+        let accepting = accept(listener, config.connections_max, config.drain, shutdown, |stream, _, closing| {
+            serve(common.clone(), stream, closing)
+        });
+        let sweeping = async {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL.min(config.source_idle)).await;
+                common.sweep();
+            }
+        };
+        tokio::select! { () = accepting => {}, () = sweeping => {} }
+        common.table.clear();
+        common.sweep();
+    }
+
+    /// Serves one connection, of whatever kind: behind a TLS acceptor, for one. Returns when it is closed.
+    pub async fn serve_connection<I>(self, io: I)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        serve(self.common, io, Closing::never()).await;
+    }
+}
+
+/// As [`HttpGateway::serve`], for one that is not asked for anything else.
+///
+/// # Errors
+/// As [`HttpGateway::new`].
+pub async fn serve_http<S: Storage>(
+    listener: TcpListener,
+    receiver: Receiver<S>,
+    config: HttpConfig,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ReceiverError> {
+    HttpGateway::new(receiver, config)?.serve(listener, shutdown).await;
+    Ok(())
+}
+
+async fn serve<S, I>(common: Arc<Common<S>>, io: I, mut closing: Closing)
+where
+    S: Storage,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let patience = common.config.head_timeout;
+    let service = service_fn(|request| {
+        let common = common.clone();
+        async move { Ok::<_, Infallible>(common.answer(request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .max_buf_size(READ_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(Impatient::new(io, patience)), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closing.wait() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(_error) = ended {
+        event!(debug, error = %_error, "a connection ended");
+    }
+}
+
+impl<S: Storage> Common<S> {
+    fn sweep(&self) {
+        self.table.sweep(now());
+        self.watch.0.sources_kept.store(self.table.len() as u64, Ordering::Relaxed);
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, mut body) = request.into_parts();
+        let answered = match Route::of(&head.method, &head.uri) {
+            Ok(Route::Post { stream }) => self.post(&head.headers, head.uri.query(), &stream, &mut body).await,
+            Ok(Route::Source { stream, source }) => self.source(&head.headers, &stream, &source),
+            Err(answer) => Err(answer),
+        };
+        let answer = answered.unwrap_or_else(|answer| answer);
+        self.watch.count(answer.status());
+        // One who asked before sending its body has nothing under way. One who is slow is not waited for.
+        if !body.is_end_stream() && !head.headers.contains_key(EXPECT) && answer.status() != 408 {
+            tokio::spawn(body::forget(body));
+        }
+        answer.into_response()
+    }
+
+    fn authorize(&self, headers: &HeaderMap, source: &[u8]) -> Result<(), Answer> {
+        let no = |status, text: &str| Err(Answer::error(status, "unauthorized", text.to_owned()));
+        match authorize(&self.config.tokens, token_of(headers)?, source) {
+            Ok(()) => Ok(()),
+            Err(Unbelieved::NoToken) => no(401, "Authorization: Bearer TOKEN is needed"),
+            Err(Unbelieved::UnknownToken) => no(401, "the token is not known here"),
+            Err(Unbelieved::OtherSources) => no(403, "the token is for other sources"),
+        }
+    }
+
+    fn check_stream(&self, stream: &[u8]) -> Result<(), Answer> {
+        match stream == self.receiver.stream().as_bytes() {
+            true => Ok(()),
+            false => {
+                Err(Answer::error(404, "unknown_stream", format!("the stream here is {:?}", self.receiver.stream())))
+            }
+        }
+    }
+
+    fn source(&self, headers: &HeaderMap, stream: &[u8], source: &[u8]) -> Result<Answer, Answer> {
+        self.authorize(headers, source)?;
+        self.check_stream(stream)?;
+        let status = SourceId::new(source).and_then(|id| self.receiver.source(&id));
+        let Some(status) = status else {
+            let text = "this source never came; its First-Seq is 1".to_owned();
+            return Err(Answer::error(404, "unknown_source", text).with("first_seq", 1));
+        };
+        let SourceStatus { id, epoch, received, durable, committed, retired, rejects_unseen, .. } = status;
+        Ok(Answer::new(
+            200,
+            json!({
+                "stream": self.receiver.stream(),
+                "source": id.to_string(),
+                "epoch": epoch.get(),
+                "received": received.get(),
+                "durable": durable.get(),
+                "committed": committed.get(),
+                "first_seq": next(durable),
+                "retired": retired,
+                "rejects_unseen": rejects_unseen,
+            }),
+        ))
+    }
+
+    // --- records ---------------------------------------------------------------------------------------------------
+
+    async fn post(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+        stream: &[u8],
+        body: &mut Incoming,
+    ) -> Result<Answer, Answer> {
+        let source = source_of(headers)?;
+        self.authorize(headers, source.as_ref().map_or(&[], SourceId::as_bytes))?;
+        self.check_stream(stream)?;
+        let post = Post::of(headers, query)?;
+        let limit_bytes = self.config.body_bytes_max.min(self.limits.payload_bytes_max());
+        if post.content_length.is_some_and(|bytes| bytes > limit_bytes) {
+            return Err(body::BodyError::TooLong { limit_bytes }.into_answer());
+        }
+        match &post.sender {
+            Some(sender) => self.post_named(&post, sender, body).await,
+            None => self.post_unnamed(&post, body).await,
+        }
+    }
+
+    /// What is asked of the body, and how many bytes it may come to as a payload.
+    fn terms(&self, post: &Post, sequences: Sequences, previous: Seq) -> (Terms, u64) {
+        let limit_bytes = self.config.body_bytes_max.min(self.limits.payload_bytes_max());
+        let body_bytes_max = match post.content_length {
+            Some(bytes) => bytes,
+            None => limit_bytes.min(self.config.unannounced_bytes_max),
+        };
+        let keeps_rejects = self.limits.poison == Poison::DeadLetter && sequences == Sequences::Dense;
+        let record_bytes_max = if keeps_rejects { u64::MAX } else { self.limits.record_bytes_max };
+        // Each record has 4 bytes for its length; lines lose as little as 1.
+        let records_max = match post.kind {
+            Kind::Whole => 1,
+            Kind::Json | Kind::Lines => body_bytes_max.min(self.limits.frame_records_max.into()),
+        };
+        let payload_bytes = (body_bytes_max + 4 * records_max).min(self.limits.payload_bytes_max());
+        let (kind, check_json) = (post.kind, post.check_json);
+        (Terms { kind, check_json, body_bytes_max, record_bytes_max, sequences, previous }, payload_bytes)
+    }
+
+    async fn post_unnamed(&self, post: &Post, body: &mut Incoming) -> Result<Answer, Answer> {
+        let until = now() + self.config.room_wait;
+        let speaker =
+            Speaker { source: b"", sequences: Sequences::None, wait_for: WaitFor::Durable, epoch: SourceEpoch::ZERO };
+        let not_sent = |error| refused(error, false);
+        let mut talk = Talk::open(&self.receiver, &speaker, until).await.map_err(not_sent)?;
+        let (terms, payload_bytes) = self.terms(post, Sequences::None, Seq::ZERO);
+        talk.reserve(payload_bytes, until).await.map_err(not_sent)?;
+        let read = body::read(body, &terms, &self.limits, || talk.is_contended()).await;
+        let send = read.map_err(body::BodyError::into_answer)?;
+        let records = send.records;
+        let settled = match talk.send(send) {
+            Ok(()) => talk.settle(Seq::new(records.into()), now() + self.config.durable_wait).await,
+            refused => refused,
+        };
+        settled.map_err(|error| self.failed_after_send(error, &talk))?;
+        Ok(Answer::new(
+            201,
+            json!({
+                "stream": self.receiver.stream(),
+                "records": records,
+                "duplicates": 0,
+                "rejects": [],
+                "durable_lsn": talk.durable_lsn().get(),
+                "guarantee": "at_least_once",
+            }),
+        ))
+    }
+
+    async fn post_named(&self, post: &Post, sender: &Sender, body: &mut Incoming) -> Result<Answer, Answer> {
+        let until = now() + self.config.room_wait;
+        let Some(slot) = self.table.slot(&sender.id, sender.epoch, now()) else {
+            return Err(Answer::busy("too_many", "all places for sources' sessions have requests going on".into()));
+        };
+        let Slot { talk: turn, .. } = &*slot;
+        let Ok(mut kept) = timeout_at(until.into(), turn.lock()).await else {
+            let text = "other requests of this source took all the time there was".to_owned();
+            return Err(Answer::busy("not_its_turn", text));
+        };
+        // Out of its place: if this request ends anyhow but well, the talk goes with it.
+        let mut talk = self.resume(kept.take(), sender, until).await?;
+        slot.note_epoch(talk.epoch());
+        let with_source = |answer: Answer| answer.with_source(self.receiver.source(&sender.id).as_ref());
+        let not_sent = |error| with_source(refused(error, false));
+
+        let received = talk.received().map_err(not_sent)?;
+        let previous = Seq::new(sender.first.get() - 1);
+        if previous > received {
+            *kept = Some(talk);
+            let text = format!("records {} to {previous} are missing before First-Seq", next(received));
+            return Err(with_source(Answer::error(409, "gap", text)));
+        }
+        if let Some(seen) = sender.rejects_seen {
+            talk.note_rejects_seen(seen).map_err(not_sent)?;
+        }
+        let (terms, payload_bytes) = self.terms(post, Sequences::Dense, previous);
+        talk.reserve(payload_bytes, until).await.map_err(not_sent)?;
+        let read = body::read(body, &terms, &self.limits, || talk.is_contended()).await;
+        let send = read.map_err(body::BodyError::into_answer)?;
+
+        // While it was read another session may have taken over; then nothing is taken.
+        let received = talk.received().map_err(not_sent)?;
+        let records = u64::from(send.records);
+        let last = Seq::new(previous.get() + records);
+        let duplicates = received.since(previous).min(records);
+        let settled = match talk.send(send) {
+            Ok(()) => talk.settle(last, now() + self.config.durable_wait).await,
+            refused => refused,
+        };
+        settled.map_err(|error| with_source(self.failed_after_send(error, &talk)))?;
+        let status = if duplicates == records { 200 } else { 201 };
+        let answer = Answer::new(
+            status,
+            json!({
+                "stream": self.receiver.stream(),
+                "source": sender.id.to_string(),
+                "epoch": talk.epoch().get(),
+                "first": sender.first.get(),
+                "last": last.get(),
+                "records": records,
+                "duplicates": duplicates,
+                "rejects": rejects(talk.rejects()),
+                "durable_lsn": talk.durable_lsn().get(),
+                "guarantee": "deduplicated",
+            }),
+        );
+        if !talk.is_asked_to_go() {
+            *kept = Some(talk);
+        }
+        Ok(answer)
+    }
+
+    /// The source's session, in the epoch that is asked for: the kept one, or another.
+    async fn resume(
+        &self,
+        kept: Option<Talk<S>>,
+        sender: &Sender,
+        until: std::time::Instant,
+    ) -> Result<Talk<S>, Answer> {
+        let with_source = |answer: Answer| answer.with_source(self.receiver.source(&sender.id).as_ref());
+        if let Some(mut talk) = kept
+            && talk.received().is_ok()
+            && !talk.is_asked_to_go()
+        {
+            match sender.epoch {
+                None => return Ok(talk),
+                Some(epoch) if epoch == talk.epoch() => return Ok(talk),
+                // HELLO says the same of a lower one, and takes a higher one.
+                Some(_) => {}
+            }
+        }
+        let known = self.receiver.source(&sender.id).map_or(SourceEpoch::ZERO, |source| source.epoch);
+        let open = async |epoch| {
+            let speaker = Speaker {
+                source: sender.id.as_bytes(),
+                sequences: Sequences::Dense,
+                wait_for: WaitFor::Durable,
+                epoch,
+            };
+            Talk::open(&self.receiver, &speaker, until).await
+        };
+        let opened = match open(sender.epoch.unwrap_or(known)).await {
+            // Another session is about to take a higher epoch: without one of its own, this one comes behind.
+            Err(TalkError::Refused(nack)) if nack.code == Code::OldEpoch && sender.epoch.is_none() => {
+                open(SourceEpoch::ZERO).await
+            }
+            opened => opened,
+        };
+        opened.map_err(|error| with_source(refused(error, false)))
+    }
+
+    fn failed_after_send(&self, error: TalkError, talk: &Talk<S>) -> Answer {
+        match error {
+            TalkError::TimedOut if talk.is_full() || self.receiver.log().stats().full.is_some() => {
+                let text = "the receiver's disk is full; the records are held in memory and wait for room".to_owned();
+                Answer::unknown("full", text)
+            }
+            error => refused(error, true),
+        }
+    }
+}
+
+impl<S: Storage> std::fmt::Debug for HttpGateway<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kept = self.common.table.len();
+        f.debug_struct("HttpGateway").field("stream", &self.common.receiver.stream()).field("kept", &kept).finish()
+    }
+}

@@ -1,0 +1,131 @@
+//! Lines out of bytes that come in pieces.
+
+/// One line, without its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Line<'a> {
+    Whole(&'a [u8]),
+    /// Longer than the limit: its length. Its bytes are gone.
+    TooLong(u64),
+}
+
+/// Holds the beginning of a line whose end has not come: never more than the limit and the piece at hand.
+#[derive(Debug)]
+pub(super) struct Splitter {
+    line_bytes_max: usize,
+    begun: Vec<u8>,
+    /// The line at hand is too long: its bytes are counted only.
+    passed_bytes: u64,
+}
+
+impl Splitter {
+    pub(super) fn new(line_bytes_max: usize) -> Splitter {
+        Splitter { line_bytes_max, begun: Vec::new(), passed_bytes: 0 }
+    }
+
+    /// Takes a piece. Lines end with `\n` or `\r\n`; `each` may stop it.
+    pub(super) fn feed<E>(
+        &mut self,
+        mut piece: &[u8],
+        mut each: impl FnMut(Line<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while let Some(at) = piece.iter().position(|byte| *byte == b'\n') {
+            let (end, rest) = (&piece[..at], &piece[at + 1..]);
+            piece = rest;
+            if self.begun.is_empty() && self.passed_bytes == 0 {
+                each(self.judge(end, 0))?;
+            } else {
+                self.begun.extend_from_slice(end);
+                self.flush(&mut each)?;
+            }
+        }
+        self.begun.extend_from_slice(piece);
+        // One byte more may be the `\r` of a line that just fits.
+        if self.begun.len() > self.line_bytes_max + 1 || self.passed_bytes > 0 {
+            self.passed_bytes += self.begun.len() as u64;
+            self.begun.clear();
+        }
+        Ok(())
+    }
+
+    /// Nothing comes any more: what was begun is a line.
+    pub(super) fn finish<E>(&mut self, mut each: impl FnMut(Line<'_>) -> Result<(), E>) -> Result<(), E> {
+        if self.has_begun() { self.flush(&mut each) } else { Ok(()) }
+    }
+
+    /// Whether a line has begun whose end has not come.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.begun.is_empty() || self.passed_bytes > 0
+    }
+
+    /// The line at hand is known to be too long, its end has not come.
+    pub(super) fn is_too_long(&self) -> bool {
+        self.passed_bytes > 0
+    }
+
+    /// Takes a piece of the one line there is, whatever its bytes.
+    ///
+    /// # Errors
+    /// The length so far, when it is too long.
+    pub(super) fn hold(&mut self, piece: &[u8]) -> Result<(), u64> {
+        let bytes = self.begun.len() + piece.len();
+        if bytes > self.line_bytes_max {
+            return Err(bytes as u64);
+        }
+        self.begun.extend_from_slice(piece);
+        Ok(())
+    }
+
+    /// What was held.
+    pub(super) fn take_held(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.begun)
+    }
+
+    fn flush<E>(&mut self, each: &mut impl FnMut(Line<'_>) -> Result<(), E>) -> Result<(), E> {
+        let (line, passed) = (std::mem::take(&mut self.begun), std::mem::take(&mut self.passed_bytes));
+        each(self.judge(&line, passed))
+    }
+
+    fn judge<'a>(&self, line: &'a [u8], passed: u64) -> Line<'a> {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let bytes = passed + line.len() as u64;
+        if bytes > self.line_bytes_max as u64 { Line::TooLong(bytes) } else { Line::Whole(line) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(text: &[u8], limit: usize, piece: usize) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut splitter = Splitter::new(limit);
+        let mut each = |line: Line<'_>| {
+            found.push(match line {
+                Line::Whole(line) => String::from_utf8_lossy(line).into_owned(),
+                Line::TooLong(bytes) => format!("#{bytes}"),
+            });
+            Ok::<(), ()>(())
+        };
+        for piece in text.chunks(piece) {
+            splitter.feed(piece, &mut each).unwrap();
+            assert!(splitter.begun.len() <= limit + 1);
+        }
+        splitter.finish(&mut each).unwrap();
+        found
+    }
+
+    #[test]
+    fn however_the_bytes_come_the_lines_are_the_same() {
+        let text = b"one\n\ntwo\r\nfour!\r\nfive!!\n\rx\nsix hundred\r\nlast";
+        for piece in 1..=text.len() {
+            assert_eq!(
+                split(text, 5, piece),
+                ["one", "", "two", "four!", "#6", "\rx", "#11", "last"],
+                "in pieces of {piece}"
+            );
+        }
+        assert_eq!(split(b"", 5, 1), [""; 0]);
+        assert_eq!(split(b"\n", 5, 1), [""]);
+        assert_eq!(split(b"too long and without an end", 5, 7), ["#27"]);
+    }
+}
