@@ -1,5 +1,5 @@
 //! What the network and the acknowledgment protocol take from the log: a client, a server and the log in one process,
-//! against the log alone, in turns. Prints ratios; `-- ROUNDS SECONDS` for more or longer rounds.
+//! against the log alone, in turns. Prints ratios; `-- PART ROUNDS SECONDS` for one part ("256 x 1", "latency", "cpu"), more or longer rounds.
 //!
 //! Records are 1 KiB, durable one by one. Everything shares this machine's CPUs, which a real source would not.
 
@@ -35,13 +35,22 @@ fn main() {
     if std::env::args().any(|argument| argument == "--list") {
         return;
     }
+    // `cargo bench` itself gives some that begin with a dash.
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-') && argument.parse::<f64>().is_err());
+    let is_wanted = |name: &str| only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     let bench = Bench::new();
-    bench.throughput("1 client, 64 outstanding", 1, 64, 0.8);
-    bench.throughput("256 clients, 1 outstanding each", 256, 1, 0.6);
-    bench.throughput("256 clients, 4 outstanding each", 256, 4, 0.6);
-    bench.throughput("256 clients, 16 outstanding each", 256, 16, 0.6);
-    bench.latency();
-    bench.cpu();
+    for (clients, outstanding, target) in [(1, 64, 0.8), (256, 1, 0.6), (256, 4, 0.6), (256, 16, 0.6)] {
+        let name = format!("{clients} x {outstanding} outstanding");
+        if is_wanted(&name) {
+            bench.throughput(&name, clients, outstanding, target);
+        }
+    }
+    if is_wanted("latency") {
+        bench.latency();
+    }
+    if is_wanted("cpu") {
+        bench.cpu();
+    }
 }
 
 impl Bench {

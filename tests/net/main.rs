@@ -5,6 +5,7 @@
 mod hostile;
 mod limits;
 mod raw;
+mod receivers;
 mod security;
 mod sources;
 

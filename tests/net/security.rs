@@ -153,6 +153,20 @@ async fn a_token_is_for_its_own_sources() {
     node.stop().await;
 }
 
+/// A connection on which TLS is never begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_begin_tls_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = with_tls(&Authority::new(), &ClientCertificates::NotAsked);
+    config.handshake_timeout = std::time::Duration::from_millis(50);
+    let node = Node::start_with(dir.path(), ReceiverConfig::default(), config);
+    let mut mute = Raw::connect(&node).await;
+    assert_eq!(mute.hear().await, None, "it is closed");
+    until("it is counted", || node.watch.stats().handshakes_failed == 1).await;
+    assert_eq!(node.receiver.stats().intake.sessions, 0);
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn nobody_listens_in_the_open_by_accident() {
     let dir = tempfile::tempdir().unwrap();

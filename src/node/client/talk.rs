@@ -108,6 +108,7 @@ impl<'a> Talk<'a> {
             let read = self.poll_read(cx);
             let deadline = self.exchange(cx, read.is_pending());
             if let Poll::Ready(Err(disconnect)) = read {
+                self.hear_last_words();
                 return Poll::Ready(Err(disconnect));
             }
             let had = self.outgoing.bytes();
@@ -185,6 +186,14 @@ impl<'a> Talk<'a> {
             self.shared.tell(LinkStatus::Connected { address: self.address.to_owned() }, None);
         }
         deadline
+    }
+
+    /// The connection is over: whether the outbox wants it to be, whatever could not be written.
+    fn hear_last_words(&mut self) {
+        if self.ending.is_none() {
+            let output = self.shared.work(|state| state.outbox.poll_output(now()));
+            self.ending = output.filter(|output| !matches!(output, OutboxOutput::Message(_)));
+        }
     }
 
     /// Remembers what a message says about the connection itself.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
@@ -27,6 +28,8 @@ use crate::receiver::ReceiverConfig;
 
 /// Connections beyond the sessions a receiver takes: those being refused, and those that agree upon TLS.
 const CONNECTIONS_BEYOND_SESSIONS_MAX: usize = 64;
+/// File descriptors that connections leave to the log, which is poisoned when it cannot open a file, and to others.
+const DESCRIPTORS_KEPT: usize = 64;
 /// A listener that got an error (no more file descriptors, for one) rests so long. Connections wait in the kernel.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections taken before others have their turn.
@@ -181,11 +184,12 @@ impl<S: Storage> Server<S> {
         self.common.counters.clone()
     }
 
-    /// Accepts connections until `shutdown`; then sources are asked to finish ([`ServerConfig::drain`]), what is left is
+    /// Accepts connections, as many as there are sessions and file descriptors for (the others wait in the kernel), until
+    /// `shutdown`; then sources are asked to finish ([`ServerConfig::drain`]), what is left is
     /// closed, and the receiver takes no more sessions. Dropped, it closes everything at once.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Server { common, listeners, .. } = self;
-        let limit = common.limits.sessions_max as usize + CONNECTIONS_BEYOND_SESSIONS_MAX;
+        let limit = connections_max(&common.limits);
         let mut listeners: Vec<Listener> = listeners.into_iter().map(Listener::new).collect();
         let mut tasks = JoinSet::new();
         let mut shutdown = pin!(shutdown);
@@ -217,6 +221,18 @@ impl<S: Storage> Server<S> {
             tasks.shutdown().await;
         }
     }
+}
+
+/// How many connections are taken at once: those that sessions and refusals need, if there are descriptors for them.
+fn connections_max(limits: &ReceiverConfig) -> usize {
+    let wanted = limits.sessions_max as usize + CONNECTIONS_BEYOND_SESSIONS_MAX;
+    let allowed = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| most as usize);
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let left = allowed.saturating_sub(open + DESCRIPTORS_KEPT).max(1);
+    if left < wanted {
+        event!(warn, connections = left, wanted, "RLIMIT_NOFILE allows fewer connections than the configuration");
+    }
+    wanted.min(left)
 }
 
 /// A listener that survives what accepting can answer.
