@@ -264,10 +264,8 @@ impl<S: Storage> Receiver<S> {
         if from <= lsn {
             for frame in self.inner.log.range(LsnRange::inclusive(from, lsn)) {
                 let frame = frame?;
-                for (range, _) in read_block(&self.inner.log, frame.lsn, &frame.payload)?.ranges {
-                    if let Some(id) = range.source {
-                        positions.insert(id, range.last);
-                    }
+                for (id, seq) in read_block(&self.inner.log, frame.lsn, &frame.payload)?.reached() {
+                    positions.insert(id.clone(), seq);
                 }
             }
         }
@@ -352,11 +350,14 @@ impl<S: Storage> Inner<S> {
             block = match appended {
                 Ok(Ok(pending)) => {
                     // Placed before it is followed: the intake must know the block before it can hear that it is durable.
+                    let mut wakers = Vec::new();
                     let next = {
                         let mut state = self.state.lock();
                         state.intake.placed(pending.lsn());
+                        state.take_noisy(&mut wakers);
                         state.intake.take_block()
                     };
+                    wakers.into_iter().for_each(Waker::wake);
                     self.stream.lock().follow(pending, &mut Context::from_waker(&self.waker));
                     next
                 }
