@@ -145,6 +145,25 @@ fn those_that_wait_for_nothing_durable_may_have_poison_dropped() {
 }
 
 #[test]
+fn committed_is_what_the_sequenced_records_of_its_blocks_reach() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), ReceiverConfig::default());
+    let id = SourceId::new("a");
+    let mut counted = running.receiver.local_blocking("a").unwrap();
+    counted.store_blocking(&["one", "two", "three"]).unwrap();
+    // Records without sequences under the same name count for themselves.
+    let mut uncounted: LocalSource =
+        futures(running.receiver.local_with(id.clone(), Sequences::None, WaitFor::Durable)).unwrap();
+    uncounted.store_blocking(&["other"]).unwrap();
+    let committed = || running.receiver.source(id.as_ref().unwrap()).unwrap().committed;
+    assert_eq!(committed(), Seq::ZERO);
+    running.receiver.committed(running.log.flushed()).unwrap();
+    assert_eq!(committed(), Seq::new(3));
+    drop((counted, uncounted));
+    running.close();
+}
+
+#[test]
 fn a_newer_session_of_the_same_source_fences_the_older() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::open(dir.path(), ReceiverConfig::default());
