@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::receiver::{BlockError, Code, RejectReason};
-use crate::types::{Lsn, Seq};
+use crate::types::{Lsn, LsnRange, Seq};
 
 /// Why a receiver does not open, or does not take something.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -32,6 +32,18 @@ pub enum ReceiverError {
         needed: Lsn,
         /// The first one there is.
         first: Lsn,
+    },
+    /// Frames that tell how far sources have come cannot be read. Opened all the same, the receiver would tell sources that
+    /// records in them are durable, or take again what it has.
+    #[error(
+        "frames {lsns} of {log} cannot be read, and they tell what sources have sent: repair the log from a copy, or give \
+         their records up with `accept_damage`"
+    )]
+    StateDamaged {
+        /// The first of them.
+        lsns: LsnRange,
+        /// The log.
+        log: String,
     },
     /// A field of the configuration and the log do not go together.
     #[error("{field} {problem}")]

@@ -324,6 +324,8 @@ impl<'a, S: Storage, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, S, I> {
                 return Ok(());
             }
             self.take(|splitter, lines| splitter.feed(&buffer[..bytes], |line| lines.push(line))).await?;
+            // Handing over may have heard what nobody will say again.
+            self.tell().await?;
         }
     }
 

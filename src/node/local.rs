@@ -234,12 +234,14 @@ impl<S: Storage> LocalSource<S> {
                 self.credit_bytes = self.credit_bytes.max(ack.credit_bytes);
                 self.durable = self.durable.max(ack.durable);
                 self.durable_lsn = self.durable_lsn.max(ack.durable_lsn);
+                // Only for what this ACK tells: the next one does not repeat it.
+                let seen = ack.rejects.iter().map(|reject| reject.seq).max();
                 for reject in ack.rejects {
                     if self.rejects.iter().all(|known| known.seq != reject.seq) {
                         self.rejects.push(reject);
                     }
                 }
-                if let Some(seen) = self.rejects.iter().map(|reject| reject.seq).max() {
+                if let Some(seen) = seen {
                     self.session.handle(Message::Ping { nonce: 0, rejects_seen: seen });
                 }
                 Ok(())

@@ -28,14 +28,16 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Wakes after a while. For rare moments: it takes a thread, and needs no runtime.
-pub(crate) fn wake_later(waker: Waker, after: Duration) {
-    let late = waker.clone();
+/// Calls back after a while. For rare moments: it takes a thread, and needs no runtime.
+pub(crate) fn call_later(after: Duration, call: impl FnOnce() + Clone + Send + 'static) {
+    let late = call.clone();
     let sleeps = thread::Builder::new().name("seawall-retry".into()).spawn(move || {
         thread::sleep(after);
-        late.wake();
+        late();
     });
     if sleeps.is_err() {
-        waker.wake();
+        // No thread to be had: better late for everybody than at once, over and over.
+        thread::sleep(after);
+        call();
     }
 }

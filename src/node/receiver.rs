@@ -4,6 +4,7 @@
 //! The [`Driver`] does what nobody is there for: it hears from the log what is durable, tells the intake, and tries again
 //! what the log had no room for.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -16,15 +17,17 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::error::ReceiverError;
-use super::park::{block_on, wake_later};
-use super::replay::{Replayed, read_block, replay};
+use super::park::{block_on, call_later};
+use super::replay::{Replayed, is_passed_over, read_block, replay};
 use super::session::Session;
 use super::stream::{NoRoom, Stream, append};
 use crate::config::WhenFull;
 use crate::error::Error;
 use crate::io::{Disk, Storage};
 use crate::log::Log;
-use crate::receiver::{Intake, IntakeStats, Nack, ReceiverConfig, RecordCheck, Refusal, SessionKey, SourceStatus};
+use crate::receiver::{
+    Block, Intake, IntakeStats, Nack, ReceiverConfig, RecordCheck, Refusal, SessionKey, SourceStatus,
+};
 use crate::types::{Lsn, LsnRange, SourceId};
 
 /// How long until a block is offered again that the log had no room for, when nothing else is on its way.
@@ -72,6 +75,10 @@ pub(super) struct Inner<S: Storage> {
     /// What the log's completions wake: goes on to `task`.
     waker: Waker,
     is_shut_down: AtomicBool,
+    /// Somebody will wake the driver: there is never more than one such timer.
+    is_alarm_set: AtomicBool,
+    /// Why the log has no room for the block that waits.
+    full: Mutex<Option<Error>>,
     stream_name: String,
 }
 
@@ -148,7 +155,7 @@ impl<S: Storage> Receiver<S> {
     ///
     /// # Errors
     /// [`ReceiverError::NotABlock`] when something else wrote the log, [`ReceiverError::StateLost`] when it was trimmed
-    /// behind the receiver's back, [`ReceiverError::Config`], and the log's errors.
+    /// behind the receiver's back, [`ReceiverError::StateDamaged`] when frames cannot be read that tell what sources sent, [`ReceiverError::Config`], and the log's errors.
     pub fn open(
         log: Log<S>,
         stream: impl Into<String>,
@@ -171,7 +178,7 @@ impl<S: Storage> Receiver<S> {
     ) -> Result<(Receiver<S>, Driver<S>, Replayed), ReceiverError> {
         config.validate()?;
         check_log(&log, &config)?;
-        let found = replay(&log, watch)?;
+        let found = replay(&log, config.accept_damage, watch)?;
         let stream_name = stream.into();
         let bytes = found.replayed.bytes;
         let mut intake =
@@ -186,6 +193,8 @@ impl<S: Storage> Receiver<S> {
             task: Mutex::new(None),
             waker: Waker::from(Arc::new(WakeDriver(me.clone()))),
             is_shut_down: AtomicBool::new(false),
+            is_alarm_set: AtomicBool::new(false),
+            full: Mutex::new(None),
             stream_name,
         });
         Ok((Receiver { inner: inner.clone() }, Driver { inner }, found.replayed))
@@ -254,22 +263,47 @@ impl<S: Storage> Receiver<S> {
         })
     }
 
-    /// Batches up to and including `lsn` are committed: sources that wait for it are told. Reads those blocks.
+    /// Batches up to and including `lsn` are committed: sources that wait for it are told. Reads the blocks committed since
+    /// the last call; the first time since the receiver was opened those behind `lsn` instead: what is not there is committed.
     ///
     /// # Errors
-    /// The log's, and [`ReceiverError::NotABlock`].
+    /// The log's, and [`ReceiverError::NotABlock`]. Frames that cannot be read are passed over.
     pub fn committed(&self, lsn: Lsn) -> Result<(), ReceiverError> {
-        let from = self.inner.state.lock().intake.committed_lsn().next().max(self.inner.log.first());
-        let mut positions = std::collections::HashMap::new();
-        if from <= lsn {
-            for frame in self.inner.log.range(LsnRange::inclusive(from, lsn)) {
-                let frame = frame?;
-                for (id, seq) in read_block(&self.inner.log, frame.lsn, &frame.payload)?.reached() {
-                    positions.insert(id.clone(), seq);
+        let (before, durable) = {
+            let state = self.inner.state.lock();
+            (state.intake.committed_lsn(), state.intake.durable_lsn())
+        };
+        let mut positions = HashMap::new();
+        let first = self.inner.log.first();
+        if before == Lsn::ZERO {
+            positions.extend(self.sources().into_iter().map(|source| (source.id, source.durable)));
+            let mut later = HashMap::new();
+            self.each_block(lsn.next().max(first), durable, |block| {
+                for (range, _) in block.sequenced() {
+                    later.entry(range.source.clone()).or_insert(range.previous);
                 }
-            }
+            })?;
+            positions.extend(later.into_iter().filter_map(|(id, previous)| Some((id?, previous))));
+        } else {
+            self.each_block(before.next().max(first), lsn, |block| {
+                positions.extend(block.reached().map(|(id, seq)| (id.clone(), seq)));
+            })?;
         }
         self.inner.with(|intake, _| intake.committed(lsn, positions));
+        Ok(())
+    }
+
+    fn each_block(&self, from: Lsn, to: Lsn, mut each: impl FnMut(&Block)) -> Result<(), ReceiverError> {
+        if from > to {
+            return Ok(());
+        }
+        for frame in self.inner.log.range(LsnRange::inclusive(from, to)) {
+            match frame {
+                Ok(frame) => each(&read_block(&self.inner.log, frame.lsn, &frame.payload)?),
+                Err(error) if is_passed_over(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         Ok(())
     }
 
@@ -327,22 +361,37 @@ fn check_log<S: Storage>(log: &Log<S>, config: &ReceiverConfig) -> Result<(), Re
 
 impl<S: Storage> Inner<S> {
     /// Changes the intake, then does what follows: wakes who has something to say, and gives blocks to the log.
-    pub(super) fn with<R>(&self, change: impl FnOnce(&mut Intake, Instant) -> R) -> R {
+    pub(super) fn with<R>(self: &Arc<Self>, change: impl FnOnce(&mut Intake, Instant) -> R) -> R {
         let now = Instant::now();
         let mut wakers = Vec::new();
         let (result, block) = {
             let mut state = self.state.lock();
             let result = change(&mut state.intake, now);
             state.take_noisy(&mut wakers);
-            (result, state.intake.take_block())
+            // What the log had no room for is the driver's to try again: not everybody's who passes by.
+            let block = if state.intake.has_returned() { None } else { state.intake.take_block() };
+            (result, block)
         };
         wakers.into_iter().for_each(Waker::wake);
         self.carry(block);
         result
     }
 
+    /// Wakes the driver after a while, unless that will happen anyway.
+    pub(super) fn set_alarm(self: &Arc<Self>, after: Duration) {
+        if !self.is_alarm_set.swap(true, Ordering::AcqRel) {
+            let inner = Arc::downgrade(self);
+            call_later(after, move || {
+                if let Some(inner) = inner.upgrade() {
+                    inner.is_alarm_set.store(false, Ordering::Release);
+                    inner.wake_driver();
+                }
+            });
+        }
+    }
+
     /// Gives blocks to the log. Only one thread at a time has one: the intake gives no other meanwhile.
-    fn carry(&self, mut block: Option<Vec<Bytes>>) {
+    fn carry(self: &Arc<Self>, mut block: Option<Vec<Bytes>>) {
         while let Some(pieces) = block {
             let appended = append(&self.log, &pieces);
             // What was copied need not be held while others wait for the lock.
@@ -358,19 +407,26 @@ impl<S: Storage> Inner<S> {
                         state.intake.take_block()
                     };
                     wakers.into_iter().for_each(Waker::wake);
+                    *self.full.lock() = None;
                     self.stream.lock().follow(pending, &mut Context::from_waker(&self.waker));
                     next
                 }
-                Ok(Err(NoRoom { is_full })) => {
+                Ok(Err(no_room)) => {
                     let mut wakers = Vec::new();
+                    let (full, after) = match no_room {
+                        NoRoom::Busy => (None, RETRY_BUSY),
+                        NoRoom::Full(error) => (Some(error), RETRY_FULL),
+                    };
                     {
                         let mut state = self.state.lock();
-                        state.intake.put_back(is_full);
+                        state.intake.put_back(full.is_some());
                         state.take_noisy(&mut wakers);
                     }
+                    *self.full.lock() = full;
                     wakers.into_iter().for_each(Waker::wake);
+                    // What is on its way to the device wakes the driver by itself.
                     if self.stream.lock().is_idle() {
-                        wake_later(self.waker.clone(), if is_full { RETRY_FULL } else { RETRY_BUSY });
+                        self.set_alarm(after);
                     }
                     None
                 }
@@ -402,7 +458,7 @@ impl<S: Storage> Inner<S> {
         }
     }
 
-    fn drive(&self, context: &mut Context<'_>) -> Poll<Result<(), ReceiverError>> {
+    fn drive(self: &Arc<Self>, context: &mut Context<'_>) -> Poll<Result<(), ReceiverError>> {
         {
             let mut task = self.task.lock();
             if task.as_ref().is_none_or(|known| !known.will_wake(context.waker())) {
@@ -417,21 +473,52 @@ impl<S: Storage> Inner<S> {
                 Poll::Ready(Err(error)) => self.fail(error),
                 Poll::Pending => {}
             }
-            let (failure, has_returned, is_settled) = {
-                let state = self.state.lock();
-                (state.failure(), state.intake.has_returned(), state.intake.is_settled())
-            };
-            if let Some(failure) = failure {
+            if let Some(failure) = self.state.lock().failure() {
                 return Poll::Ready(Err(failure));
             }
-            if has_returned {
-                self.with(|_, _| ());
-            }
+            self.retry();
             if heard_nothing {
-                let is_done = is_settled && self.is_shut_down.load(Ordering::Acquire);
-                return if is_done { Poll::Ready(Ok(())) } else { Poll::Pending };
+                self.admit();
+                return self.poll_end();
             }
         }
+    }
+
+    /// Offers the log again what it had no room for.
+    fn retry(self: &Arc<Self>) {
+        let block = {
+            let mut state = self.state.lock();
+            if state.intake.has_returned() { state.intake.take_block() } else { None }
+        };
+        self.carry(block);
+    }
+
+    /// Lets in whom only the rate kept out: not every session has a clock of its own.
+    fn admit(self: &Arc<Self>) {
+        let next = self.with(|intake, now| {
+            intake.admit_waiting(now);
+            intake.next_admission().map(|at| at.saturating_duration_since(now))
+        });
+        if let Some(after) = next {
+            self.set_alarm(after);
+        }
+    }
+
+    /// Whether the driver has nothing left to do.
+    fn poll_end(&self) -> Poll<Result<(), ReceiverError>> {
+        if !self.is_shut_down.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        let (is_settled, has_returned) = {
+            let state = self.state.lock();
+            (state.intake.is_settled(), state.intake.has_returned())
+        };
+        if is_settled {
+            return Poll::Ready(Ok(()));
+        }
+        // What finds no space was never acknowledged as durable; waiting for space is not for who wants to end.
+        let full = self.full.lock().clone().filter(|_| has_returned && self.stream.lock().is_idle());
+        full.map_or(Poll::Pending, |error| Poll::Ready(Err(error.into())))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What sources have sent, read back from the stream.
 
 use super::error::ReceiverError;
+use crate::error::Error;
 use crate::io::Storage;
 use crate::log::Log;
 use crate::receiver::{Block, BlockError, Sources};
@@ -16,8 +17,8 @@ pub struct Replayed {
     pub lsns: LsnRange,
     /// Their bytes.
     pub bytes: u64,
-    /// Frames among them that cannot be read: what sources sent in these is not known any more. A source that was told
-    /// of it will be refused with `AckedLoss`.
+    /// Frames among them that cannot be read, with [`ReceiverConfig::accept_damage`](crate::receiver::ReceiverConfig): what
+    /// sources sent in these is lost, and where it is not what a source sent last, the source is not told.
     pub damaged: Vec<LsnRange>,
 }
 
@@ -28,7 +29,22 @@ pub(super) struct State {
     pub(super) replayed: Replayed,
 }
 
-pub(super) fn replay<S: Storage>(log: &Log<S>, watch: &dyn Fn(u64, u64)) -> Result<State, ReceiverError> {
+/// Frames that cannot be read, with known numbers: those behind them can.
+pub(super) fn is_passed_over(error: &Error) -> bool {
+    error.lsns().is_some() && (error.is_damage() || matches!(error, Error::Quarantined { .. }))
+}
+
+fn note(damaged: &mut Vec<LsnRange>, lsns: Option<LsnRange>) {
+    damaged.extend(lsns.filter(|lsns| !damaged.contains(lsns)));
+}
+
+/// Reads the stream's newest part. Where frames of it cannot be read, nobody can tell whose records they held: what comes
+/// behind them would say that a source's records are durable up to there. So that is refused unless `accept_damage`.
+pub(super) fn replay<S: Storage>(
+    log: &Log<S>,
+    accept_damage: bool,
+    watch: &dyn Fn(u64, u64),
+) -> Result<State, ReceiverError> {
     let (first, end) = (log.first(), log.flushed());
     let mut replayed = Replayed { sources: 0, lsns: LsnRange::NONE, bytes: 0, damaged: Vec::new() };
     let mut sources = Sources::default();
@@ -45,20 +61,19 @@ pub(super) fn replay<S: Storage>(log: &Log<S>, watch: &dyn Fn(u64, u64)) -> Resu
     for frame in log.range(replayed.lsns) {
         let frame = match frame {
             Ok(frame) => frame,
-            Err(error) => match error.lsns() {
-                Some(lsns) if error.is_damage() || matches!(error, crate::Error::Quarantined { .. }) => {
-                    if !replayed.damaged.contains(&lsns) {
-                        replayed.damaged.push(lsns);
-                    }
-                    continue;
-                }
-                _ => return Err(error.into()),
-            },
+            Err(error) if is_passed_over(&error) => {
+                note(&mut replayed.damaged, error.lsns());
+                continue;
+            }
+            Err(error) => return Err(error.into()),
         };
         let block = read_block(log, frame.lsn, &frame.payload)?;
         block.ranges.iter().for_each(|(range, _)| sources.apply(range));
         replayed.bytes += frame.payload.len() as u64;
         watch(frame.lsn.since(from.previous()), total);
+    }
+    if let Some(lsns) = replayed.damaged.first().filter(|_| !accept_damage) {
+        return Err(ReceiverError::StateDamaged { lsns: *lsns, log: format!("{log:?}") });
     }
     replayed.sources = sources.len();
     Ok(State { sources, replay_from, replayed })
@@ -76,8 +91,8 @@ fn newest_pointer<S: Storage>(
         match log.read(at) {
             Ok(frame) => return Ok(read_block(log, at, &frame.payload)?.replay_from),
             Err(error) => match error.lsns() {
-                Some(lsns) if lsns.start <= at => {
-                    damaged.push(lsns);
+                Some(lsns) if lsns.start <= at && is_passed_over(&error) => {
+                    note(damaged, Some(lsns));
                     at = lsns.start.previous();
                 }
                 _ => return Err(error.into()),

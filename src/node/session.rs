@@ -49,6 +49,11 @@ impl<S: Storage> Session<S> {
             return Poll::Ready(());
         }
         state.listen(self.key, context.waker());
+        let next = state.intake.next_admission();
+        drop(state);
+        if let Some(at) = next {
+            self.inner.set_alarm(at.saturating_duration_since(Instant::now()));
+        }
         Poll::Pending
     }
 

@@ -24,9 +24,11 @@ pub(super) struct Stream<S: Storage> {
 }
 
 /// The log has no room for a block now.
-pub(super) struct NoRoom {
-    /// No space, rather than too much in flight.
-    pub(super) is_full: bool,
+pub(super) enum NoRoom {
+    /// Too much is in flight.
+    Busy,
+    /// There is no space.
+    Full(Error),
 }
 
 impl<S: Storage> Stream<S> {
@@ -70,8 +72,8 @@ pub(super) fn append<S: Storage>(log: &Log<S>, pieces: &[Bytes]) -> Result<Resul
     let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
     match log.try_append_vectored(&slices) {
         Ok(pending) => Ok(Ok(pending)),
-        Err(Error::Busy { .. }) => Ok(Err(NoRoom { is_full: false })),
-        Err(Error::Full { .. }) => Ok(Err(NoRoom { is_full: true })),
+        Err(Error::Busy { .. }) => Ok(Err(NoRoom::Busy)),
+        Err(error @ Error::Full { .. }) => Ok(Err(NoRoom::Full(error))),
         Err(error) => Err(error),
     }
 }

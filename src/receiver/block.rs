@@ -205,10 +205,14 @@ impl Block {
     /// How far the block takes each source that has sequences: of records, and of what never comes or was refused. What
     /// [`super::Intake::committed`] is told when the block is in a committed batch.
     pub fn reached(&self) -> impl Iterator<Item = (&SourceId, Seq)> {
-        self.ranges.iter().filter_map(|(range, _)| {
+        self.sequenced().filter_map(|(range, _)| Some((range.source.as_ref()?, range.last)))
+    }
+
+    /// The ranges that take a source with sequences further.
+    pub(crate) fn sequenced(&self) -> impl Iterator<Item = &(Range, Bytes)> {
+        self.ranges.iter().filter(|(range, _)| {
             let moves = matches!(range.kind, RangeKind::Records | RangeKind::Skipped | RangeKind::Reject { .. });
-            let source = range.source.as_ref()?;
-            (moves && range.sequences != Sequences::None).then_some((source, range.last))
+            moves && range.source.is_some() && range.sequences != Sequences::None
         })
     }
 

@@ -50,6 +50,9 @@ pub struct ReceiverConfig {
     pub snapshot_interval_bytes: u64,
     /// What becomes of records that are too long or that the receiver's check refuses. Default stop.
     pub poison: Poison,
+    /// Open although frames cannot be read that tell what sources have sent. Their records are given up; sources that do not
+    /// remember what they were told may repeat others. Default no.
+    pub accept_damage: bool,
     /// Rejects a source may leave unseen: 1 to 10 000. Default 256.
     pub rejects_unseen_max: u32,
     /// How often a silent end asks the other one: 10 ms to 1 h. A session silent for three times this is closed. Default
@@ -97,6 +100,7 @@ impl Default for ReceiverConfig {
             blocks_in_flight_max: 4,
             snapshot_interval_bytes: 64 * MIB,
             poison: Poison::Stop,
+            accept_damage: false,
             rejects_unseen_max: 256,
             heartbeat: Duration::from_secs(10),
             hello_timeout: Duration::from_secs(10),

@@ -40,6 +40,7 @@ impl Doors {
             addresses.insert(name, listener.local_addr().map_err(failed)?);
             Ok(Some(listener))
         };
+        settings.check_doors()?;
         let http = listen("http", "server.http", settings.server.http)?;
         let lines = listen("lines", "server.lines", settings.server.lines)?;
         let (open, closed) = watch::channel(false);

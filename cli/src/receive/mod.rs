@@ -134,8 +134,7 @@ impl Receiving<'_> {
         let (receiver, driver, replayed) = opened.map_err(|e| self.failed(e))?;
         for lsns in &replayed.damaged {
             tell(format_args!(
-                "frames {lsns} cannot be read: what sources sent in them is not known; a source that was told of it is \
-                 refused"
+                "frames {lsns} cannot be read: what sources sent in them is given up, as accept_damage says"
             ));
         }
         let bound = runtime.block_on(async { Server::bind(receiver.clone(), server) });
@@ -188,9 +187,9 @@ impl Receiving<'_> {
         let dir = self.args.log.dir.display().to_string();
         match error {
             ReceiverError::Log(source) => Failure::Log { dir, source },
-            error @ (ReceiverError::NotABlock { .. } | ReceiverError::StateLost { .. }) => {
-                Failure::Refused(format!("log {dir}: {error}"))
-            }
+            error @ (ReceiverError::NotABlock { .. }
+            | ReceiverError::StateLost { .. }
+            | ReceiverError::StateDamaged { .. }) => Failure::Refused(format!("log {dir}: {error}")),
             error => Failure::Usage(format!("log {dir}: {error}")),
         }
     }

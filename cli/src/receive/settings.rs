@@ -36,6 +36,8 @@ pub(super) struct ServerSettings {
     pub(super) lines: Option<SocketAddr>,
     pub(super) admin: Option<SocketAddr>,
     pub(super) plaintext_beyond_loopback: bool,
+    /// Ways in that cannot ask for what the protocol asks for are open all the same.
+    unauthenticated_doors: bool,
     cert: Option<PathBuf>,
     key: Option<PathBuf>,
     client_ca: Option<PathBuf>,
@@ -79,6 +81,7 @@ impl Default for ServerSettings {
             lines: None,
             admin: None,
             plaintext_beyond_loopback: false,
+            unauthenticated_doors: false,
             cert: None,
             key: None,
             client_ca: None,
@@ -181,6 +184,23 @@ impl Settings {
 }
 
 impl Settings {
+    /// Where sources have to say who they are, no door may let them in without: HTTP asks for tokens and not for
+    /// certificates, lines for nothing.
+    pub(super) fn check_doors(&self) -> Result<(), Failure> {
+        let ServerSettings { http, lines, client_ca, tokens, unauthenticated_doors, .. } = &self.server;
+        let asks = client_ca.is_some() || !tokens.is_empty();
+        let open = match (http, lines) {
+            _ if !asks || *unauthenticated_doors => return Ok(()),
+            (_, Some(_)) => "lines asks for nothing",
+            (Some(_), None) if tokens.is_empty() => "http asks for tokens only, and there are none",
+            _ => return Ok(()),
+        };
+        Err(Failure::Usage(format!(
+            "configuration: sources must show who they are, but server.{open}: leave it out, or set \
+             `server.unauthenticated_doors`"
+        )))
+    }
+
     /// The tokens, read from their files.
     pub(super) fn tokens(&self) -> Result<Vec<TokenRule>, Failure> {
         let token = |rule: &TokenSettings| {

@@ -28,6 +28,8 @@ use tracker::Tracker;
 
 /// How long to wait for a stream's next bytes, or for acknowledgments, before looking whether to end.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a goodbye may take.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// Records between two looks at the clock while input is at hand.
 const LOOK_TURNS: u64 = 64;
 /// A piece may be this long unless the receiver takes less.
@@ -209,17 +211,21 @@ impl Sending<'_> {
         let ended =
             pumped.and_then(|ending| settled.map(|settled| if ending == Ending::Done { settled } else { ending }));
         tracker.catch_up();
+        let rejected = take_rejects(&client);
+        // Says goodbye, and that the rejects were taken note of.
+        let _ = self.runtime.block_on(client.close(CLOSE_WITHIN));
         let outcome = match &ended {
             Ok(Ending::Interrupted) => "interrupted",
             Ok(_) => "complete",
             Err(_) => "failed",
         };
-        for reject in client.take_rejects() {
-            let (seq, bytes, reason) = (reject.seq, reject.bytes, reject.reason);
-            tell(format_args!("the receiver rejected the record of {bytes} bytes up to offset {seq} ({reason:?})"));
-        }
         report.end(outcome, &tracker);
-        ended
+        match tracker.rejected + rejected {
+            0 => ended,
+            count => ended.and(Err(Failure::Refused(format!(
+                "{count} records were rejected by the receiver, and are kept there outside the data"
+            )))),
+        }
     }
 
     /// Waits for the receiver to say where the source stands; `None`: interrupted.
@@ -294,6 +300,7 @@ impl Sending<'_> {
         for turn in 1_u64.. {
             if turn.is_multiple_of(LOOK_TURNS) {
                 tracker.catch_up();
+                tracker.rejected += take_rejects(client);
                 report.tick(tracker, Instant::now());
             }
             if self.interrupt.is_asked() {
@@ -304,6 +311,7 @@ impl Sending<'_> {
                 tracker.sent(seq);
                 while !self.push(client, seq, &record)? {
                     tracker.catch_up();
+                    tracker.rejected += take_rejects(client);
                     report.tick(tracker, Instant::now());
                     self.tell_disconnects(client, &mut told, began)?;
                     if self.interrupt.is_asked() {
@@ -358,6 +366,7 @@ impl Sending<'_> {
         loop {
             let flushed = self.runtime.block_on(async { tokio::time::timeout(LOOK_EVERY, client.flush()).await });
             tracker.catch_up();
+            tracker.rejected += take_rejects(client);
             report.tick(tracker, Instant::now());
             match flushed {
                 Ok(result) => return result.map(|_| ending).map_err(|e| receiver_failure(&e)),
@@ -366,6 +375,16 @@ impl Sending<'_> {
             }
         }
     }
+}
+
+/// Tells of records that the receiver keeps as rejects; how many.
+fn take_rejects(client: &Client) -> u64 {
+    let rejects = client.take_rejects();
+    for reject in &rejects {
+        let (seq, bytes, reason) = (reject.seq, reject.bytes, reject.reason);
+        tell(format_args!("the receiver rejected the record of {bytes} bytes up to offset {seq} ({reason:?})"));
+    }
+    rejects.len() as u64
 }
 
 fn receiver_failure(error: &ClientError) -> Failure {

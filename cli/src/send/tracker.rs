@@ -19,6 +19,8 @@ const LATENCY_MICROS_MAX: u64 = 60_000_000;
 pub(super) struct Tracker {
     flights: Arc<Mutex<Flights>>,
     shown: Shown,
+    /// Records that the receiver has rejected, as far as it was told.
+    pub(super) rejected: u64,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -26,7 +28,7 @@ struct Flights {
     queue: VecDeque<(Seq, Instant)>,
     latency: Histogram<u64>,
     records: u64,
-    done: Seq,
+    durable: Seq,
     lsn: Lsn,
 }
 
@@ -40,7 +42,7 @@ impl Tracker {
     pub(super) fn start(runtime: &Runtime, client: &Client, begin: u64, wait_for: WaitFor) -> Tracker {
         let latency = Histogram::new_with_max(LATENCY_MICROS_MAX, 3).expect("the bounds are valid constants");
         let lsn = client.positions().durable_lsn;
-        let flights = Flights { queue: VecDeque::new(), latency, records: 0, done: Seq::new(begin), lsn };
+        let flights = Flights { queue: VecDeque::new(), latency, records: 0, durable: Seq::new(begin), lsn };
         let flights = Arc::new(Mutex::new(flights));
         let mut watch = client.watch();
         let noted = flights.clone();
@@ -51,7 +53,7 @@ impl Tracker {
             }
         });
         let durable = Durable { offset: begin, lsn, ..Durable::default() };
-        Tracker { flights, shown: Shown { durable, begin }, task }
+        Tracker { flights, shown: Shown { durable, begin }, rejected: 0, task }
     }
 
     /// A record that ends at `seq` is about to be given to the client.
@@ -62,7 +64,7 @@ impl Tracker {
     /// Takes over what has arrived since.
     pub(super) fn catch_up(&mut self) {
         let flights = lock(&self.flights);
-        let offset = flights.done.get();
+        let offset = flights.durable.get();
         let bytes = offset - self.shown.begin;
         self.shown.durable = Durable { offset, lsn: flights.lsn, records: flights.records, bytes };
     }
@@ -76,9 +78,10 @@ impl Flights {
         {
             self.queue.pop_front();
             self.records += 1;
-            self.done = seq;
             self.latency.saturating_record(now.saturating_duration_since(since).as_micros() as u64);
         }
+        // What is called durable is durable, whatever counts as done.
+        self.durable = self.durable.max(positions.durable);
         self.lsn = self.lsn.max(positions.durable_lsn);
     }
 }

@@ -62,8 +62,8 @@ impl<S: Storage> Table<S> {
             let oldest = idle.min_by_key(|(_, slot)| *slot.used.lock()).map(|(id, _)| id.clone())?;
             _gone = slots.remove(&oldest);
         }
-        let slot =
-            Arc::new(Slot { talk: tokio::sync::Mutex::new(None), used: Mutex::new(now), epoch: AtomicU64::new(0) });
+        let epoch = AtomicU64::new(epoch.unwrap_or_default().get());
+        let slot = Arc::new(Slot { talk: tokio::sync::Mutex::new(None), used: Mutex::new(now), epoch });
         slots.insert(id.clone(), slot.clone());
         Some(slot)
     }

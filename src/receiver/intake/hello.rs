@@ -94,7 +94,14 @@ impl Intake {
         };
         let at = self.sources.find_or_insert(named);
         let known = self.epoch_of(at);
-        let epoch = if hello.epoch == SourceEpoch::ZERO { known.next() } else { hello.epoch };
+        // An epoch that is still on its way was never in a WELCOME: whoever comes next may have it. Sources that come again
+        // and again while the disk is full add nothing to what waits.
+        let is_unused = self.sources[at].epoch < known;
+        let epoch = match hello.epoch {
+            SourceEpoch::ZERO if is_unused => known,
+            SourceEpoch::ZERO => known.next(),
+            chosen => chosen,
+        };
         if let Some(older) = self.attached.insert(at, key) {
             self.stats.replaced += 1;
             let (code, text) = if epoch > known {

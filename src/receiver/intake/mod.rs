@@ -299,6 +299,8 @@ impl Intake {
     #[must_use]
     pub fn reservation(&self, key: SessionKey) -> Option<Reservation> {
         match self.sessions.get(key) {
+            // What has ended takes nothing any more, and must not wait again.
+            Some(session) if matches!(session.state, State::Ending) => Some(Reservation::Granted),
             Some(session) if session.is_waiting => Some(Reservation::Waiting),
             Some(session) if session.reserved > 0 => Some(Reservation::Granted),
             Some(_) => None,
@@ -307,10 +309,27 @@ impl Intake {
         }
     }
 
+    /// The stream is durable up to here, as far as the receiver was told.
+    #[must_use]
+    pub fn durable_lsn(&self) -> Lsn {
+        self.durable_lsn
+    }
+
     /// Batches are committed up to here.
     #[must_use]
     pub fn committed_lsn(&self) -> Lsn {
         self.committed_lsn
+    }
+
+    /// When the first of those who wait for room is let in by the rate alone, if nothing else keeps it out.
+    #[must_use]
+    pub fn next_admission(&self) -> Option<Instant> {
+        self.budget.next_admission()
+    }
+
+    /// Lets in those for whom there is room by now.
+    pub fn admit_waiting(&mut self, now: Instant) {
+        self.admit(now);
     }
 
     /// Whether sessions wait for room: then those that hold some without using it are to be ended.
@@ -635,7 +654,9 @@ impl Intake {
                 self.try_welcome(now, key);
             }
             self.finish_bye(key);
-        } else if let Some(key) = part.session {
+        }
+        // Its session need not be the source's: without sequences a name is only a name.
+        if let Some(key) = part.session {
             self.finish_bye(key);
         }
     }
