@@ -9,9 +9,13 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use seawall::node::{Receiver, Server, ServerConfig};
-use seawall::receiver::{FRAME_OVERHEAD_BYTES, FrameHeader, HEADER_BYTES, Hello, Message, ReceiverConfig, encode};
-use seawall::{Config, Log, Seq};
+use seawall::net::{ClientCertificates, ClientTls, Pem, ServerTls};
+use seawall::node::{Client, ClientConfig, Receiver, Server, ServerConfig};
+use seawall::receiver::{
+    FRAME_OVERHEAD_BYTES, FrameHeader, HEADER_BYTES, Hello, Message, OutboxConfig, ReceiverConfig, encode,
+};
+use seawall::{Config, Log, Seq, SourceId};
+use tokio::runtime::Runtime;
 
 /// Counts bytes in use and their peak.
 struct Counting;
@@ -58,6 +62,46 @@ fn connections_cost_little_and_claims_cost_nothing() {
     idle(&receiver, address);
     claims(&receiver, address);
     deaf(&receiver, address);
+    with_tls(&runtime, &receiver, address);
+}
+
+/// Both ends of idle sessions, without TLS and with it: the difference is TLS's, at two ends.
+fn with_tls(runtime: &Runtime, receiver: &Receiver, plain: SocketAddr) {
+    const PAIRS: usize = 300;
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let chain = Pem::Bytes(made.cert.pem().into_bytes());
+    let key = Pem::Bytes(made.signing_key.serialize_pem().into_bytes());
+    let tls = ServerTls::new(&chain, &key, &ClientCertificates::NotAsked).unwrap();
+    let server = runtime.block_on(async {
+        let config = ServerConfig { tls: Some(tls), ..ServerConfig::new(([127, 0, 0, 1], 0).into()) };
+        Server::bind(receiver.clone(), config).unwrap()
+    });
+    let encrypted = server.addresses()[0];
+    runtime.spawn(server.run(std::future::pending()));
+    let trust = ClientTls::new(&chain).unwrap();
+    let [without, with] = [(plain, None), (encrypted, Some(trust))].map(|(address, tls)| {
+        let before = IN_USE.load(Ordering::Relaxed);
+        let clients: Vec<Client> = runtime.block_on(async {
+            let mut clients = Vec::new();
+            for number in 0..PAIRS {
+                let outbox =
+                    OutboxConfig { source: SourceId::new(format!("pair-{number}")), ..OutboxConfig::default() };
+                let config = ClientConfig { tls: tls.clone(), ..ClientConfig::new(address.to_string(), outbox) };
+                clients.push(Client::connect(config).unwrap());
+            }
+            for client in &clients {
+                client.resume().await.unwrap();
+            }
+            clients
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        let each = (IN_USE.load(Ordering::Relaxed) - before) / PAIRS;
+        drop(clients);
+        wait("all are gone", || receiver.stats().intake.sessions == 0);
+        each
+    });
+    println!("both ends of an idle session: {without} bytes, with TLS {with}");
+    assert!(with < 200 << 10, "{with} bytes");
 }
 
 /// Sessions that were welcomed and have nothing to say.

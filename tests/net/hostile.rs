@@ -260,8 +260,7 @@ async fn a_source_that_was_told_more_than_there_is_hears_of_it() {
 async fn a_source_that_never_reads_disturbs_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::start(dir.path(), ReceiverConfig::default());
-    let mut raw = Raw::connect(&node).await;
-    raw.say(&Message::Hello(at_most_once("deaf"))).await;
+    let (mut raw, _) = Raw::welcomed(&node, at_most_once("deaf")).await;
     // Every PING is answered with a PONG and an ACK: enough of them to fill every buffer on the way.
     let pings: Vec<u8> =
         (0..2000).flat_map(|nonce| bytes_of(&Message::Ping { nonce, rejects_seen: Seq::ZERO })).collect();

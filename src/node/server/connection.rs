@@ -193,7 +193,7 @@ impl<'a, S: Storage> Connection<'a, S> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Ready(Ok(Read::End)) if self.said_bye => self.phase = Phase::Deaf,
                 Poll::Ready(Ok(Read::End)) => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(Read::More)) => {}
+                Poll::Ready(Ok(Read::More)) => _ = self.poll_wait(cx)?,
                 Poll::Pending if had > 0 && written.is_ready() => {}
                 Poll::Pending => ready!(self.poll_wait(cx))?,
             }
@@ -388,9 +388,11 @@ impl<'a, S: Storage> Connection<'a, S> {
 
     // --- time ------------------------------------------------------------------------------------------------------
 
-    /// Waits for the next deadline, and looks at all of them then.
+    /// Waits for the next deadline, and looks at all of them then. Asked also while there is no need to wait: a peer that
+    /// sends without a pause must not keep its deadlines away.
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), NetError>> {
-        let is_due = self.timer.as_mut().poll(cx).is_ready();
+        // By the clock: with its share of the thread used up, a task's timers say nothing.
+        let is_due = self.timer.as_mut().poll(cx).is_ready() || now() >= self.timer.deadline().into_std();
         if is_due {
             self.session.tick();
             self.check_message();
