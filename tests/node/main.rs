@@ -2,6 +2,7 @@
 
 mod restart;
 mod store;
+mod trouble;
 
 use std::path::Path;
 

@@ -204,7 +204,7 @@ fn what_another_program_wrote_is_not_taken_for_blocks() {
 }
 
 /// A future on this thread.
-fn futures<F: std::future::Future>(future: F) -> F::Output {
+pub(crate) fn futures<F: std::future::Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
         fn wake(self: std::sync::Arc<Self>) {

@@ -1,0 +1,179 @@
+//! A receiver whose log is damaged, full or gone.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use seawall::node::{LocalSource, Receiver, ReceiverError};
+use seawall::receiver::{Poison, ReceiverConfig, RecordCheck, Sequences, WaitFor};
+use seawall::{Config, Log, RecoveryMode, Seq, SourceId};
+
+use crate::store::futures;
+use crate::{Running, records};
+
+/// Nothing here takes longer, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Fails, rather than hangs.
+fn within_patience<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, waited) = mpsc::channel();
+    std::thread::spawn(move || done.send(what()));
+    waited.recv_timeout(PATIENCE).expect("it ended within a minute")
+}
+
+#[test]
+fn damage_in_what_tells_the_sources_is_refused_unless_it_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), ReceiverConfig::default());
+    let mut source = running.receiver.local_blocking("a").unwrap();
+    for record in ["first of them", "second of them", "third of them"] {
+        source.store_blocking(&[record]).unwrap();
+    }
+    drop(source);
+    running.close();
+    flip_bit_at(dir.path(), b"second of them");
+    let quarantine = || Config { recovery: RecoveryMode::Quarantine, ..Config::default() };
+    let (log, _) = Log::open(dir.path(), quarantine()).unwrap();
+    let error = Receiver::open(log, "test", ReceiverConfig::default()).unwrap_err();
+    assert!(matches!(error, ReceiverError::StateDamaged { .. }), "{error}");
+    assert!(error.to_string().contains("accept_damage"), "{error}");
+    let (log, _) = Log::open(dir.path(), quarantine()).unwrap();
+    let config = ReceiverConfig { accept_damage: true, ..ReceiverConfig::default() };
+    let (receiver, _driver, replayed) = Receiver::open(log, "test", config).unwrap();
+    assert_eq!(replayed.damaged.len(), 1, "{replayed:?}");
+    assert_eq!(receiver.source(&SourceId::new("a").unwrap()).unwrap().durable, Seq::new(3));
+}
+
+fn flip_bit_at(dir: &std::path::Path, marker: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(bytes) = std::fs::read(&path) else { continue };
+        if let Some(at) = bytes.windows(marker.len()).position(|window| window == marker) {
+            let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
+            file.sync_all().unwrap();
+            return;
+        }
+    }
+    panic!("no file holds the marker");
+}
+
+/// A log with room for little, and a record in the receiver's memory that it has no space for.
+fn full(dir: &std::path::Path) -> (Running, LocalSource) {
+    let config = Config {
+        segment_bytes_min: 64 << 10,
+        segment_bytes_max: 64 << 10,
+        byte_limit: Some(256 << 10),
+        record_bytes_max: 16 << 20,
+        ..Config::default()
+    };
+    let (log, _) = Log::open(dir, config).unwrap();
+    let limits = ReceiverConfig { block_bytes_max: 16 << 10, frame_bytes_max: 16 << 10, ..ReceiverConfig::default() };
+    let running = Running::open_log(log, limits);
+    let id = SourceId::new("a");
+    let mut source = futures(running.receiver.local_with(id, Sequences::Dense, WaitFor::Received)).unwrap();
+    for _ in 0..40 {
+        futures(source.receive(&[[7u8; 10_000]])).unwrap();
+    }
+    (running, source)
+}
+
+#[test]
+fn a_full_disk_holds_one_timer_however_many_ask() {
+    let dir = tempfile::tempdir().unwrap();
+    let (running, source) = full(dir.path());
+    let retrying = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+        names.filter(|name| name.trim() == "seawall-retry").count()
+    };
+    let began = std::time::Instant::now();
+    while running.receiver.stats().intake.charged_bytes == 0 || retrying() == 0 {
+        assert!(began.elapsed() < PATIENCE, "the log was not full: {:?}", running.receiver.stats());
+    }
+    for _ in 0..1000 {
+        drop(running.receiver.connect().unwrap());
+    }
+    // Two of these tests may run at once, and a timer that has rung may not be gone yet.
+    assert!(retrying() <= 4, "{} timers", retrying());
+    drop(source);
+    running.receiver.shut_down();
+    assert!(within_patience(|| running.thread.join()).is_err());
+}
+
+#[test]
+fn who_wants_to_end_does_not_wait_for_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let (running, source) = full(dir.path());
+    drop(source);
+    running.receiver.shut_down();
+    let error = within_patience(|| running.thread.join()).unwrap_err();
+    assert!(matches!(error, ReceiverError::Log(seawall::Error::Full { .. })), "{error}");
+    // What was acknowledged by then is there.
+    let durable = running.receiver.source(&SourceId::new("a").unwrap()).unwrap().durable.get();
+    assert!(durable > 0 && durable < 40, "{durable}");
+    assert!(records(&running.log).len() as u64 >= durable);
+}
+
+#[test]
+fn rejects_are_taken_note_of_once_by_who_does_not_wait_for_the_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
+    let config = ReceiverConfig { poison: Poison::DeadLetter, ..ReceiverConfig::default() };
+    let check = RecordCheck::new(|record| if record == b"bad" { Err("bad".into()) } else { Ok(()) });
+    let (receiver, driver, _) = Receiver::open_with(log, "test", config, Some(check), &|_, _| {}).unwrap();
+    let _thread = driver.spawn().unwrap();
+    let id = SourceId::new("a").unwrap();
+    let watched = receiver.clone();
+    within_patience(move || {
+        let mut source = futures(receiver.local_with(Some(id.clone()), Sequences::Dense, WaitFor::Received)).unwrap();
+        futures(source.receive(&["good", "bad"])).unwrap();
+        while receiver.source(&id).unwrap().durable < Seq::new(2) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for _ in 0..10 {
+            futures(source.receive(&["good"])).unwrap();
+        }
+        source.store_blocking(&["good"]).unwrap();
+        assert_eq!(receiver.source(&id).unwrap().rejects_unseen, 0);
+    });
+    assert_eq!(watched.stats().intake.rejected, 1);
+}
+
+#[test]
+fn who_waits_for_room_hears_that_the_log_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
+    let config = ReceiverConfig { in_flight_bytes_max: 64 << 10, ..ReceiverConfig::default() };
+    let (receiver, driver, _) = Receiver::open(log, "test", config).unwrap();
+    let thread = driver.spawn().unwrap();
+    let mut waiting = receiver.local_blocking("waits").unwrap();
+    // Somebody who claims all the room there is, and sends nothing.
+    let mut claims = receiver.connect().unwrap();
+    futures(claims.reserve(10 << 20));
+    let store = std::thread::spawn(move || waiting.store_blocking(&[[0u8; 1000]]).unwrap_err());
+    while !claims.is_contended() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    receiver.log().clone().close(PATIENCE).unwrap();
+    // Another session's epoch goes to the log, which answers that it is gone.
+    assert!(receiver.local_blocking("other").is_err());
+    receiver.shut_down();
+    let error = within_patience(move || store.join().unwrap());
+    assert!(!matches!(error, ReceiverError::Rejected { .. }), "{error}");
+    let _ended = within_patience(|| thread.join());
+}
+
+#[test]
+fn a_rate_lets_in_those_without_a_clock_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), ReceiverConfig::default());
+    let mut source = running.receiver.local_blocking("a").unwrap();
+    running.receiver.set_rate(Some(100_000.0));
+    within_patience(move || {
+        for _ in 0..3 {
+            source.store_blocking(&[[0u8; 20_000]]).unwrap();
+        }
+    });
+    running.close();
+}
