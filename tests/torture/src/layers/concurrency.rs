@@ -29,7 +29,7 @@ impl Layer for Concurrency {
     }
 
     fn goals(&self) -> Goals {
-        Goals { ci: 200_000, long: 10_000_000, share: Duration::from_secs(150) }
+        Goals { ci: 200_000, long: 10_000_000, share: Duration::from_secs(240) }
     }
 
     /// A write that is told before it is flushed, and a kick that gets lost.
