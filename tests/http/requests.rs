@@ -287,7 +287,7 @@ fn what_is_too_long_is_refused_whole() {
     let answer = client.post(&[("Source-Id", "b"), ("First-Seq", "1")], format!("{}\r\n", &long[..100]).repeat(10));
     assert_eq!((answer.status, &answer.json["error"]), (413, &"body_too_long".into()), "{answer:?}");
     // The receiver's own limit holds as well, and a long body's sender gets to its answer.
-    let answer = client.post(&[RAW], "x".repeat(1 << 20));
+    let answer = client.post(&[RAW], "x".repeat(7 << 20));
     assert_eq!((answer.status, &answer.json["error"]), (413, &"body_too_long".into()), "{answer:?}");
     // One that asks before it sends hears it before it has sent anything.
     let mut asks = Client::connect(http.address);
