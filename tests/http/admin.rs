@@ -41,15 +41,20 @@ fn ready_is_what_takes_records() {
     let answer = ready(Some("starting"));
     assert_eq!((answer.number("done"), answer.number("total"), &answer.json["text"]), (3, 10, &"replaying".into()));
 
+    let few = ReceiverConfig { sessions_max: 1, ..ReceiverConfig::default() };
     let open = || {
         let log = crate::open_log(dir.path(), &Config::default());
-        let (receiver, driver, _) = Receiver::open(log.clone(), "test", ReceiverConfig::default()).unwrap();
+        let (receiver, driver, _) = Receiver::open(log.clone(), "test", few.clone()).unwrap();
         (log, receiver, driver.spawn().unwrap())
     };
     let (log, receiver, thread) = open();
     admin.ready(receiver.clone());
     ready(None);
     assert_eq!(receiver.stats().intake.sessions, 0, "asking leaves nothing behind");
+    let only = receiver.local_blocking("a").unwrap();
+    ready(Some("refuses"));
+    drop(only);
+    ready(None);
     receiver.drain(Duration::from_secs(1), "maintenance");
     assert_eq!(ready(Some("draining")).json["text"], "maintenance");
     receiver.shut_down();

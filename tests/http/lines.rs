@@ -144,6 +144,21 @@ fn ok_is_said_of_durable_lines_only() {
 }
 
 #[test]
+fn what_did_not_become_durable_is_not_said_to_be_when_the_connection_is_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut world, driver) = World::without_driver(dir.path(), Config::default(), ReceiverConfig::default(), None);
+    let drain = Duration::from_millis(300);
+    let lines = world.serve_lines(LinesConfig { ack: true, drain, ..Default::default() });
+    let mut sender = connect(lines.address);
+    sender.write_all(b"one\ntwo\n").unwrap();
+    until("they were taken", || lines.watch.stats().lines == 2);
+    world.receiver.drain(Duration::from_secs(5), "maintenance");
+    assert_eq!(rest(&mut sender), "ERR what is not answered did not become durable in time\n");
+    world.thread = Some(driver.unwrap().spawn().unwrap());
+    world.close();
+}
+
+#[test]
 fn a_long_line_ends_its_connection_and_what_was_before_it_stands() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::open(dir.path(), ReceiverConfig::default());

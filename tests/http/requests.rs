@@ -116,6 +116,12 @@ fn a_gap_is_told_with_what_was_expected_and_nothing_is_taken() {
     assert_eq!(client.post(&from("1"), "1\n2\n").status, 201);
     let answer = client.post(&from("7"), "7\n");
     assert_eq!((answer.status, answer.number("expected"), answer.number("durable")), (409, 3, 2), "{answer:?}");
+    // Told from the head alone.
+    let head = [&from("7")[..], &[("Content-Length", "1000000"), ("Content-Type", "text/plain")]].concat();
+    let mut early = Client::connect(http.address);
+    early.send(Client::head("/v1/streams/test", &head));
+    assert_eq!(early.answer().status, 409);
+    drop(early);
     assert_eq!(client.post(&from("3"), "3\n").status, 201, "the session goes on");
     assert_eq!(records(&world.log).len(), 3);
     assert_eq!(world.receiver.stats().intake.charged_bytes, 0);
@@ -281,7 +287,7 @@ fn what_is_too_long_is_refused_whole() {
     let answer = client.post(&[("Source-Id", "b"), ("First-Seq", "1")], format!("{}\r\n", &long[..100]).repeat(10));
     assert_eq!((answer.status, &answer.json["error"]), (413, &"body_too_long".into()), "{answer:?}");
     // The receiver's own limit holds as well, and a long body's sender gets to its answer.
-    let answer = client.post(&[RAW], "x".repeat(1 << 20));
+    let answer = client.post(&[RAW], "x".repeat(7 << 20));
     assert_eq!((answer.status, &answer.json["error"]), (413, &"body_too_long".into()), "{answer:?}");
     // One that asks before it sends hears it before it has sent anything.
     let mut asks = Client::connect(http.address);
