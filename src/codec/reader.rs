@@ -26,10 +26,12 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
+    #[cfg(feature = "receiver")]
     pub(crate) fn u8(&mut self) -> Result<u8, Truncated> {
         self.array().map(|[byte]| byte)
     }
 
+    #[cfg(feature = "receiver")]
     pub(crate) fn u16(&mut self) -> Result<u16, Truncated> {
         self.array().map(u16::from_le_bytes)
     }
@@ -47,6 +49,7 @@ impl<'a> Reader<'a> {
     }
 
     /// How many bytes are left.
+    #[cfg(feature = "receiver")]
     pub(crate) fn remaining(&self) -> usize {
         self.rest.len()
     }

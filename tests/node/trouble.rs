@@ -58,18 +58,23 @@ fn flip_bit_at(dir: &std::path::Path, marker: &[u8]) {
     panic!("no file holds the marker");
 }
 
-/// A log with room for little, and a record in the receiver's memory that it has no space for.
-fn full(dir: &std::path::Path) -> (Running, LocalSource) {
-    let config = Config {
+fn small() -> Config {
+    Config {
         segment_bytes_min: 64 << 10,
         segment_bytes_max: 64 << 10,
         byte_limit: Some(256 << 10),
-        record_bytes_max: 16 << 20,
         ..Config::default()
-    };
-    let (log, _) = Log::open(dir, config).unwrap();
-    let limits = ReceiverConfig { block_bytes_max: 16 << 10, frame_bytes_max: 16 << 10, ..ReceiverConfig::default() };
-    let running = Running::open_log(log, limits);
+    }
+}
+
+fn limits() -> ReceiverConfig {
+    ReceiverConfig { block_bytes_max: 16 << 10, frame_bytes_max: 16 << 10, ..ReceiverConfig::default() }
+}
+
+/// A log with room for little, and a record in the receiver's memory that it has no space for.
+fn full(dir: &std::path::Path) -> (Running, LocalSource) {
+    let (log, _) = Log::open(dir, small()).unwrap();
+    let running = Running::open_log(log, limits());
     let id = SourceId::new("a");
     let mut source = futures(running.receiver.local_with(id, Sequences::Dense, WaitFor::Received)).unwrap();
     for _ in 0..40 {
@@ -143,25 +148,35 @@ fn rejects_are_taken_note_of_once_by_who_does_not_wait_for_the_device() {
 #[test]
 fn who_waits_for_room_hears_that_the_log_is_gone() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
-    let config = ReceiverConfig { in_flight_bytes_max: 64 << 10, ..ReceiverConfig::default() };
-    let (receiver, driver, _) = Receiver::open(log, "test", config).unwrap();
+    let (log, _) = Log::open(dir.path(), small()).unwrap();
+    let limits = ReceiverConfig { in_flight_bytes_max: 64 << 10, ..limits() };
+    let (receiver, driver, _) = Receiver::open(log, "test", limits).unwrap();
     let thread = driver.spawn().unwrap();
-    let mut waiting = receiver.local_blocking("waits").unwrap();
-    // Somebody who claims all the room there is, and sends nothing.
-    let mut claims = receiver.connect().unwrap();
-    futures(claims.reserve(10 << 20));
-    let store = std::thread::spawn(move || waiting.store_blocking(&[[0u8; 1000]]).unwrap_err());
-    while !claims.is_contended() {
-        std::thread::sleep(Duration::from_millis(1));
+    let id = SourceId::new("a");
+    let mut source = futures(receiver.local_with(id, Sequences::Dense, WaitFor::Received)).unwrap();
+    // What finds no space in the log keeps its room.
+    let stores = std::thread::spawn(move || {
+        loop {
+            if let Err(error) = futures(source.receive(&[[7u8; 10_000]])) {
+                return error;
+            }
+        }
+    });
+    let watch = receiver.connect().unwrap();
+    // Until it waits, and nothing moves any more that could give it room.
+    let mut before = receiver.log().flushed();
+    loop {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = receiver.log().flushed();
+        if watch.is_contended() && now == before {
+            break;
+        }
+        before = now;
     }
     receiver.log().clone().close(PATIENCE).unwrap();
-    // Another session's epoch goes to the log, which answers that it is gone.
-    assert!(receiver.local_blocking("other").is_err());
-    receiver.shut_down();
-    let error = within_patience(move || store.join().unwrap());
-    assert!(!matches!(error, ReceiverError::Rejected { .. }), "{error}");
-    let _ended = within_patience(|| thread.join());
+    let error = within_patience(|| stores.join().unwrap());
+    assert!(matches!(error, ReceiverError::Log(_)), "{error}");
+    assert!(within_patience(|| thread.join()).is_err());
 }
 
 #[test]
