@@ -15,11 +15,13 @@ pub(super) struct Splitter {
     begun: Vec<u8>,
     /// The line at hand is too long: its bytes are counted only.
     passed_bytes: u64,
+    /// The last of them was a `\r`, which may be part of the line's end.
+    passed_cr: bool,
 }
 
 impl Splitter {
     pub(super) fn new(line_bytes_max: usize) -> Splitter {
-        Splitter { line_bytes_max, begun: Vec::new(), passed_bytes: 0 }
+        Splitter { line_bytes_max, begun: Vec::new(), passed_bytes: 0, passed_cr: false }
     }
 
     /// Takes a piece. Lines end with `\n` or `\r\n`; `each` may stop it.
@@ -42,6 +44,7 @@ impl Splitter {
         // One byte more may be the `\r` of a line that just fits.
         if self.begun.len() > self.line_bytes_max + 1 || self.passed_bytes > 0 {
             self.passed_bytes += self.begun.len() as u64;
+            self.passed_cr = self.begun.last().map_or(self.passed_cr, |last| *last == b'\r');
             self.begun.clear();
         }
         Ok(())
@@ -82,6 +85,8 @@ impl Splitter {
 
     fn flush<E>(&mut self, each: &mut impl FnMut(Line<'_>) -> Result<(), E>) -> Result<(), E> {
         let (line, passed) = (std::mem::take(&mut self.begun), std::mem::take(&mut self.passed_bytes));
+        let passed = if line.is_empty() && self.passed_cr { passed.saturating_sub(1) } else { passed };
+        self.passed_cr = false;
         each(self.judge(&line, passed))
     }
 
