@@ -19,7 +19,17 @@ struct Running {
 
 impl Running {
     fn open(dir: &Path, config: ReceiverConfig) -> Running {
-        Running::open_log(Log::open(dir, Config::default()).expect("the log opens").0, config)
+        // A log that was dropped without a close may be held for a moment by the thread that heard of its last flush.
+        let began = std::time::Instant::now();
+        loop {
+            match Log::open(dir, Config::default()) {
+                Ok((log, _)) => return Running::open_log(log, config),
+                Err(seawall::Error::Locked { .. }) if began.elapsed() < std::time::Duration::from_secs(30) => {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                Err(error) => panic!("the log opens: {error}"),
+            }
+        }
     }
 
     fn open_log(log: Log, config: ReceiverConfig) -> Running {
