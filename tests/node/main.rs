@@ -19,17 +19,7 @@ struct Running {
 
 impl Running {
     fn open(dir: &Path, config: ReceiverConfig) -> Running {
-        // A log that was dropped without a close may be held for a moment by the thread that heard of its last flush.
-        let began = std::time::Instant::now();
-        loop {
-            match Log::open(dir, Config::default()) {
-                Ok((log, _)) => return Running::open_log(log, config),
-                Err(seawall::Error::Locked { .. }) if began.elapsed() < std::time::Duration::from_secs(30) => {
-                    std::thread::sleep(std::time::Duration::from_millis(1));
-                }
-                Err(error) => panic!("the log opens: {error}"),
-            }
-        }
+        Running::open_log(reopen(dir, Config::default()), config)
     }
 
     fn open_log(log: Log, config: ReceiverConfig) -> Running {
@@ -49,6 +39,20 @@ impl Running {
     fn abandon(self) {
         self.receiver.shut_down();
         self.thread.join().expect("the driver ended in order");
+    }
+}
+
+/// A log that was there before: whoever dropped it, the thread that heard of its last flush may hold it for a moment.
+fn reopen(dir: &Path, config: Config) -> Log {
+    let began = std::time::Instant::now();
+    loop {
+        match Log::open(dir, config.clone()) {
+            Ok((log, _)) => return log,
+            Err(seawall::Error::Locked { .. }) if began.elapsed() < std::time::Duration::from_secs(30) => {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            Err(error) => panic!("the log opens: {error}"),
+        }
     }
 }
 

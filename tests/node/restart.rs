@@ -2,9 +2,9 @@
 
 use seawall::node::{Receiver, ReceiverError};
 use seawall::receiver::{Code, ReceiverConfig};
-use seawall::{Config, Log, Lsn, Seq, SourceId};
+use seawall::{Config, Lsn, Seq, SourceId};
 
-use crate::{Running, records};
+use crate::{Running, records, reopen};
 
 #[test]
 fn sources_go_on_where_they_were_and_epochs_go_up() {
@@ -61,7 +61,7 @@ fn an_open_replays_no_more_than_since_the_last_snapshot() {
     }
     drop(source);
     running.close();
-    let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
+    let log = reopen(dir.path(), Config::default());
     let (_receiver, _driver, replayed) = Receiver::open(log, "test", config()).unwrap();
     assert!(replayed.bytes < 64 << 10, "{replayed:?}");
     assert_eq!(replayed.sources, 1);
@@ -88,7 +88,7 @@ fn trimming_keeps_what_is_needed_to_know_the_sources() {
         drop(source);
         if round % 2 == 0 { running.close() } else { running.abandon() }
     }
-    let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
+    let log = reopen(dir.path(), Config::default());
     assert!(log.first() > Lsn::new(300), "most of it was trimmed: {}", log.first());
     // Behind the receiver's back it may not be trimmed.
     let end = log.flushed();

@@ -8,7 +8,7 @@ use seawall::receiver::{Poison, ReceiverConfig, RecordCheck, Sequences, WaitFor}
 use seawall::{Config, Log, RecoveryMode, Seq, SourceId};
 
 use crate::store::futures;
-use crate::{Running, records};
+use crate::{Running, records, reopen};
 
 /// Nothing here takes longer, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,11 +32,11 @@ fn damage_in_what_tells_the_sources_is_refused_unless_it_is_given_up() {
     running.close();
     flip_bit_at(dir.path(), b"second of them");
     let quarantine = || Config { recovery: RecoveryMode::Quarantine, ..Config::default() };
-    let (log, _) = Log::open(dir.path(), quarantine()).unwrap();
+    let log = reopen(dir.path(), quarantine());
     let error = Receiver::open(log, "test", ReceiverConfig::default()).unwrap_err();
     assert!(matches!(error, ReceiverError::StateDamaged { .. }), "{error}");
     assert!(error.to_string().contains("accept_damage"), "{error}");
-    let (log, _) = Log::open(dir.path(), quarantine()).unwrap();
+    let log = reopen(dir.path(), quarantine());
     let config = ReceiverConfig { accept_damage: true, ..ReceiverConfig::default() };
     let (receiver, _driver, replayed) = Receiver::open(log, "test", config).unwrap();
     assert_eq!(replayed.damaged.len(), 1, "{replayed:?}");
