@@ -26,7 +26,7 @@ pub struct LocalSource<S: Storage = Disk> {
     rejects: Vec<Reject>,
 }
 
-/// Records that are durable, or, after [`LocalSource::receive`], received.
+/// Records that are durable; after [`LocalSource::receive`], or from a source that waits for `received`, only received.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stored {
     /// The last record's sequence.
@@ -124,8 +124,8 @@ impl<S: Storage> LocalSource<S> {
         self.welcome.epoch
     }
 
-    /// Stores records and returns when they are durable (or, if that is what the source waits for, committed never: that
-    /// is told over the wire only). Dense: each gets the next sequence.
+    /// Stores records and returns when they are durable; for a source that waits for `received`, when they are in the
+    /// receiver's memory. Dense: each gets the next sequence. (`committed` is told over the wire only.)
     ///
     /// Cancelled in its middle, the records may be stored all the same; open the source again to know.
     ///

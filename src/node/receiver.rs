@@ -269,22 +269,32 @@ impl<S: Storage> Receiver<S> {
     /// # Errors
     /// The log's, and [`ReceiverError::NotABlock`]. Frames that cannot be read are passed over.
     pub fn committed(&self, lsn: Lsn) -> Result<(), ReceiverError> {
-        let (before, durable) = {
+        let (before, durable, known) = {
+            // In one look: what becomes durable behind it is neither among the blocks read nor in these positions.
             let state = self.inner.state.lock();
-            (state.intake.committed_lsn(), state.intake.durable_lsn())
+            let before = state.intake.committed_lsn();
+            let known: Vec<_> = match before {
+                Lsn::ZERO => state.intake.sources().map(|source| (source.id, source.durable)).collect(),
+                _ => Vec::new(),
+            };
+            (before, state.intake.durable_lsn(), known)
         };
         let mut positions = HashMap::new();
         let first = self.inner.log.first();
+        let mut is_derived = false;
         if before == Lsn::ZERO {
-            positions.extend(self.sources().into_iter().map(|source| (source.id, source.durable)));
             let mut later = HashMap::new();
-            self.each_block(lsn.next().max(first), durable, |block| {
+            is_derived = self.each_block(lsn.next().max(first), durable, |block| {
                 for (range, _) in block.sequenced() {
                     later.entry(range.source.clone()).or_insert(range.previous);
                 }
             })?;
+            positions.extend(known);
             positions.extend(later.into_iter().filter_map(|(id, previous)| Some((id?, previous))));
-        } else {
+        }
+        // Where a block behind cannot be read, nobody knows whose records it holds: only what is seen is committed.
+        if !is_derived {
+            positions.clear();
             self.each_block(before.next().max(first), lsn, |block| {
                 positions.extend(block.reached().map(|(id, seq)| (id.clone(), seq)));
             })?;
@@ -293,18 +303,20 @@ impl<S: Storage> Receiver<S> {
         Ok(())
     }
 
-    fn each_block(&self, from: Lsn, to: Lsn, mut each: impl FnMut(&Block)) -> Result<(), ReceiverError> {
+    /// False when some could not be read.
+    fn each_block(&self, from: Lsn, to: Lsn, mut each: impl FnMut(&Block)) -> Result<bool, ReceiverError> {
+        let mut is_whole = true;
         if from > to {
-            return Ok(());
+            return Ok(is_whole);
         }
         for frame in self.inner.log.range(LsnRange::inclusive(from, to)) {
             match frame {
                 Ok(frame) => each(&read_block(&self.inner.log, frame.lsn, &frame.payload)?),
-                Err(error) if is_passed_over(&error) => {}
+                Err(error) if is_passed_over(&error) => is_whole = false,
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(is_whole)
     }
 
     /// Gives up blocks up to `upto`, as far as they are not needed to know how far the sources have come; returns how far

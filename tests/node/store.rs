@@ -159,7 +159,17 @@ fn committed_is_what_the_sequenced_records_of_its_blocks_reach() {
     assert_eq!(committed(), Seq::ZERO);
     running.receiver.committed(running.log.flushed()).unwrap();
     assert_eq!(committed(), Seq::new(3));
+    // What is behind the committed batch is not committed, also for the first who asks after an open.
+    let batch = running.log.flushed();
+    counted.store_blocking(&["four"]).unwrap();
     drop((counted, uncounted));
+    running.close();
+    let running = Running::open(dir.path(), ReceiverConfig::default());
+    let committed = || running.receiver.source(id.as_ref().unwrap()).unwrap().committed;
+    running.receiver.committed(batch).unwrap();
+    assert_eq!(committed(), Seq::new(3));
+    running.receiver.committed(running.log.flushed()).unwrap();
+    assert_eq!(committed(), Seq::new(4));
     running.close();
 }
 
