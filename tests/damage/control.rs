@@ -225,6 +225,21 @@ fn both_slots_bad_or_no_control_at_all() {
     }
 }
 
+/// Bug: with the control file and every spare gone, a newest segment of which nothing could be read any more was nobody's,
+/// and what it had held was given up without a word.
+#[test]
+fn an_unreadable_newest_segment_is_told_also_when_the_control_is_rebuilt() {
+    on_shelves(false, |shelf| {
+        let dir = shelf.lay_out(|files| {
+            files.0.remove("control");
+            shelf.spares.iter().for_each(|spare| drop(files.0.remove(&super::bytes::segment_name(*spare))));
+            files.segment(shelf.active).fill(0x5A);
+        });
+        let (_, recovery) = shelf.open(&dir, RecoveryMode::Quarantine);
+        assert!(recovery.control_rebuilt && !recovery.damage.is_empty(), "{recovery:?}");
+    });
+}
+
 #[test]
 fn a_rebuilt_control_keeps_the_gap_of_an_earlier_quarantine() {
     let config = buffered();

@@ -25,6 +25,9 @@ pub(crate) fn read_control<S: Storage>(storage: &S, there: bool) -> Result<Optio
     }
 }
 
+/// A file with a number further above is taken for somebody else's.
+const UNREADABLE_ABOVE_MAX: u64 = 64;
+
 /// A control for a log whose own was lost: identity from the segment headers, trim point from the newest seal.
 pub(super) fn rebuild_control<S: Storage>(storage: &S, files: &BTreeMap<SegmentNumber, u64>) -> Result<Control> {
     let mut rebuilt: Option<Control> = None;
@@ -63,6 +66,15 @@ pub(super) fn rebuild_control<S: Storage>(storage: &S, files: &BTreeMap<SegmentN
             control.truncation_count = seal.truncation_count;
             control.trim = seal.trim;
             break;
+        }
+    }
+    // What stands not far above and cannot say what it is may have held the log's end: it is looked at, and told.
+    if let Some(control) = &mut rebuilt {
+        let last = SegmentNumber::new(control.highest_segment.get().saturating_add(UNREADABLE_ABOVE_MAX));
+        for &number in files.range(control.highest_segment.next()..=last).map(|(number, _)| number) {
+            if read_header(storage, &*open_segment(storage, number)?, number)?.is_err() {
+                control.highest_segment = number;
+            }
         }
     }
     rebuilt.ok_or_else(|| Error::Control {

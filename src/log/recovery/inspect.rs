@@ -250,8 +250,10 @@ impl<S: Storage> Look<'_, S> {
             // Above the highest segment that was ever made usable: a preparation that did not end, or an old control.
             // A copy of one of our segments is somebody's backup.
             let belongs = belongs && header.is_ok_and(|h| h.number == number);
-            // A preparation holds nothing yet, whether its seal can be read or not.
-            if belongs && !self.examine(number, bytes, true, &mut found.bytes_scanned)?.scan.is_blank() {
+            // A preparation holds nothing yet, whether its header and its seal can be read or not.
+            if (belongs || header.is_err())
+                && !self.examine(number, bytes, true, &mut found.bytes_scanned)?.scan.is_blank()
+            {
                 return Err(self.older_control());
             }
             if belongs {
