@@ -104,6 +104,32 @@ fn frames_of_a_lost_active_segment_are_never_given_to_others() {
 }
 
 #[test]
+fn frames_of_a_log_without_any_segment_left_are_never_given_to_others() {
+    on_shelves(false, |shelf| {
+        let used: Vec<u64> = shelf.sealed.iter().copied().chain([shelf.active]).collect();
+        let dir = shelf.lay_out(|files| used.iter().for_each(|number| drop(files.0.remove(&segment_name(*number)))));
+        let (log, recovery) = refuses_appends(&shelf, &dir, &[], "nothing is left");
+        assert_eq!(recovery.damage.len(), used.len(), "{recovery:?}");
+        drop(log);
+        let before = Files::of(dir.path());
+        let (log, _) = shelf.open(&dir, RecoveryMode::Quarantine);
+        let given = log.append(b"after the loss").unwrap().wait().unwrap();
+        assert!(given > Lsn::new(shelf.end()), "frame {given} was acknowledged before the loss");
+        assert!(matches!(log.read(Lsn::new(1)), Err(Error::Quarantined { .. })));
+        drop(log);
+        // The same of an open of which nothing but the control file remained.
+        let mut files = before;
+        files.0.insert("control".to_owned(), Files::of(dir.path()).0["control"].clone());
+        for (dir, mode) in [(dir, STRICT), (files.lay_out(&shelf.config), RecoveryMode::Quarantine)] {
+            let (log, recovery) = shelf.open(&dir, mode);
+            assert!(recovery.end >= given.previous(), "{recovery:?}");
+            assert!(matches!(log.read(Lsn::new(1)), Err(Error::Quarantined { .. })), "{:?}", log.read(Lsn::new(1)));
+            assert!(log.append(b"later").unwrap().wait().unwrap() > recovery.end);
+        }
+    });
+}
+
+#[test]
 fn a_doubled_segment_is_not_the_one_whose_name_it_has() {
     on_shelves(false, |shelf| {
         for &number in &shelf.sealed {

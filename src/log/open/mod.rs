@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::Log;
 use super::catalog::{Catalog, End};
 use super::commit::{Pipe, PipeConfig, Spare, Start, Writer, seal_after, segment_bytes_for};
-use super::recovery::{Findings, Outcome, Run, SegmentState, Verdict, Watch, empty_run, look, look_beside_a_writer};
+use super::recovery::{Findings, Outcome, Run, SegmentState, Verdict, Watch, look, look_beside_a_writer};
 use super::shared::{Parts, Shared};
 use super::space::{Space, write_control};
 use crate::codec::Chain;
@@ -177,17 +177,16 @@ fn getrandom(into: &mut [u8]) -> std::io::Result<()> {
 }
 
 fn report<S: Storage>(storage: &S, findings: &Findings<S::File>, created: bool, began: Instant) -> Recovery {
-    let end = end_of(findings);
-    let verdict = findings.active.as_ref().map(|(_, verdict)| verdict);
+    let verdict = &findings.verdict;
     Recovery {
         created,
         clean: findings.clean,
-        end: end.last,
-        chain: end.chain,
-        ambiguous_tail: verdict.and_then(Verdict::ambiguous),
+        end: verdict.end.last,
+        chain: verdict.end.chain,
+        ambiguous_tail: verdict.ambiguous(),
         tail_in_place: false,
-        dropped: verdict.and_then(|verdict| verdict.dropped),
-        torn_at: verdict.and_then(|verdict| verdict.torn_at),
+        dropped: verdict.dropped,
+        torn_at: verdict.torn_at,
         damage: findings.damage.clone(),
         missing_segments: findings.missing.iter().copied().collect(),
         quarantined: Vec::new(),
@@ -197,10 +196,6 @@ fn report<S: Storage>(storage: &S, findings: &Findings<S::File>, created: bool, 
         bytes_scanned: findings.bytes_scanned,
         took: began.elapsed(),
     }
-}
-
-fn end_of<F>(findings: &Findings<F>) -> Run {
-    findings.active.as_ref().map_or_else(|| empty_run(&findings.control), |(_, verdict)| verdict.end)
 }
 
 struct Opening<S: Storage> {
@@ -213,10 +208,8 @@ struct Opening<S: Storage> {
 impl<S: Storage> Opening<S> {
     /// What may be shown when nothing is written: the rest was perhaps never flushed.
     fn proven_end(&self) -> Run {
-        match &self.findings.active {
-            Some((_, verdict)) => Run { last: verdict.proven, ..verdict.end },
-            None => empty_run(&self.findings.control),
-        }
+        let verdict = &self.findings.verdict;
+        Run { last: verdict.proven, ..verdict.end }
     }
 
     /// The tail is damaged and nobody decided yet what is to become of it, so nothing is written. What was read past
@@ -224,17 +217,17 @@ impl<S: Storage> Opening<S> {
     fn refusing(self) -> Arc<Shared<S>> {
         let damage = Arc::new(self.findings.damage[0].clone());
         let is_flushed = match &self.findings.active {
-            Some((state, _)) => self.storage.medium().direct && self.storage.flush(&state.file).is_ok(),
+            Some(state) => self.storage.medium().direct && self.storage.flush(&state.file).is_ok(),
             None => false,
         };
-        let end = if is_flushed { end_of(&self.findings) } else { self.proven_end() };
+        let end = if is_flushed { self.findings.verdict.end } else { self.proven_end() };
         self.without_writer(end, Error::Damaged { damage })
     }
 
     fn without_writer(self, end: Run, refusal: Error) -> Arc<Shared<S>> {
         let catalog = self.catalog();
-        if let Some((state, verdict)) = &self.findings.active {
-            let end = End { last: end.last, offset: verdict.end.end_offset, time_micros: verdict.end.time_micros };
+        if let Some(state) = &self.findings.active {
+            let end = End { last: end.last, offset: end.end_offset, time_micros: end.time_micros };
             if let Some(seal) = state.scan.seal {
                 catalog.add_active(state.number, state.file.clone(), state.bytes, seal);
             }
@@ -297,7 +290,7 @@ impl<S: Storage> Opening<S> {
         self.count_open()?;
         self.remove_leftovers();
 
-        let end = end_of(&self.findings);
+        let end = self.findings.verdict.end;
         let catalog = self.catalog();
         let pool = BufferPool::new(self.config.in_flight_bytes_max as usize);
         let mut pipe = Pipe::new(self.pipe_config(), pool.clone(), start(&end, end.last));
@@ -314,7 +307,7 @@ impl<S: Storage> Opening<S> {
         pipe.spares = spares.into();
         let is_whole = self.findings.damage.is_empty();
         let clean = self.findings.clean;
-        let active = self.findings.active.take();
+        let (active, verdict) = (self.findings.active.take(), self.findings.verdict);
         let debris = std::mem::take(&mut self.findings.debris);
         let shared = Shared::new(Parts {
             storage: self.storage,
@@ -331,7 +324,7 @@ impl<S: Storage> Opening<S> {
         if let Some((number, file, end)) = wipe {
             shared.wipe(number, &file, end)?;
         }
-        let tail = active.map(|(state, verdict)| Tail { state, verdict, clean });
+        let tail = active.map(|state| Tail { state, verdict, clean });
         let tail_in_place = shared.begin(tail, is_whole)?;
         // The newest header is flushed: what it does not reach back to is debris. Without space for one nothing goes yet.
         let debris = if shared.pipe.lock().writer().is_some() { debris } else { Vec::new() };
@@ -349,23 +342,18 @@ impl<S: Storage> Opening<S> {
         let quarantine = self.config.recovery == RecoveryMode::Quarantine;
         let control = &mut self.findings.control;
         if quarantine {
-            if let Some((_, verdict)) = &self.findings.active {
-                for gap in &verdict.damage {
-                    if gap.lsns.is_empty() {
-                        continue;
-                    }
-                    if control.quarantined.len() >= QUARANTINED_MAX {
-                        return Err(Error::too_many_quarantined(QUARANTINED_MAX));
-                    }
-                    // An open that ended before its seal was flushed may have set it aside already.
-                    control.quarantined.retain(|range| range.lsns != gap.lsns);
-                    control.quarantined.push(Quarantined { lsns: gap.lsns, chain_after: gap.next.chain });
+            for gap in self.findings.verdict.damage.iter().filter(|gap| !gap.lsns.is_empty()) {
+                if control.quarantined.len() >= QUARANTINED_MAX {
+                    return Err(Error::too_many_quarantined(QUARANTINED_MAX));
                 }
+                // An open that ended before its seal was flushed may have set it aside already.
+                control.quarantined.retain(|range| range.lsns != gap.lsns);
+                control.quarantined.push(Quarantined { lsns: gap.lsns, chain_after: gap.next.chain });
             }
             self.findings.damage.clear();
         }
         // A crash between the seal of a truncation and its entry here: the seal counts.
-        let seal = self.findings.active.as_ref().and_then(|(state, _)| state.scan.seal);
+        let seal = self.findings.active.as_ref().and_then(|state| state.scan.seal);
         if let Some(seal) = seal.filter(|seal| seal.truncation_count > control.truncation_count) {
             control.truncation_count = seal.truncation_count;
             control.cut_quarantined(seal.end);

@@ -61,8 +61,10 @@ pub(crate) struct Findings<F> {
     pub(crate) segments: BTreeMap<SegmentNumber, u64>,
     /// Sealed segments that ought to be there.
     pub(crate) missing: BTreeSet<SegmentNumber>,
-    /// The newest segment with anything in it, and what it is judged to be.
-    pub(crate) active: Option<(SegmentState<F>, Verdict)>,
+    /// The newest segment with anything in it.
+    pub(crate) active: Option<SegmentState<F>>,
+    /// Where the log ends, by what is in there, and what is lost.
+    pub(crate) verdict: Verdict,
     /// The log was closed cleanly and nothing came after.
     pub(crate) clean: bool,
     pub(crate) spares: Vec<Spare<F>>,
@@ -181,6 +183,7 @@ impl<S: Storage> Look<'_, S> {
             segments: BTreeMap::new(),
             missing: BTreeSet::new(),
             active: None,
+            verdict: Verdict::clean(empty_run(&self.control)),
             clean: false,
             spares: Vec::new(),
             stale: None,
@@ -202,23 +205,25 @@ impl<S: Storage> Look<'_, S> {
         };
         let mut gone = Gone::default();
         let without_seal = self.look_above(&newest, &mut found, &mut gone)?;
-        let active = match (without_seal, newest) {
+        let mut active = match (without_seal, newest) {
             (Some(state), _) => Some(state),
             (None, Some((number, _))) => Some(self.look_at_newest(number, &mut found)?),
             (None, None) => None,
         };
-        match active {
-            Some(mut state) => {
-                let mut verdict = self.judge_active(&mut state, &newest, &mut found, &mut gone)?;
-                self.account_below(&state, &mut found)?;
-                self.account_above(state.number, &verdict, &mut found, &mut gone);
-                if self.config.recovery == RecoveryMode::Quarantine {
-                    self.give_up(&gone, &mut verdict, &found.spares);
-                }
-                found.active = Some((state, verdict));
+        let mut verdict = match &mut active {
+            Some(state) => {
+                let verdict = self.judge_active(state, &newest, &mut found, &mut gone)?;
+                self.account_below(state, &mut found)?;
+                verdict
             }
-            None => self.account_for_all(files, &mut found),
+            None => self.judge_nothing(&gone),
+        };
+        let behind_active = active.as_ref().map_or(self.control.trim.first_segment, |state| state.number.next());
+        self.account_above(behind_active, &verdict, &mut found, &mut gone);
+        if self.config.recovery == RecoveryMode::Quarantine {
+            self.give_up(&gone, &mut verdict, &found.spares);
         }
+        (found.active, found.verdict) = (active, verdict);
         found.control = self.control;
         Ok(found)
     }
@@ -309,11 +314,11 @@ impl<S: Storage> Look<'_, S> {
         Ok(())
     }
 
-    /// Numbers above the active one: each was prepared, and may have been begun.
-    fn account_above(&self, active: SegmentNumber, verdict: &Verdict, found: &mut Findings<S::File>, gone: &mut Gone) {
+    /// Numbers above the active one, or all: each was prepared, and may have been begun.
+    fn account_above(&self, from: SegmentNumber, verdict: &Verdict, found: &mut Findings<S::File>, gone: &mut Gone) {
         let spares: BTreeSet<SegmentNumber> =
             found.spares.iter().chain(found.stale.as_ref().map(|(spare, _)| spare)).map(|spare| spare.number).collect();
-        for n in active.get() + 1..=self.control.highest_segment.get() {
+        for n in from.get()..=self.control.highest_segment.get() {
             let number = SegmentNumber::new(n);
             let known = self.control.passed_over.contains(&number)
                 || spares.contains(&number)
@@ -323,17 +328,6 @@ impl<S: Storage> Look<'_, S> {
                 let lsns = LsnRange::new(verdict.end.last.next(), Lsn::MAX);
                 found.damage.push(Error::Missing { segment: number, lsns });
                 gone.segments.insert(number);
-            }
-        }
-    }
-
-    /// Nothing in use was found at all.
-    fn account_for_all(&self, files: &BTreeMap<SegmentNumber, u64>, found: &mut Findings<S::File>) {
-        for n in self.control.trim.first_segment.get()..=self.control.highest_segment.get() {
-            let number = SegmentNumber::new(n);
-            if !files.contains_key(&number) {
-                let lsns = LsnRange::new(self.control.trim.lsn.next(), Lsn::MAX);
-                found.damage.push(Error::Missing { segment: number, lsns });
             }
         }
     }

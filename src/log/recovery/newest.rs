@@ -243,6 +243,19 @@ impl<S: Storage> Look<'_, S> {
         Ok(verdict)
     }
 
+    /// The end of a log of which no segment is in use: where it was trimmed, or behind what was set aside.
+    pub(super) fn judge_nothing(&self, gone: &Gone) -> Verdict {
+        let mut end = empty_run(&self.control);
+        if let Some(range) = self.last_quarantined().filter(|range| range.lsns.end > end.last.next()) {
+            (end.last, end.chain) = (range.lsns.end.previous(), range.chain_after);
+        }
+        Verdict { dropped: gone.dropped, ..Verdict::clean(end) }
+    }
+
+    fn last_quarantined(&self) -> Option<&Quarantined> {
+        self.control.quarantined.iter().max_by_key(|range| range.lsns.end)
+    }
+
     /// What was set aside had been flushed: its numbers are never given again, also when the open that set it aside
     /// ended before it had sealed the segment.
     fn claim_quarantined(&self, state: &mut SegmentState<S::File>) {
@@ -250,7 +263,7 @@ impl<S: Storage> Look<'_, S> {
         // A truncation whose seal is flushed has cut them too.
         let cut = seal.filter(|seal| seal.truncation_count > self.control.truncation_count).map(|seal| seal.end);
         let last = |range: &Quarantined| range.lsns.end.previous().min(cut.unwrap_or(Lsn::MAX));
-        let Some(range) = self.control.quarantined.iter().max_by_key(|range| range.lsns.end) else { return };
+        let Some(range) = self.last_quarantined() else { return };
         let last = last(range);
         if last > state.scan.claims {
             state.scan.claims = last;

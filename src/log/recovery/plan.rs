@@ -42,6 +42,11 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
+    /// Nothing is lost, and nothing is in doubt.
+    pub(crate) fn clean(end: Run) -> Verdict {
+        Verdict { outcome: Outcome::Clean, end, damage: Vec::new(), dropped: None, torn_at: None, proven: end.last }
+    }
+
     /// Frames that are there but were never proven flushed before now.
     pub(crate) fn ambiguous(&self) -> Option<LsnRange> {
         // What was given up at the end is not there.
