@@ -11,7 +11,7 @@ mod scan;
 pub(super) use control::read_control;
 pub(super) use files::{open_segment, read_header, read_seal};
 pub use inspect::RecoveryProgress;
-pub(super) use inspect::{Findings, SegmentState, Watch, empty_run, look, look_beside_a_writer};
+pub(super) use inspect::{Findings, SegmentState, Watch, look, look_beside_a_writer};
 #[cfg(feature = "internals")]
 pub(crate) use plan::judge;
 pub(super) use plan::{Outcome, Verdict};
