@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use crate::types::{LogId, Lsn, LsnRange, SegmentNumber};
+use crate::types::{Ballot, LedgerId, LogId, Lsn, LsnRange, SegmentNumber};
 
 /// Result of the crate's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -190,6 +190,26 @@ pub enum Error {
     NotALog {
         /// The directory.
         dir: String,
+    },
+
+    /// Somebody with a higher ballot has taken over: this one may neither allocate nor trim any more.
+    #[error(
+        "fenced: ballot {promised} was promised, {ballot} is below it; another driver has taken over, stop this one"
+    )]
+    Fenced {
+        /// The ballot of the caller.
+        ballot: Ballot,
+        /// The highest one that was promised.
+        promised: Ballot,
+    },
+
+    /// The records of the log go into the batches of another ledger.
+    #[error("the log belongs to ledger {owner}, not to {ledger}: a record is in one batch of one ledger")]
+    OtherLedger {
+        /// Whose it is.
+        owner: LedgerId,
+        /// Who asked.
+        ledger: LedgerId,
     },
 
     /// A configuration value is not usable.

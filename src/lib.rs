@@ -32,7 +32,8 @@
 //! ```text
 //! L4  node                       sockets, sessions and the log together: the only place that knows everyone
 //! L3  log                        one durable ordered log: commit pipeline, recovery, readers, retention
-//! L2  segment | receiver | net   the byte format | sessions with sources, both pure | bytes on sockets
+//! L2  segment | receiver | ledger | net   the byte format | sessions with sources | which records are in which batch, all
+//!                                pure | bytes on sockets
 //! L1  codec | io                 checksums and cursors | the only module that talks to files and rings
 //! L0  types | error | config | metrics | events | sync
 //! ```
@@ -51,6 +52,8 @@ mod events;
 #[doc(hidden)]
 pub mod internals;
 mod io;
+#[cfg(feature = "ledger")]
+pub mod ledger;
 mod log;
 mod metrics;
 #[cfg(feature = "net")]
@@ -72,7 +75,9 @@ pub use log::{
     Finding, Frame, Log, Pending, Permit, Reader, Recovery, RecoveryProgress, Report, SegmentReport, Stats, Tail,
 };
 pub use metrics::Summary;
-pub use types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber, StreamId, Watermarks};
+pub use types::{Ballot, Incarnation, LedgerId, LogId, Lsn, LsnRange, Promise, SegmentNumber, StreamId, Watermarks};
+#[cfg(feature = "ledger")]
+pub use types::{BatchId, InputId};
 #[cfg(feature = "receiver")]
 pub use types::{Secret, Seq, SourceEpoch, SourceId};
 

@@ -12,9 +12,10 @@ const SIBLINGS: [(&str, &str); 3] = [("error", "types"), ("config", "types"), ("
 const ABOVE_ALL: [&str; 2] = ["lib", "internals"];
 
 /// Take `now` and bytes, return effects.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "segment/",
     "receiver/",
+    "ledger/",
     "log/commit/pipe/",
     "log/commit/gather.rs",
     "log/commit/depth.rs",

@@ -16,12 +16,13 @@ use super::recovery::RecoveryProgress;
 use super::shared::{Patience, Shared, as_slices};
 use super::stats::Stats;
 use super::verify::Report;
+use crate::codec::Chain;
 use crate::config::{BackendChoice, Config, RecoveryMode};
 use crate::error::{Error, Result};
 use crate::io::{Access, Disk, Driver, DriverConfig, Medium, Storage, is_forked_child};
 use crate::segment::CleanClose;
 use crate::sync::now;
-use crate::types::{Incarnation, LogId, Lsn, LsnRange, StreamId, Watermarks};
+use crate::types::{Incarnation, LogId, Lsn, LsnRange, Promise, StreamId, Watermarks};
 
 /// One durable, ordered log in one directory. Cheap to clone; all clones are the same log.
 ///
@@ -360,6 +361,30 @@ impl<S: Storage> Log<S> {
     /// [`Error::Damaged`], [`Error::Poisoned`], [`Error::Forked`] as for an append.
     pub fn quarantine(&self, lsns: LsnRange) -> Result<()> {
         self.shared.quarantine(lsns)
+    }
+
+    /// Promises, durably, that the log's records go into batches of this ledger alone and that nobody with a lower ballot
+    /// drives it. The same promise again writes nothing.
+    ///
+    /// # Errors
+    /// [`Error::OtherLedger`], [`Error::Fenced`]; [`Error::ReadOnly`], [`Error::Damaged`], [`Error::Poisoned`],
+    /// [`Error::Forked`] as for an append.
+    pub fn promise(&self, promise: Promise) -> Result<()> {
+        self.shared.promise(promise)
+    }
+
+    /// What was promised last.
+    #[must_use]
+    pub fn promised(&self) -> Option<Promise> {
+        self.shared.promised()
+    }
+
+    /// The chain up to and including a frame, of the trim point and of the empty log too.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    pub fn chain_at(&self, lsn: Lsn) -> Result<Chain> {
+        self.shared.trim_chain(lsn).map_or_else(|| self.read(lsn).map(|frame| frame.chain), Ok)
     }
 
     /// Reads every byte of every segment and checks it: headers, seals, checksums, chain, padding. Works on a live log;

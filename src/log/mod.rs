@@ -9,6 +9,7 @@
 //! | `space` | segments prepared, settled, recycled; the control file |
 //! | `catalog` | which segment holds which frames |
 //! | `reader` | frames back out, verified |
+//! | `promise` | which ledger the log belongs to, and who drives it |
 //! | `trim` | giving up a prefix, removing a suffix |
 //! | `verify` | every byte checked |
 
@@ -18,6 +19,7 @@ mod cuts;
 mod handle;
 mod open;
 mod pending;
+mod promise;
 mod reader;
 mod readers;
 mod recovery;

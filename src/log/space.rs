@@ -354,9 +354,17 @@ impl<S: Storage> Shared<S> {
 
     /// Changes the control file, durably. A failure poisons the log: which slot counts is unknown.
     pub(super) fn update_control(&self, change: impl FnOnce(&mut Control)) -> Result<()> {
+        self.try_update_control(|control| {
+            change(control);
+            Ok(())
+        })
+    }
+
+    /// The same for a change that may find itself forbidden.
+    pub(super) fn try_update_control(&self, change: impl FnOnce(&mut Control) -> Result<()>) -> Result<()> {
         let mut control = self.control.lock();
         let mut next = control.clone();
-        change(&mut next);
+        change(&mut next)?;
         next.generation += 1;
         match write_control(&self.storage, &next) {
             Ok(()) => {

@@ -35,6 +35,8 @@ macro_rules! hex_id {
     };
 }
 
+pub(super) use hex_id;
+
 hex_id! {
     /// A log's random 128-bit identity: the same on every member that holds a copy of the stream.
     LogId, u128, "32"

@@ -1,5 +1,8 @@
 //! The vocabulary: one type per position, identity and promise.
 
+mod ballot;
+#[cfg(feature = "ledger")]
+mod batch;
 mod ids;
 mod lsn;
 #[cfg(feature = "receiver")]
@@ -8,6 +11,9 @@ mod secret;
 mod source;
 mod watermark;
 
+pub use ballot::{Ballot, LedgerId, Promise};
+#[cfg(feature = "ledger")]
+pub use batch::{BatchId, InputId};
 pub use ids::{Incarnation, LogId, SegmentNumber, StreamId};
 pub use lsn::{Lsn, LsnRange};
 #[cfg(feature = "receiver")]
