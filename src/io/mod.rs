@@ -10,6 +10,7 @@ mod fork;
 #[cfg_attr(shuttle, path = "futex_model.rs")]
 mod futex;
 mod map;
+mod random;
 
 use std::io;
 use std::ops::Range;
@@ -22,6 +23,7 @@ pub use driver::{Driver, DriverConfig};
 pub(crate) use fork::is_forked_child;
 pub(crate) use futex::Futex;
 pub use map::{MapWatch, Mapping};
+pub(crate) use random::random;
 
 /// How bytes reach the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::limits::Share;
 use super::range::{Identity, PartKey, Range};
+use super::state::PartState;
 
 /// How far the ledger is with a part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +17,12 @@ pub struct Part {
     pub digest: u64,
     /// Everything below is in settled batches.
     pub committed: u64,
+}
+
+impl From<&PartState> for Part {
+    fn from(part: &PartState) -> Part {
+        Part { allocated: part.allocated, digest: part.digest, committed: part.committed }
+    }
 }
 
 /// How far the ledger is with each part of an input.

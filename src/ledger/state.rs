@@ -250,7 +250,7 @@ impl State {
     }
 
     /// Batches behind the settled prefix, oldest first: pending, and done before an older one.
-    pub fn batches(&self) -> impl Iterator<Item = (BatchId, &Batch)> {
+    pub fn batches(&self) -> impl ExactSizeIterator<Item = (BatchId, &Batch)> + DoubleEndedIterator {
         self.batches.iter().map(|(id, batch)| (*id, batch))
     }
 
@@ -513,6 +513,12 @@ impl Input {
 impl PartState {
     pub(super) fn new(label: Bytes, at: u64, digest: u64) -> PartState {
         PartState { label, allocated: at, digest, committed: at, outstanding: 0 }
+    }
+
+    /// No batch that is not settled holds anything of it.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.outstanding == 0
     }
 
     /// What was dropped behind the last batch counts as committed when nothing before it is outstanding.

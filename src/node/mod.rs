@@ -6,6 +6,7 @@
 //! | `replay` | what sources have sent, read back from the stream |
 //! | `receiver` | the receiver of one stream: its intake, its stream, and who is woken |
 //! | `session` | one connection's face of it, for transports |
+//! | `ledger` | the driver of batches |
 //! | `local` | the same for engines that have connectors of their own |
 //! | `server` | the same on sockets |
 //! | `client` | a source's end on sockets |
@@ -30,6 +31,8 @@ mod error;
 mod http;
 #[cfg(feature = "http")]
 mod impatient;
+#[cfg(feature = "ledger")]
+mod ledger;
 #[cfg(feature = "http")]
 mod lines;
 mod local;
@@ -54,6 +57,11 @@ pub use client::{Client, ClientConfig, ClientError, ClientStatus, Disconnect, Li
 pub use error::ReceiverError;
 #[cfg(feature = "http")]
 pub use http::{HttpConfig, HttpGateway, HttpWatch, serve_http};
+#[cfg(feature = "ledger")]
+pub use ledger::{
+    Batch, BatchRecord, BatchRecords, Frames, InputStatus, Ledger, LedgerConfig, LedgerError, LedgerView, Opened,
+    Place, StreamBlock, StreamBlocks, StreamPort, read_ledger,
+};
 #[cfg(feature = "http")]
 pub use lines::{LineNames, LinesConfig, LinesGateway, LinesStats, LinesWatch};
 pub use local::{LocalSource, Stored};

@@ -227,6 +227,12 @@ impl<S: Storage> Receiver<S> {
         self.inner.state.lock().intake.config().clone()
     }
 
+    /// How far the stream is durable.
+    #[must_use]
+    pub fn durable(&self) -> Lsn {
+        self.inner.log.flushed()
+    }
+
     /// What was counted.
     #[must_use]
     pub fn stats(&self) -> ReceiverStats {

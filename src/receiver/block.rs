@@ -115,6 +115,11 @@ pub enum RangeKind {
 }
 
 impl RangeKind {
+    /// It takes its source further.
+    fn moves(self) -> bool {
+        matches!(self, RangeKind::Records | RangeKind::Skipped | RangeKind::Reject { .. })
+    }
+
     /// The kind's number, a reject's reason, and the count that goes with it.
     fn numbers(self, records: u32) -> (u8, u8, u32) {
         match self {
@@ -145,6 +150,15 @@ impl RangeKind {
     }
 }
 
+/// What a block holds, in short.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gist {
+    /// How many records.
+    pub records: u64,
+    /// It takes sources further: it holds records, rejects, or sequences that never come.
+    pub moves: bool,
+}
+
 /// A block read back: its ranges, each with its payload.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Block {
@@ -161,17 +175,7 @@ impl Block {
     /// [`BlockError`]; the records themselves are looked at by [`Block::records`].
     pub fn read(payload: &Bytes) -> Result<Block, BlockError> {
         let mut reader = Reader::new(payload);
-        if reader.u32() != Ok(MAGIC) {
-            return Err(BlockError::Magic);
-        }
-        let count = usize::from(reader.u16()?);
-        if reader.u16()? != 0 {
-            return Err(BlockError::Field);
-        }
-        let replay_from = Lsn::new(reader.u64()?);
-        if reader.remaining() < count * RANGE_BYTES {
-            return Err(BlockError::Length);
-        }
+        let (replay_from, count) = read_head(&mut reader)?;
         let mut ranges = Vec::with_capacity(count);
         for _ in 0..count {
             ranges.push(read_range(&mut reader)?);
@@ -187,6 +191,22 @@ impl Block {
             return Err(BlockError::Length);
         }
         Ok(Block { replay_from, ranges: with_payloads })
+    }
+
+    /// What a frame's payload holds, by what is announced before the records.
+    ///
+    /// # Errors
+    /// [`BlockError`].
+    pub fn gist(payload: &[u8]) -> Result<Gist, BlockError> {
+        let mut reader = Reader::new(payload);
+        let (_, ranges) = read_head(&mut reader)?;
+        let mut gist = Gist { records: 0, moves: false };
+        for _ in 0..ranges {
+            let (range, _) = read_range(&mut reader)?;
+            gist.records += u64::from(range.records);
+            gist.moves |= range.kind.moves();
+        }
+        Ok(gist)
     }
 
     /// The bytes that [`Block::read`] reads as this.
@@ -210,10 +230,9 @@ impl Block {
 
     /// The ranges that take a source with sequences further.
     pub(crate) fn sequenced(&self) -> impl Iterator<Item = &(Range, Bytes)> {
-        self.ranges.iter().filter(|(range, _)| {
-            let moves = matches!(range.kind, RangeKind::Records | RangeKind::Skipped | RangeKind::Reject { .. });
-            moves && range.source.is_some() && range.sequences != Sequences::None
-        })
+        self.ranges
+            .iter()
+            .filter(|(range, _)| range.kind.moves() && range.source.is_some() && range.sequences != Sequences::None)
     }
 
     /// The records, in order, each with its source and sequence. Rejects are not among them.
@@ -221,6 +240,22 @@ impl Block {
     pub fn records(&self) -> BlockRecords<'_> {
         BlockRecords { ranges: self.ranges.iter(), current: None }
     }
+}
+
+/// From where a replay begins, and how many ranges follow.
+fn read_head(reader: &mut Reader<'_>) -> Result<(Lsn, usize), BlockError> {
+    if reader.u32() != Ok(MAGIC) {
+        return Err(BlockError::Magic);
+    }
+    let count = usize::from(reader.u16()?);
+    if reader.u16()? != 0 {
+        return Err(BlockError::Field);
+    }
+    let replay_from = Lsn::new(reader.u64()?);
+    if reader.remaining() < count * RANGE_BYTES {
+        return Err(BlockError::Length);
+    }
+    Ok((replay_from, count))
 }
 
 fn read_range(reader: &mut Reader<'_>) -> Result<(Range, usize), BlockError> {

@@ -31,7 +31,7 @@ mod wire;
 #[doc = include_str!("PROTOCOL.md")]
 pub mod protocol {}
 
-pub use block::{Block, BlockError, BlockRecords, Range, RangeKind, Sequenced};
+pub use block::{Block, BlockError, BlockRecords, Gist, Range, RangeKind, Sequenced};
 pub use config::{Poison, ReceiverConfig};
 pub use intake::{
     Intake, IntakeStats, Oversized, RecordCheck, Refusal, Reservation, SessionKey, SessionOutput, SourceStatus,

@@ -22,7 +22,7 @@ use crate::codec::Chain;
 use crate::config::{Config, RecoveryMode};
 use crate::error::{Error, Result};
 use crate::events::event;
-use crate::io::{Buffer, BufferPool, Client, LockFailed, Medium, Storage};
+use crate::io::{Buffer, BufferPool, Client, LockFailed, Medium, Storage, random};
 use crate::segment::{
     CONTROL_FILE_BYTES, Control, FileName, FlushMarker, Kind, QUARANTINED_MAX, Quarantined, SparseIndex, TrimPoint,
     encode_local,
@@ -130,13 +130,11 @@ fn lock<S: Storage>(storage: &S) -> Result<S::Lock> {
 
 /// Creates the control file, durable under its final name, whole or not at all.
 fn create_control<S: Storage>(storage: &S, config: &Config) -> Result<()> {
-    let mut random = [0u8; 24];
-    getrandom(&mut random).map_err(|e| Error::io("draw an identity for", storage.describe(), e))?;
-    let (log, incarnation) = random.split_at(16);
+    let [log, incarnation] = random().map_err(|e| Error::io("draw an identity for", storage.describe(), e))?;
     let control = Control {
         generation: 1,
-        log: LogId::new(u128::from_le_bytes(log.try_into().expect("16 bytes"))),
-        incarnation: Incarnation::new(u64::from_le_bytes(incarnation.try_into().expect("8 bytes"))),
+        log: LogId::new(log),
+        incarnation: Incarnation::new(incarnation as u64),
         stream: config.stream,
         block_bytes: storage.medium().device_block_bytes,
         open_count: 0,
@@ -169,11 +167,6 @@ fn install_control<S: Storage>(storage: &S, control: &Control) -> Result<()> {
     storage.flush(&file).map_err(wrap("flush"))?;
     storage.rename(&name, "control").map_err(wrap("rename"))?;
     storage.sync_dir().map_err(wrap("sync the directory of"))
-}
-
-fn getrandom(into: &mut [u8]) -> std::io::Result<()> {
-    let got = rustix::rand::getrandom(&mut *into, rustix::rand::GetRandomFlags::empty())?;
-    if got == into.len() { Ok(()) } else { Err(std::io::Error::other("too little randomness")) }
 }
 
 fn report<S: Storage>(storage: &S, findings: &Findings<S::File>, created: bool, began: Instant) -> Recovery {

@@ -1,0 +1,325 @@
+//! What the next batch holds.
+//!
+//! Inputs take turns in being first: the first one takes at least one piece, whatever the limits. Each is offered a fair
+//! share, then what the others left.
+
+use std::collections::BTreeMap;
+
+use super::batch::Batch;
+use super::error::LedgerError;
+use super::port::StreamPort;
+use super::{Inner, InputStatus, Ledger, Source, name};
+use crate::io::Storage;
+use crate::ledger::{BatchLimits, Event, Input, InputKind, Latest, Part, PartKey, Parts, Plan, Range, Share, State};
+use crate::receiver::{Block, Gist};
+use crate::types::{InputId, Lsn, LsnRange};
+
+impl<S: Storage> Ledger<S> {
+    /// Allocates the next batch: durable when it returns. `None` when there is nothing new (unless
+    /// [`BatchLimits::allow_empty`]). Inputs that are not attached wait.
+    ///
+    /// # Errors
+    /// [`LedgerError::TooManyPending`], [`LedgerError::Unreadable`], [`LedgerError::Input`]: nothing is allocated, and what
+    /// there is stays there. [`LedgerError::Fenced`] and [`LedgerError::Failed`] end this driver.
+    pub fn allocate(&self, limits: &BatchLimits) -> Result<Option<Batch<S>>, LedgerError> {
+        let inner = &self.inner;
+        let _planning = inner.planner.lock();
+        let (batch, pending) = {
+            let state = inner.state.lock();
+            (state.allocated().next(), state.batches().len())
+        };
+        let limit = inner.config.pending_batches_max;
+        if pending >= limit {
+            return Err(LedgerError::TooManyPending { pending, limit });
+        }
+        let mut planned = inner.plan(batch.get(), limits)?;
+        if planned.ranges.is_empty() && !limits.allow_empty {
+            inner.forget(std::mem::take(&mut planned.gone))?;
+            return Ok(None);
+        }
+        let mut events = inner.trims_due();
+        events.extend(inner.forgettable(planned.gone));
+        let trims: Vec<(InputId, u64)> = events
+            .iter()
+            .filter_map(|e| if let Event::Trimmed { input, upto } = e { Some((*input, *upto)) } else { None })
+            .collect();
+        let ranges = planned.ranges;
+        events.push(Event::BatchAllocated { batch, ranges: ranges.clone() });
+        inner.write(events)?;
+        inner.pace.lock().allocated(batch, super::now());
+        // Written down before anything goes.
+        inner.trim_streams(&trims)?;
+        Ok(Some(self.batch(batch, ranges)))
+    }
+
+    /// Every input: how far it is, and what is there that no batch holds.
+    ///
+    /// # Errors
+    /// [`LedgerError::Input`].
+    pub fn latest(&self) -> Result<Vec<InputStatus>, LedgerError> {
+        let inner = &self.inner;
+        let ids: Vec<InputId> = inner.state.lock().inputs().map(|(id, _)| id).collect();
+        let mut all = Vec::with_capacity(ids.len());
+        for id in ids {
+            let source = inner.sources.lock().get(&id).cloned();
+            let latest = match &source {
+                None => None,
+                Some(Source::Stream(port)) => Some(inner.stream_latest(id, &**port)),
+                Some(Source::Replayable(source)) => {
+                    let known = Known { inner, input: id };
+                    Some(source.latest(&known).map_err(|e| inner.input_error(id, e))?)
+                }
+            };
+            let state = inner.state.lock();
+            let Some(input) = state.input(id) else { continue };
+            all.push(InputStatus {
+                input: id,
+                name: name(&input.name),
+                kind: input.kind,
+                is_attached: source.is_some(),
+                records_allocated: input.records_allocated,
+                records_settled: input.records_settled,
+                records_lost: input.records_lost,
+                latest,
+            });
+        }
+        Ok(all)
+    }
+}
+
+/// What was planned for one batch.
+#[derive(Default)]
+struct Planned {
+    ranges: Vec<Range>,
+    gone: Vec<(InputId, Vec<PartKey>)>,
+}
+
+impl Planned {
+    /// A stream's range goes on where its last one ended: the chain at its end tells all of it.
+    fn push(&mut self, range: Range, is_stream: bool) {
+        let continues = |last: &&mut Range| is_stream && last.input == range.input && last.to == range.from;
+        match self.ranges.iter_mut().rev().find(continues) {
+            Some(last) => {
+                (last.to, last.digest) = (range.to, range.digest);
+                last.records += range.records;
+                last.bytes += range.bytes;
+            }
+            None => self.ranges.push(range),
+        }
+    }
+}
+
+impl<S: Storage> Inner<S> {
+    fn plan(&self, turn: u64, limits: &BatchLimits) -> Result<Planned, LedgerError> {
+        let mut sources: Vec<(InputId, Source)> =
+            self.sources.lock().iter().map(|(id, source)| (*id, source.clone())).collect();
+        let count = sources.len();
+        if count > 0 {
+            sources.rotate_left((turn % count as u64) as usize);
+        }
+        let mut left = Share::of(limits);
+        let mut planned = Planned::default();
+        // Where each part is after what is planned already.
+        let mut ahead: BTreeMap<InputId, Ahead> = BTreeMap::new();
+        let mut hungry = sources;
+        for round in 0..2 {
+            let offered = hungry.len();
+            let mut still = Vec::new();
+            for (i, (id, source)) in hungry.into_iter().enumerate() {
+                let mut share = if round == 0 { left.fair(offered - i) } else { left };
+                // Whoever is first takes a piece, even one that fits no share.
+                share.takes_one = left.takes_one;
+                if !share.takes_one && share.is_used_up() {
+                    continue;
+                }
+                let plan = match &source {
+                    Source::Stream(port) => self.plan_stream(id, &**port, share, ahead.get(&id))?,
+                    Source::Replayable(source) => {
+                        let known = Known { inner: self, input: id };
+                        let over = Over { known: &known, ahead: ahead.get(&id) };
+                        source.plan(&over, share).map_err(|e| self.input_error(id, e))?
+                    }
+                };
+                let ahead = ahead.entry(id).or_default();
+                for mut range in plan.ranges {
+                    range.input = id;
+                    left.take(range.records, range.bytes);
+                    ahead.insert(range.part.clone(), (range.to, range.digest));
+                    planned.push(range, matches!(source, Source::Stream(_)));
+                }
+                if round == 0 && !plan.gone.is_empty() {
+                    planned.gone.push((id, plan.gone));
+                }
+                if plan.has_more {
+                    still.push((id, source));
+                }
+            }
+            hungry = still;
+        }
+        Ok(planned)
+    }
+
+    /// Blocks that follow what is allocated.
+    fn plan_stream(
+        &self,
+        id: InputId,
+        port: &dyn StreamPort,
+        mut share: Share,
+        ahead: Option<&Ahead>,
+    ) -> Result<Plan, LedgerError> {
+        let at = ahead.and_then(|ahead| ahead.get(&PartKey::default())).map(|(at, _)| *at);
+        let from = match at {
+            Some(at) => Lsn::new(at),
+            None => Lsn::new(self.state.lock().input(id).and_then(Input::stream).map_or(1, |part| part.allocated)),
+        };
+        let (_, durable) = port.bounds();
+        let mut range = Range {
+            input: id,
+            part: PartKey::default(),
+            opens: None,
+            from: from.get(),
+            to: from.get(),
+            digest: 0,
+            records: 0,
+            bytes: 0,
+        };
+        let mut plan = Plan::default();
+        let mut says_something = false;
+        if share.ranges == 0 && !share.takes_one {
+            plan.has_more = durable >= from;
+            return Ok(plan);
+        }
+        for frame in port.frames(LsnRange::inclusive(from, durable)) {
+            let frame = match frame {
+                Ok(frame) => frame,
+                // What can be read before it goes into a batch first.
+                Err(_) if range.to > range.from => break,
+                Err(source) => {
+                    let lsns = source.lsns().unwrap_or(LsnRange::inclusive(from, from));
+                    return Err(LedgerError::Unreadable { name: self.name_of(id), lsns, source });
+                }
+            };
+            let Gist { records, moves } = Block::gist(&frame.payload).map_err(|source| LedgerError::NotABlock {
+                name: self.name_of(id),
+                lsn: frame.lsn,
+                source,
+            })?;
+            says_something |= moves;
+            let bytes = frame.payload.len() as u64;
+            if !share.has_room(records, bytes) {
+                plan.has_more = true;
+                break;
+            }
+            // All its blocks are one range.
+            let ranges = share.ranges;
+            share.take(records, bytes);
+            share.ranges = ranges.max(1);
+            (range.to, range.digest) = (frame.lsn.next().get(), frame.chain.get());
+            range.records += records;
+            range.bytes += bytes;
+        }
+        // Blocks that only tell how sources stand go with the next records: they are no news to an engine.
+        if range.to > range.from && says_something {
+            plan.ranges.push(range);
+        }
+        Ok(plan)
+    }
+
+    fn stream_latest(&self, id: InputId, port: &dyn StreamPort) -> Latest {
+        let next = self.state.lock().input(id).and_then(Input::stream).map_or(1, |part| part.allocated);
+        let (_, durable) = port.bounds();
+        Latest { bytes: 0, records: Some(durable.since(Lsn::new(next).previous())), waiting_bytes: 0 }
+    }
+
+    fn input_error(&self, id: InputId, source: crate::ledger::InputError) -> LedgerError {
+        LedgerError::Input { name: self.name_of(id), source }
+    }
+
+    /// What can go of streams, before it goes.
+    fn trims_due(&self) -> Vec<Event> {
+        if !self.config.trim_streams {
+            return Vec::new();
+        }
+        let attached: Vec<InputId> = self.sources.lock().keys().copied().collect();
+        let state = self.state.lock();
+        let due = |(id, input): (InputId, &Input)| {
+            let upto = input.stream()?.committed.saturating_sub(1);
+            (input.kind == InputKind::Stream && upto > input.trimmed && attached.contains(&id))
+                .then_some(Event::Trimmed { input: id, upto })
+        };
+        state.inputs().filter_map(due).collect()
+    }
+
+    fn forgettable(&self, gone: Vec<(InputId, Vec<PartKey>)>) -> Vec<Event> {
+        let state = self.state.lock();
+        let settled = |state: &State, id, key: &PartKey| {
+            let part = state.input(id).and_then(|input| input.parts.get(key));
+            part.is_some_and(|part| part.is_settled())
+        };
+        gone.into_iter()
+            .map(|(input, parts)| (input, parts.into_iter().filter(|key| settled(&state, input, key)).collect()))
+            .filter(|(_, parts): &(InputId, Vec<PartKey>)| !parts.is_empty())
+            .map(|(input, parts)| Event::PartsForgotten { input, parts })
+            .collect()
+    }
+
+    fn forget(&self, gone: Vec<(InputId, Vec<PartKey>)>) -> Result<(), LedgerError> {
+        let events = self.forgettable(gone);
+        if events.is_empty() { Ok(()) } else { self.write(events) }
+    }
+}
+
+/// Where parts are after what is planned for this batch.
+type Ahead = BTreeMap<PartKey, (u64, u64)>;
+
+/// The parts of an input, looked up one by one: the state is not held while an input plans.
+struct Known<'a, S: Storage> {
+    inner: &'a Inner<S>,
+    input: InputId,
+}
+
+impl<S: Storage> Parts for Known<'_, S> {
+    fn get(&self, key: &PartKey) -> Option<Part> {
+        let state = self.inner.state.lock();
+        state.input(self.input)?.parts.get(key).map(Part::from)
+    }
+
+    fn each(&self, take: &mut dyn FnMut(&PartKey, &Part)) {
+        let state = self.inner.state.lock();
+        let Some(input) = state.input(self.input) else { return };
+        input.parts.iter().for_each(|(key, part)| take(key, &Part::from(part)));
+    }
+}
+
+/// The same after what is planned for this batch already.
+struct Over<'a> {
+    known: &'a dyn Parts,
+    ahead: Option<&'a Ahead>,
+}
+
+impl Over<'_> {
+    fn over(&self, key: &PartKey, known: Option<Part>) -> Option<Part> {
+        match self.ahead.and_then(|ahead| ahead.get(key)) {
+            Some((allocated, digest)) => {
+                let committed = known.map_or(0, |part| part.committed);
+                Some(Part { allocated: *allocated, digest: *digest, committed })
+            }
+            None => known,
+        }
+    }
+}
+
+impl Parts for Over<'_> {
+    fn get(&self, key: &PartKey) -> Option<Part> {
+        self.over(key, self.known.get(key))
+    }
+
+    fn each(&self, take: &mut dyn FnMut(&PartKey, &Part)) {
+        self.known.each(&mut |key, part| {
+            take(key, &self.over(key, Some(*part)).expect("known"));
+        });
+        for key in self.ahead.into_iter().flat_map(BTreeMap::keys).filter(|key| self.known.get(key).is_none()) {
+            take(key, &self.get(key).expect("ahead"));
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Replay, taking over, and inputs attached.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::config::LedgerConfig;
+use super::error::LedgerError;
+use super::port::StreamPort;
+use super::settle::Pace;
+use super::write::{Writer, append, checkpoint_bytes};
+use super::{Inner, Ledger, Source, now, now_micros};
+use crate::error::Error;
+use crate::io::{Storage, random};
+use crate::ledger::{Envelope, Event, Identity, Input, InputKind, Replay, Replayable};
+use crate::log::Log;
+use crate::types::{Ballot, InputId, LedgerId, Lsn, LsnRange, Promise};
+
+/// What opening a ledger found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Opened {
+    /// There was no ledger, and one was created.
+    pub created: bool,
+    /// Events that were read.
+    pub events: u64,
+    /// Of these, written by drivers that had been taken over from, and without effect.
+    pub fenced_events: u64,
+    /// The frames they stood in.
+    pub lsns: LsnRange,
+    /// Batches that wait for their commit.
+    pub pending: usize,
+}
+
+impl<S: Storage> Ledger<S> {
+    /// Takes over the ledger in `log`, or creates one in an empty log. A driver that had it before is fenced.
+    ///
+    /// # Errors
+    /// [`LedgerError::Replay`] when the log holds something else or is damaged, [`LedgerError::Config`], and the log's.
+    pub fn open(log: Log<S>, config: LedgerConfig) -> Result<(Ledger<S>, Opened), LedgerError> {
+        Ledger::open_watched(log, config, &|_, _| {})
+    }
+
+    /// As [`Ledger::open`], told the events replayed and how many there are.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub fn open_watched(
+        log: Log<S>,
+        config: LedgerConfig,
+        watch: &dyn Fn(u64, u64),
+    ) -> Result<(Ledger<S>, Opened), LedgerError> {
+        config.validate()?;
+        let mut replay = Replay::default();
+        let begin = log.first();
+        let end = log.flushed();
+        fold(&log, &mut replay, begin, end, watch)?;
+        let created = replay.state().ledger().is_none();
+        let [id, proposer] =
+            random().map_err(|source| Error::io("draw an identity for", format!("{log:?}"), source))?;
+        // One that promised and ended before it wrote its beginning has given the ledger its name.
+        let promised = log.promised();
+        let known = replay.state().ledger().or(promised.map(|promise| promise.ledger));
+        let ledger = known.unwrap_or(LedgerId::new(id));
+        let promised = promised.map_or(Ballot::ZERO, |promise| promise.ballot);
+        let ballot = promised.max(replay.state().ballot()).above(proposer as u64);
+        log.promise(Promise { ledger, ballot })?;
+        let event = if created { Event::LedgerCreated { ledger } } else { Event::DriverBegan };
+        let began = append(&log, &[Envelope { ballot, time_micros: now_micros(), event }], ballot)?;
+        if let Some(refused) = began.refused {
+            return Err(refused.into());
+        }
+        // What the driver before wrote until then counts.
+        fold(&log, &mut replay, end.next(), began.last, watch)?;
+        let opened = Opened {
+            created,
+            events: replay.events(),
+            fenced_events: replay.fenced(),
+            lsns: LsnRange::inclusive(begin, began.last),
+            pending: replay.state().batches().len(),
+        };
+        let state = replay.into_state();
+        let writer = Writer { checkpoint_bytes: checkpoint_bytes(&state), ..Writer::default() };
+        let pace = Mutex::new(Pace::new(&config, now()));
+        let inner = Inner {
+            log,
+            ledger,
+            ballot,
+            config,
+            state: Mutex::new(state),
+            writer: Mutex::new(writer),
+            planner: Mutex::new(()),
+            sources: Mutex::default(),
+            pace,
+        };
+        Ok((Ledger { inner: Arc::new(inner) }, opened))
+    }
+
+    /// Attaches a stream under this name: the first time its records go into batches from its first frame on, after a
+    /// restart it goes on where it was.
+    ///
+    /// # Errors
+    /// [`LedgerError::OtherInput`] when the name was another stream's, [`LedgerError::StreamDamaged`] when it does not hold
+    /// what was allocated; [`Error::OtherLedger`] and [`Error::Fenced`] from the stream.
+    pub fn add_stream(&self, input: &str, port: impl StreamPort + 'static) -> Result<InputId, LedgerError> {
+        let inner = &self.inner;
+        port.claim(Promise { ledger: inner.ledger, ballot: inner.ballot })?;
+        let identity = Identity(port.id().get());
+        let known = inner.recognize(input, InputKind::Stream, identity)?;
+        let id = match known {
+            Some((id, known)) => {
+                check_stream(input, &known, &port)?;
+                id
+            }
+            None => {
+                let (first, _) = port.bounds();
+                let start = first.max(Lsn::FIRST);
+                let digest = port.chain_at(start.previous()).map(|chain| chain.get()).unwrap_or_default();
+                inner.add(input, InputKind::Stream, identity, start.get(), digest)?
+            }
+        };
+        inner.attach(id, Source::Stream(Arc::new(port)))?;
+        Ok(id)
+    }
+
+    /// Attaches an input that can be read again.
+    ///
+    /// # Errors
+    /// [`LedgerError::OtherInput`] when the name was another input's; [`LedgerError::Input`].
+    pub fn add_input(&self, input: &str, source: Arc<dyn Replayable>) -> Result<InputId, LedgerError> {
+        let inner = &self.inner;
+        let identity = source.identity().map_err(|source| LedgerError::Input { name: input.to_owned(), source })?;
+        let id = match inner.recognize(input, InputKind::Replayable, identity)? {
+            Some((id, _)) => id,
+            None => inner.add(input, InputKind::Replayable, identity, 0, 0)?,
+        };
+        inner.attach(id, Source::Replayable(source))?;
+        Ok(id)
+    }
+
+    /// An operator's word that what is there under this name now is the same input, although it is not recognized (a
+    /// directory that was moved to another disk with its files' identities). Add it afterwards.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoInput`]; a failure to write it down.
+    pub fn adopt_input(&self, input: &str, identity: Identity) -> Result<(), LedgerError> {
+        let id = self.inner.known(input)?;
+        self.inner.write(vec![Event::InputAdopted { input: id, identity }])
+    }
+
+    /// Forgets an input, of which no batch is pending. Its number is not given again; its name may be.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoInput`], [`LedgerError::Broken`] while batches of it are pending.
+    pub fn remove_input(&self, input: &str) -> Result<(), LedgerError> {
+        let _planning = self.inner.planner.lock();
+        let id = self.inner.known(input)?;
+        self.inner.write(vec![Event::InputRemoved { input: id }])?;
+        self.inner.sources.lock().remove(&id);
+        Ok(())
+    }
+
+    /// Writes the state down anew and gives up the events before it: what the ledger does by itself now and then.
+    ///
+    /// # Errors
+    /// The log's.
+    pub fn checkpoint(&self) -> Result<(), LedgerError> {
+        self.inner.checkpoint_now()
+    }
+}
+
+impl<S: Storage> Inner<S> {
+    pub(super) fn known(&self, input: &str) -> Result<InputId, LedgerError> {
+        let state = self.state.lock();
+        let found = state.input_named(input).map(|(id, _)| id);
+        found.ok_or_else(|| LedgerError::NoInput { name: input.to_owned() })
+    }
+
+    fn recognize(
+        &self,
+        input: &str,
+        kind: InputKind,
+        identity: Identity,
+    ) -> Result<Option<(InputId, Input)>, LedgerError> {
+        let state = self.state.lock();
+        let Some((id, known)) = state.input_named(input) else { return Ok(None) };
+        if known.kind != kind || known.identity != identity {
+            return Err(LedgerError::OtherInput { name: input.to_owned(), known: known.identity, found: identity });
+        }
+        Ok(Some((id, known.clone())))
+    }
+
+    fn add(
+        &self,
+        input: &str,
+        kind: InputKind,
+        identity: Identity,
+        start: u64,
+        digest: u64,
+    ) -> Result<InputId, LedgerError> {
+        let id = self.state.lock().next_input();
+        let name = input.as_bytes().to_vec().into();
+        self.write(vec![Event::InputAdded { input: id, kind, identity, name, start, digest }])?;
+        Ok(id)
+    }
+
+    fn attach(&self, id: InputId, source: Source) -> Result<(), LedgerError> {
+        self.sources.lock().insert(id, source.clone());
+        if let Source::Stream(port) = source {
+            self.tell_stream(id, &*port)?;
+        }
+        Ok(())
+    }
+}
+
+/// A stream must hold everything that was allocated of it, and begin no later than what is to be allocated.
+fn check_stream(input: &str, known: &Input, port: &impl StreamPort) -> Result<(), LedgerError> {
+    let damaged = |what: String| Err(LedgerError::StreamDamaged { name: input.to_owned(), what });
+    let Some(part) = known.stream() else { return damaged("the ledger knows no position of it".to_owned()) };
+    let (first, durable) = port.bounds();
+    let last = Lsn::new(part.allocated).previous();
+    if durable < last {
+        return damaged(format!("it ends at frame {durable}, and everything up to {last} was allocated"));
+    }
+    if first > last.next() {
+        return damaged(format!(
+            "it begins at frame {first}, and nothing behind {last} was in a batch: it was trimmed"
+        ));
+    }
+    match port.chain_at(last) {
+        Ok(chain) if chain.get() == part.digest => Ok(()),
+        Ok(chain) => damaged(format!("frame {last} has chain {chain}, {:016x} was allocated", part.digest)),
+        // Trimmed exactly there, where the chain could not be read; or damage that a batch which needs it will tell.
+        Err(Error::Trimmed { .. }) => Ok(()),
+        Err(error) if error.is_damage() || matches!(error, Error::Quarantined { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) fn fold<S: Storage>(
+    log: &Log<S>,
+    replay: &mut Replay,
+    from: Lsn,
+    to: Lsn,
+    watch: &dyn Fn(u64, u64),
+) -> Result<(), LedgerError> {
+    let from = from.max(Lsn::FIRST);
+    let total = to.since(from.previous());
+    for frame in log.range(LsnRange::inclusive(from, to)) {
+        let frame = frame?;
+        let taken = replay.frame(frame.lsn, &frame.payload);
+        taken.map_err(|source| LedgerError::Replay { log: format!("{log:?}"), source })?;
+        watch(frame.lsn.since(from.previous()), total);
+    }
+    Ok(())
+}

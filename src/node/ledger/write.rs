@@ -1,0 +1,154 @@
+//! Events made durable, then applied. One at a time, in the order of the ledger's stream.
+
+use super::error::LedgerError;
+use super::{Inner, now_micros};
+use crate::error::Error;
+use crate::io::Storage;
+use crate::ledger::{Envelope, Event, State};
+use crate::log::Log;
+use crate::types::{Ballot, Lsn};
+
+/// A checkpoint's pieces are at most this long: each is a frame.
+const PIECE_BYTES_MAX: usize = 256 * 1024;
+
+/// What writing knows.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    /// Events written.
+    pub(super) events: u64,
+    /// Bytes of events since the last checkpoint.
+    pub(super) bytes: u64,
+    /// Bytes of the last checkpoint.
+    pub(super) checkpoint_bytes: u64,
+    /// Why nothing is written any more.
+    pub(super) failed: Option<LedgerError>,
+}
+
+impl<S: Storage> Inner<S> {
+    /// Writes events, durable when it returns, and applies them. `refused` by the rules, by a full disk or by a record that
+    /// is too large nothing has happened; any other failure leaves it unknown, and ends this driver.
+    pub(super) fn write(&self, events: Vec<Event>) -> Result<(), LedgerError> {
+        let mut writer = self.writer.lock();
+        if let Some(failed) = &writer.failed {
+            return Err(LedgerError::Failed(Box::new(failed.clone())));
+        }
+        {
+            let state = self.state.lock();
+            events.iter().try_for_each(|event| state.check(event))?;
+        }
+        let time_micros = now_micros();
+        let envelopes: Vec<Envelope> =
+            events.into_iter().map(|event| Envelope { ballot: self.ballot, time_micros, event }).collect();
+        let outcome = match append(&self.log, &envelopes, self.ballot) {
+            Ok(Written { bytes, count, refused, .. }) => {
+                writer.bytes += bytes;
+                writer.events += count as u64;
+                self.apply(&envelopes[..count]).map(|()| refused)
+            }
+            Err(error) => Err(error),
+        };
+        let refused = outcome.inspect_err(|error| writer.failed = Some(error.clone()))?;
+        self.checkpoint_if_due(&mut writer);
+        refused.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn apply(&self, envelopes: &[Envelope]) -> Result<(), LedgerError> {
+        let mut state = self.state.lock();
+        for envelope in envelopes {
+            state.apply(envelope)?;
+        }
+        Ok(())
+    }
+
+    /// A checkpoint that cannot be written now is written later: nothing depends on it but the length of a replay.
+    fn checkpoint_if_due(&self, writer: &mut Writer) {
+        if writer.bytes >= self.config.checkpoint_interval_bytes.max(writer.checkpoint_bytes) {
+            let _ = self.checkpoint(writer);
+        }
+    }
+
+    fn checkpoint(&self, writer: &mut Writer) -> Result<(), LedgerError> {
+        let limit = (self.log.config().record_bytes_max as usize).saturating_sub(64).clamp(1, PIECE_BYTES_MAX);
+        let pieces = self.state.lock().checkpoint(limit);
+        let time_micros = now_micros();
+        let envelopes: Vec<Envelope> =
+            pieces.into_iter().map(|event| Envelope { ballot: self.ballot, time_micros, event }).collect();
+        let written =
+            append(&self.log, &envelopes, self.ballot).inspect_err(|error| writer.failed = Some(error.clone()))?;
+        if let Some(error) = written.refused {
+            return Err(error.into());
+        }
+        (writer.bytes, writer.checkpoint_bytes) = (0, written.bytes);
+        // Only what a whole, durable checkpoint stands behind goes.
+        let upto = written.first.previous();
+        if upto >= self.log.first() {
+            self.log.trim(upto)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the state down anew, and gives up the events before it.
+    pub(super) fn checkpoint_now(&self) -> Result<(), LedgerError> {
+        let mut writer = self.writer.lock();
+        if let Some(failed) = &writer.failed {
+            return Err(LedgerError::Failed(Box::new(failed.clone())));
+        }
+        self.checkpoint(&mut writer)
+    }
+}
+
+/// What was written.
+pub(super) struct Written {
+    pub(super) first: Lsn,
+    pub(super) last: Lsn,
+    bytes: u64,
+    /// How many of the events: those before the one that was refused.
+    count: usize,
+    /// Why not all of them: no room, or one is too large. Nothing of the rest was written, and the log goes on.
+    pub(super) refused: Option<Error>,
+}
+
+/// Appends events and waits until they are durable: one flush for all of them. Whatever fails otherwise than by being
+/// refused leaves what was written unknown.
+pub(super) fn append<S: Storage>(log: &Log<S>, envelopes: &[Envelope], ballot: Ballot) -> Result<Written, LedgerError> {
+    // A driver that knows that it is fenced does not even try.
+    check_ballot(log, ballot)?;
+    let mut written = Written { first: log.flushed(), last: log.flushed(), bytes: 0, count: 0, refused: None };
+    let mut last = None;
+    for envelope in envelopes {
+        let frame = envelope.encode();
+        match log.append(&frame) {
+            Ok(pending) => {
+                if last.is_none() {
+                    written.first = pending.lsn();
+                }
+                written.bytes += frame.len() as u64;
+                written.count += 1;
+                last = Some(pending);
+            }
+            Err(error @ (Error::RecordTooLarge { .. } | Error::Full { .. } | Error::Busy { .. })) => {
+                written.refused = Some(error);
+                break;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if let Some(last) = last {
+        written.last = last.wait()?;
+    }
+    // Whoever took over promised first and wrote its beginning then. While the promise is ours, these events stand before
+    // any such beginning, and count; otherwise nobody can tell, and it does not matter: this driver has ended.
+    check_ballot(log, ballot)?;
+    Ok(written)
+}
+
+fn check_ballot<S: Storage>(log: &Log<S>, ballot: Ballot) -> Result<(), LedgerError> {
+    let promised = log.promised().map_or(Ballot::ZERO, |promise| promise.ballot);
+    if promised == ballot { Ok(()) } else { Err(LedgerError::Fenced { ballot, promised }) }
+}
+
+/// What a checkpoint of this state takes.
+pub(super) fn checkpoint_bytes(state: &State) -> u64 {
+    let pieces = state.checkpoint(PIECE_BYTES_MAX);
+    pieces.iter().map(|event| if let Event::Checkpoint { piece, .. } = event { piece.len() as u64 } else { 0 }).sum()
+}

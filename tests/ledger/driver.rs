@@ -1,0 +1,352 @@
+//! What a driver does from day to day.
+
+use seawall::ledger::{BatchLimits, BatchStatus, SinkError};
+use std::sync::{Arc, Mutex};
+
+use seawall::node::{Frames, Ledger, LedgerConfig, LedgerError, Place, ReceiverError, StreamPort};
+use seawall::receiver::PidConfig;
+use seawall::{Ballot, BatchId, Chain, Config, LogId, Lsn, LsnRange, Promise};
+
+use super::*;
+
+#[test]
+fn every_record_is_in_one_batch_with_its_address() {
+    let bed = Bed::new();
+    bed.stream.store("s", 0..5);
+    let batch = bed.allocate().expect("something new");
+    assert_eq!(records(&batch), numbered("s", 0..5));
+    let all: Vec<_> = batch.read().unwrap().map(Result::unwrap).collect();
+    assert_eq!(all[3].seq.get(), 4);
+    assert!(matches!(all[3].place, Place::Stream { lsn, index: 0 } if lsn > Lsn::ZERO), "{:?}", all[3].place);
+    assert!(all.iter().all(|record| record.time_micros > 0));
+    assert!(bed.allocate().is_none(), "nothing new");
+    bed.stream.store("s", 5..7);
+    assert_eq!(records(&bed.allocate().expect("the rest")), numbered("s", 5..7));
+    // Read again, also after it was committed: the same.
+    bed.ledger.commit(batch.id(), "x").unwrap();
+    assert_eq!(records(&batch), numbered("s", 0..5));
+}
+
+#[test]
+fn limits_hold_and_one_block_is_always_taken() {
+    let bed = Bed::new();
+    bed.stream.store("s", 0..10);
+    let limited = |limits: BatchLimits| {
+        let batch = bed.ledger.allocate(&limits).unwrap().expect("something");
+        records(&batch).len()
+    };
+    assert_eq!(limited(BatchLimits { records_max: 3, ..ALL }), 3);
+    assert_eq!(limited(BatchLimits { bytes_max: 1, ..ALL }), 1);
+    assert_eq!(limited(BatchLimits { records_max: 0, ..ALL }), 1);
+    assert_eq!(limited(ALL), 5);
+    let empty = bed.ledger.allocate(&BatchLimits { allow_empty: true, ..ALL }).unwrap().expect("an empty one");
+    assert_eq!((records(&empty).len(), empty.ranges().len()), (0, 0));
+}
+
+#[test]
+fn an_empty_batch_costs_two_durable_appends() {
+    let bed = Bed::new();
+    let before = bed.ledger.events_written();
+    let empty = bed.ledger.allocate(&BatchLimits { allow_empty: true, ..ALL }).unwrap().expect("an empty one");
+    bed.ledger.commit(empty.id(), "").unwrap();
+    assert_eq!(bed.ledger.events_written() - before, 2);
+}
+
+#[test]
+fn inputs_share_a_batch_and_none_starves() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (Stream::open(dir.path(), "a"), Stream::open(dir.path(), "b"));
+    let ledger = open_ledger(dir.path());
+    for stream in [&a, &b] {
+        ledger.add_stream(&stream.name, stream.receiver.clone()).unwrap();
+    }
+    a.store("a", 0..30);
+    b.store("b", 0..30);
+    let mut found = Vec::new();
+    for _ in 0..6 {
+        let batch = ledger.allocate(&BatchLimits { records_max: 10, ..ALL }).unwrap().expect("more");
+        let of_batch = records(&batch);
+        assert_eq!(of_batch.len(), 10);
+        assert_eq!(of_batch.iter().filter(|r| r.starts_with('a')).count(), 5);
+        found.extend(of_batch);
+    }
+    assert!(ledger.allocate(&ALL).unwrap().is_none());
+    // A limit below one piece each: they take turns.
+    a.store("a", 30..33);
+    b.store("b", 30..33);
+    let firsts: Vec<String> = (0..6)
+        .map(|_| {
+            let batch = ledger.allocate(&BatchLimits { records_max: 1, ..ALL }).unwrap().expect("more");
+            records(&batch).remove(0)
+        })
+        .collect();
+    let of_a = firsts.iter().take(4).filter(|r| r.starts_with('a')).count();
+    assert_eq!(of_a, 2, "{firsts:?}");
+    found.extend(firsts);
+    found.sort();
+    let mut expected = [numbered("a", 0..33), numbered("b", 0..33)].concat();
+    expected.sort();
+    assert_eq!(found, expected);
+    // What one leaves the other takes.
+    a.store("a", 33..53);
+    let batch = ledger.allocate(&BatchLimits { records_max: 15, ..ALL }).unwrap().expect("more");
+    assert_eq!((records(&batch).len(), batch.ranges().len()), (15, 1));
+}
+
+#[test]
+fn commits_are_said_once_and_never_taken_back() {
+    let bed = Bed::new();
+    bed.stream.store("s", 0..2);
+    let batch = bed.allocate().unwrap();
+    bed.ledger.commit(batch.id(), "one").unwrap();
+    bed.ledger.commit(batch.id(), "one").unwrap();
+    assert!(matches!(bed.ledger.commit(batch.id(), "two"), Err(LedgerError::Settled { .. })));
+    let never = |_| -> Result<(), SinkError> { panic!("not asked") };
+    assert!(matches!(bed.ledger.abandon(batch.id(), "no", never), Err(LedgerError::Settled { .. })));
+    assert!(matches!(bed.ledger.commit(BatchId::new(9), "x"), Err(LedgerError::NotPending { .. })));
+}
+
+#[test]
+fn what_is_abandoned_is_fenced_first_and_comes_in_no_batch() {
+    let bed = Bed::new();
+    bed.stream.store("s", 0..2);
+    let batch = bed.allocate().unwrap();
+    let refused = SinkError::AlreadyStored { sink: "test".into(), key: batch.key() };
+    let error = bed.ledger.abandon(batch.id(), "poison", |_| Err(refused)).unwrap_err();
+    assert!(matches!(error, LedgerError::Sink { .. }), "{error}");
+    assert_eq!(bed.ledger.pending().len(), 1);
+    let mut fenced = None;
+    bed.ledger
+        .abandon(batch.id(), "poison", |key| {
+            fenced = Some(key);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(fenced, Some(batch.key()));
+    bed.stream.store("s", 2..3);
+    let id = batch.id();
+    drop(batch);
+    let bed = bed.restart();
+    assert!(bed.ledger.pending().is_empty());
+    assert_eq!(records(&bed.allocate().unwrap()), numbered("s", 2..3));
+    let lost = bed.ledger.with_state(|state| state.inputs().map(|(_, input)| input.records_lost).sum::<u64>());
+    assert_eq!(lost, 2);
+    assert!(matches!(bed.ledger.commit(id, "late"), Err(LedgerError::Settled { .. })));
+}
+
+#[test]
+fn sources_that_wait_for_committed_are_told() {
+    let bed = Bed::new();
+    bed.stream.store("s", 0..3);
+    let committed = || bed.stream.receiver.sources().first().map(|source| source.committed.get());
+    let batch = bed.allocate().unwrap();
+    assert_eq!(committed(), Some(0));
+    bed.ledger.commit(batch.id(), "").unwrap();
+    assert_eq!(committed(), Some(3));
+}
+
+#[test]
+fn streams_are_trimmed_behind_commits_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = Stream::open_with(dir.path(), "stream", small_log());
+    let ledger = open_ledger(dir.path());
+    ledger.add_stream("stream", stream.receiver.clone()).unwrap();
+    let mut source = stream.receiver.local_blocking("s").unwrap();
+    let record = vec![b'x'; 10_000];
+    let mut held = None;
+    for round in 0..30 {
+        for _ in 0..20 {
+            source.store_blocking(&[&record]).unwrap();
+        }
+        let batch = ledger.allocate(&ALL).unwrap().expect("something");
+        if round == 20 {
+            held = Some(batch);
+        } else {
+            ledger.commit(batch.id(), "").unwrap();
+        }
+    }
+    let held = held.unwrap();
+    let first = stream.receiver.log().first();
+    assert!(first > Lsn::new(200), "most of what was committed is gone: {first}");
+    assert!(first <= Lsn::new(held.ranges()[0].from), "what is pending stays");
+    assert_eq!(held.read().unwrap().map(Result::unwrap).count(), 20);
+}
+
+#[test]
+fn the_ledger_s_own_stream_stays_short_and_restarts_find_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = LedgerConfig { checkpoint_interval_bytes: 4096, ..LedgerConfig::default() };
+    let stream = Stream::open(dir.path(), "stream");
+    let mut expected = 0;
+    for life in 0..4 {
+        let ledger = open_ledger_with(dir.path(), config.clone());
+        ledger.add_stream("stream", stream.receiver.clone()).unwrap();
+        assert_eq!(ledger.pending().len(), usize::from(life > 0), "life {life}");
+        for batch in ledger.pending() {
+            ledger.commit(batch.id(), "late").unwrap();
+        }
+        for round in 0..200 {
+            stream.store("s", expected..expected + 1);
+            expected += 1;
+            let batch = ledger.allocate(&ALL).unwrap().expect("something");
+            assert_eq!(records(&batch), numbered("s", expected - 1..expected));
+            if round < 199 {
+                ledger.commit(batch.id(), format!("{round}")).unwrap();
+            }
+        }
+        let (first, end) = ledger.with_log(|log| (log.first(), log.flushed()));
+        assert!(first > Lsn::new(1) && end.since(first) < 400, "{first}..{end}");
+    }
+}
+
+/// A stream that notes how much may come.
+struct Paced(seawall::node::Receiver, Arc<Mutex<Vec<f64>>>);
+
+impl StreamPort for Paced {
+    fn id(&self) -> LogId {
+        self.0.id()
+    }
+    fn claim(&self, promise: Promise) -> seawall::Result<()> {
+        self.0.claim(promise)
+    }
+    fn bounds(&self) -> (Lsn, Lsn) {
+        self.0.bounds()
+    }
+    fn chain_at(&self, lsn: Lsn) -> seawall::Result<Chain> {
+        self.0.chain_at(lsn)
+    }
+    fn frames(&self, range: LsnRange) -> Frames {
+        self.0.frames(range)
+    }
+    fn committed(&self, ballot: Ballot, lsn: Lsn) -> Result<(), ReceiverError> {
+        StreamPort::committed(&self.0, ballot, lsn)
+    }
+    fn trim(&self, ballot: Ballot, lsn: Lsn) -> Result<Lsn, ReceiverError> {
+        StreamPort::trim(&self.0, ballot, lsn)
+    }
+    fn set_rate(&self, ballot: Ballot, bytes_per_second: Option<f64>) -> Result<(), ReceiverError> {
+        self.1.lock().unwrap().extend(bytes_per_second);
+        StreamPort::set_rate(&self.0, ballot, bytes_per_second)
+    }
+}
+
+#[test]
+fn rate_is_bounded_from_the_first_batch_and_follows_batch_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid = PidConfig { records_per_second_first: 500.0, ..PidConfig::default() };
+    let config = LedgerConfig { rate: Some(pid), record_bytes_first: 100, ..LedgerConfig::default() };
+    let stream = Stream::open(dir.path(), "stream");
+    let ledger = open_ledger_with(dir.path(), config);
+    let rates = Arc::new(Mutex::new(Vec::new()));
+    ledger.add_stream("stream", Paced(stream.receiver.clone(), rates.clone())).unwrap();
+    assert_eq!(*rates.lock().unwrap(), [50_000.0]);
+    stream.store("s", 0..20);
+    let batch = ledger.allocate(&ALL).unwrap().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    ledger.commit(batch.id(), "").unwrap();
+    // 20 records in a tenth of a second or more; never below the floor of 100 records a second.
+    let (rate, record) = (rates.lock().unwrap()[1], batch.ranges()[0].bytes as f64 / 20.0);
+    assert!(rate <= 200.0 * record && rate >= 100.0 * record, "{rate} with {record} bytes each");
+}
+
+#[test]
+fn too_many_pending_batches_are_refused_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = Stream::open(dir.path(), "stream");
+    let ledger = open_ledger_with(dir.path(), LedgerConfig { pending_batches_max: 2, ..LedgerConfig::default() });
+    ledger.add_stream("stream", stream.receiver.clone()).unwrap();
+    for i in 0..3 {
+        stream.store("s", i..i + 1);
+        match ledger.allocate(&ALL) {
+            Ok(batch) => assert!(i < 2 && batch.is_some()),
+            Err(error) => assert!(i == 2 && matches!(error, LedgerError::TooManyPending { limit: 2, .. }), "{error}"),
+        }
+    }
+    ledger.commit(BatchId::new(1), "").unwrap();
+    assert_eq!(records(&ledger.allocate(&ALL).unwrap().unwrap()), numbered("s", 2..3));
+}
+
+#[test]
+fn frames_that_cannot_be_read_stop_batches_until_they_are_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = Stream::open(dir.path(), "stream");
+    let ledger = open_ledger(dir.path());
+    ledger.add_stream("stream", stream.receiver.clone()).unwrap();
+    stream.store("s", 0..6);
+    let last = stream.receiver.log().flushed();
+    let bad = seawall::LsnRange::inclusive(Lsn::new(last.get() - 2), Lsn::new(last.get() - 2));
+    stream.receiver.log().quarantine(bad).unwrap();
+    // What stands before comes first.
+    let batch = ledger.allocate(&ALL).unwrap().expect("what can be read");
+    assert_eq!(records(&batch), numbered("s", 0..3));
+    let error = ledger.allocate(&ALL).unwrap_err();
+    assert!(matches!(&error, LedgerError::Unreadable { lsns, .. } if *lsns == bad), "{error}");
+    ledger.drop_range("stream", bad.start, "quarantined").unwrap();
+    assert_eq!(records(&ledger.allocate(&ALL).unwrap().unwrap()), numbered("s", 4..6));
+    assert!(ledger.allocate(&ALL).unwrap().is_none());
+    drop((ledger, batch));
+    let ledger = open_ledger(dir.path());
+    ledger.add_stream("stream", stream.receiver.clone()).unwrap();
+    assert_eq!(ledger.pending().iter().flat_map(records).count(), 5);
+}
+
+#[test]
+fn a_ledger_is_seen_beside_its_driver() {
+    let bed = Bed::new();
+    bed.stream.store("s", 0..4);
+    let one = bed.allocate().unwrap();
+    bed.stream.store("s", 4..5);
+    bed.allocate().unwrap();
+    bed.ledger.commit(one.id(), "token").unwrap();
+    let config = Config { recovery: seawall::RecoveryMode::ReadOnly, create: false, ..Config::default() };
+    let open = || seawall::Log::open(bed.dir.path().join("ledger"), config.clone()).unwrap().0;
+    let mut log = open();
+    // What was flushed last is told to readers beside the writer with the next group, or when the log has been idle a while.
+    let began = Instant::now();
+    let view = loop {
+        let view = seawall::node::read_ledger(&log).unwrap();
+        if view.state.settled() == one.id() || began.elapsed() > Duration::from_secs(30) {
+            break view;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        log = open();
+    };
+    assert_eq!((view.state.settled().get(), view.state.allocated().get()), (1, 2));
+    assert_eq!(view.state.batches().map(|(id, batch)| (id.get(), batch.records())).collect::<Vec<_>>(), [(2, 1)]);
+    let settled: Vec<_> = view.state.recent().collect();
+    assert!(
+        matches!(&settled[..], [one] if one.records == 4 && matches!(&one.status, BatchStatus::Committed { token, .. } if token == "token"))
+    );
+    let latest = bed.ledger.latest().unwrap();
+    assert_eq!((latest[0].records_allocated, latest[0].records_settled), (5, 4));
+}
+
+#[test]
+fn a_panic_in_the_engine_leaves_the_batch_pending() {
+    let bed = Bed::new();
+    bed.stream.store("s", 0..2);
+    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let batch = bed.allocate().unwrap();
+        records(&batch).into_iter().for_each(|record| assert_ne!(record, "s:1", "the engine fails"));
+        bed.ledger.commit(batch.id(), "").unwrap();
+    }));
+    assert!(ran.is_err());
+    let pending = bed.ledger.pending();
+    assert_eq!(pending.iter().map(records).collect::<Vec<_>>(), [numbered("s", 0..2)]);
+    bed.ledger.commit(pending[0].id(), "").unwrap();
+}
+
+#[test]
+fn configurations_that_make_no_sense_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrong = [
+        LedgerConfig { pending_batches_max: 0, ..LedgerConfig::default() },
+        LedgerConfig { checkpoint_interval_bytes: 1, ..LedgerConfig::default() },
+        LedgerConfig { batch_interval: Duration::ZERO, ..LedgerConfig::default() },
+        LedgerConfig { record_bytes_first: 0, ..LedgerConfig::default() },
+    ];
+    for config in wrong {
+        let log = reopen(&dir.path().join("ledger"), Config::default());
+        assert!(matches!(Ledger::open(log, config), Err(LedgerError::Config { .. })));
+    }
+}

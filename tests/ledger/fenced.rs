@@ -1,0 +1,137 @@
+//! Two drivers, other ledgers, other streams: who is refused.
+
+use seawall::node::{Ledger, LedgerError};
+use seawall::{Config, Error, Log, Lsn};
+
+use super::*;
+
+#[test]
+fn a_driver_that_was_taken_over_from_neither_allocates_nor_commits_nor_trims() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = Stream::open(dir.path(), "stream");
+    let log = reopen(&dir.path().join("ledger"), Config::default());
+    let (old, _) = Ledger::open(log.clone(), LedgerConfig::default()).unwrap();
+    old.add_stream("stream", stream.receiver.clone()).unwrap();
+    stream.store("s", 0..3);
+    let batch = old.allocate(&ALL).unwrap().unwrap();
+    let (new, opened) = Ledger::open(log.clone(), LedgerConfig::default()).unwrap();
+    assert_eq!(opened.pending, 1);
+    assert!(new.ballot() > old.ballot());
+    stream.store("s", 3..4);
+    let events = log.flushed();
+    for refused in [old.allocate(&ALL).map(drop), old.commit(batch.id(), "x"), old.checkpoint()] {
+        let error = refused.unwrap_err();
+        let is_fenced = matches!(&error, LedgerError::Fenced { .. })
+            || matches!(&error, LedgerError::Failed(why) if matches!(**why, LedgerError::Fenced { .. }));
+        assert!(is_fenced, "{error}");
+    }
+    assert_eq!(log.flushed(), events, "nothing was written");
+    new.add_stream("stream", stream.receiver.clone()).unwrap();
+    assert_eq!(new.pending().len(), 1);
+    new.commit(batch.id(), "y").unwrap();
+    assert_eq!(records(&new.allocate(&ALL).unwrap().unwrap()), numbered("s", 3..4));
+    // The stream obeys the new one only.
+    let port: &dyn seawall::node::StreamPort = &stream.receiver;
+    assert!(port.trim(old.ballot(), Lsn::new(1)).unwrap_err().to_string().contains("fenced"));
+    assert!(port.set_rate(old.ballot(), None).is_err());
+    assert!(port.committed(old.ballot(), Lsn::new(1)).is_err());
+    assert!(port.set_rate(new.ballot(), None).is_ok());
+}
+
+#[test]
+fn what_a_fenced_driver_still_wrote_does_not_count() {
+    use seawall::ledger::{Envelope, Event};
+    let dir = tempfile::tempdir().unwrap();
+    let log = reopen(&dir.path().join("ledger"), Config::default());
+    let (old, _) = Ledger::open(log.clone(), LedgerConfig::default()).unwrap();
+    let (new, _) = Ledger::open(log.clone(), LedgerConfig::default()).unwrap();
+    // As if its append had been under way when the new one began.
+    let event = Event::BatchAllocated { batch: seawall::BatchId::new(1), ranges: Vec::new() };
+    let late = Envelope { ballot: old.ballot(), time_micros: 0, event };
+    log.append(&late.encode()).unwrap().wait().unwrap();
+    drop((old, new));
+    let (third, opened) = Ledger::open(log, LedgerConfig::default()).unwrap();
+    assert_eq!((opened.fenced_events, opened.pending), (1, 0));
+    assert_eq!(third.with_state(|state| state.allocated().get()), 0);
+}
+
+#[test]
+fn a_stream_has_one_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = Stream::open(dir.path(), "stream");
+    let ledger = open_ledger(dir.path());
+    ledger.add_stream("stream", stream.receiver.clone()).unwrap();
+    let (other, _) =
+        Ledger::open(reopen(&dir.path().join("other"), Config::default()), LedgerConfig::default()).unwrap();
+    let error = other.add_stream("stream", stream.receiver.clone()).unwrap_err();
+    assert!(matches!(error, LedgerError::Log(Error::OtherLedger { .. })), "{error}");
+    // Nor is another stream taken for it.
+    let second = Stream::open(dir.path(), "second");
+    let error = ledger.add_stream("stream", second.receiver.clone()).unwrap_err();
+    assert!(matches!(error, LedgerError::OtherInput { .. }), "{error}");
+}
+
+#[test]
+fn a_stream_that_is_not_what_was_allocated_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = Stream::open(dir.path(), "stream");
+    stream.store("s", 0..4);
+    let ledger = open_ledger(dir.path());
+    ledger.add_stream("stream", stream.receiver.clone()).unwrap();
+    let allocated = ledger.allocate(&ALL).unwrap().unwrap().ranges()[0].to;
+    drop(ledger);
+    stream.close();
+    // Shorter.
+    let log = reopen(&dir.path().join("stream"), small_log());
+    let end = log.flushed();
+    log.truncate(end.previous()).unwrap();
+    log.close(Duration::from_secs(5)).unwrap();
+    let refused = |what: &str| {
+        let stream = Stream::open(dir.path(), "stream");
+        let ledger = open_ledger(dir.path());
+        let error = ledger.add_stream("stream", stream.receiver.clone()).unwrap_err();
+        assert!(matches!(&error, LedgerError::StreamDamaged { .. }) && error.to_string().contains(what), "{error}");
+        assert!(matches!(ledger.pending()[0].read(), Err(LedgerError::NotAttached { .. })));
+        drop(ledger);
+        stream.close();
+    };
+    refused("it ends at frame");
+    // As long as before, with another content.
+    let stream = Stream::open(dir.path(), "stream");
+    stream.store("other", 0..1);
+    stream.close();
+    refused("was allocated");
+    // Trimmed beyond what was allocated.
+    let stream = Stream::open(dir.path(), "stream");
+    stream.store("s", 4..9);
+    let last = stream.receiver.log().flushed();
+    assert!(last > Lsn::new(allocated));
+    stream.receiver.log().trim(last.previous()).unwrap();
+    let ledger = open_ledger(dir.path());
+    let error = ledger.add_stream("stream", stream.receiver.clone()).unwrap_err();
+    assert!(error.to_string().contains("it was trimmed"), "{error}");
+}
+
+#[test]
+fn a_log_of_something_else_is_no_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
+    log.append(b"not an event").unwrap().wait().unwrap();
+    let error = Ledger::open(log.clone(), LedgerConfig::default()).unwrap_err();
+    assert!(matches!(error, LedgerError::Replay { .. }), "{error}");
+    assert_eq!((log.promised(), log.flushed()), (None, Lsn::new(1)), "nothing was changed");
+}
+
+#[test]
+fn a_ledger_that_cannot_be_read_whole_does_not_open() {
+    let bed = Bed::new();
+    bed.stream.store("s", 0..3);
+    bed.allocate().unwrap();
+    let Bed { dir, stream, ledger } = bed;
+    drop(ledger);
+    let log = reopen(&dir.path().join("ledger"), Config::default());
+    log.quarantine(seawall::LsnRange::inclusive(Lsn::new(2), Lsn::new(2))).unwrap();
+    let error = Ledger::open(log, LedgerConfig::default()).unwrap_err();
+    assert!(matches!(error, LedgerError::Log(Error::Quarantined { .. })), "{error}");
+    stream.close();
+}
