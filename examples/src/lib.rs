@@ -1,0 +1,1 @@
+//! Outputs and engines on the ledger.
