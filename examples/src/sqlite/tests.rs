@@ -216,6 +216,21 @@ fn two_sinks_store_a_batch_once() {
     assert_eq!(rows(&bed.open()), 20);
 }
 
+/// Nobody writes between what the sink reads and what it does about it.
+#[test]
+fn a_batch_is_decided_and_written_in_one_go() {
+    let bed = Bed::new();
+    let mut sink = bed.open();
+    let other = Connection::open(bed.path()).unwrap();
+    other.busy_timeout(Duration::ZERO).unwrap();
+    let stored = sink.store(key(1), |_| {
+        let error = other.execute_batch("UPDATE seawall_owner SET ledger = 'x'").unwrap_err();
+        assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
+        Ok(Bytes::new())
+    });
+    assert!(matches!(stored.unwrap(), Stored::New { .. }));
+}
+
 #[test]
 fn another_writer_is_waited_for_and_then_told() {
     let bed = Bed::new();
@@ -283,7 +298,9 @@ fn a_database_that_cannot_be_what_it_must_be_is_refused() {
 fn an_owner_that_is_no_ledger_is_damage() {
     let bed = Bed::new();
     let mut sink = bed.open();
-    sink.connection().execute("UPDATE seawall_owner SET ledger = 'x'", []).unwrap();
-    assert!(matches!(sink.store(key(1), row), Err(SinkError::Damaged { .. })));
-    assert!(matches!(sink.claim(OURS, true), Err(SinkError::Damaged { .. })));
+    for text in ["x", "a", "0000000000000000000000000000000A"] {
+        sink.connection().execute("UPDATE seawall_owner SET ledger = ?", [text]).unwrap();
+        assert!(matches!(sink.store(key(1), row), Err(SinkError::Damaged { .. })), "{text}");
+        assert!(matches!(sink.claim(OURS, true), Err(SinkError::Damaged { .. })), "{text}");
+    }
 }
