@@ -44,17 +44,28 @@ fn fill(dir: &Path) {
     };
     assert!(full(sink.store_with(key(2), ignores).unwrap_err()));
     assert_eq!(files(dir), before);
+    // Not even when there is room again before the end: a piece is missing.
+    let stuffing = dir.join("stuffing");
+    let recovers = |out: &mut dyn Write| {
+        std::fs::write(&stuffing, vec![0; 2 << 20]).unwrap_err();
+        let failed = (0..1024).filter(|_| out.write_all(&[2; 512]).is_err()).count();
+        assert!(failed > 0, "the disk was not full");
+        std::fs::remove_file(&stuffing)?;
+        out.write_all(b"the end")
+    };
+    assert!(full(sink.store_with(key(2), recovers).unwrap_err()));
+    assert_eq!(files(dir), before);
     // The room is there again, and the same sink goes on.
     assert!(is_new(&sink.store(key(2), &[2; 300_000]).unwrap()));
     assert!(!is_new(&sink.store(key(1), &[1; 300_000]).unwrap()));
     drop(sink);
 
-    // It also opens, claims nothing new and recognizes what it has with not one byte free.
-    let stuffed = std::fs::write(dir.join("stuffing"), vec![0; 2 << 20]);
+    // With not one byte free it opens, and recognizes what it has.
+    let stuffed = std::fs::write(&stuffing, vec![0; 2 << 20]);
     assert_eq!(stuffed.unwrap_err().kind(), ErrorKind::StorageFull);
     let mut sink = open(dir);
     assert!(!is_new(&sink.store(key(2), &[2; 300_000]).unwrap()));
     assert!(full(sink.store(key(3), b"three").unwrap_err()));
-    std::fs::remove_file(dir.join("stuffing")).unwrap();
+    std::fs::remove_file(&stuffing).unwrap();
     assert!(is_new(&sink.store(key(3), b"three").unwrap()));
 }

@@ -349,18 +349,34 @@ fn a_second_sink_touches_nothing() {
 fn configurations_that_would_hide_outputs_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).store(key(1), b"one").unwrap();
-    let refused = |config: DirectoryConfig| match DirectorySink::open(dir.path(), config) {
+    let open = |dir: &Path, config: DirectoryConfig| match DirectorySink::open(dir, config) {
         Err(SinkError::Config { field, .. }) => field,
         other => panic!("{other:?}"),
     };
-    for extension in ["csv", "", "../out", "a/b"] {
+    let csv = DirectoryConfig { extension: "csv".into(), ..DirectoryConfig::default() };
+    assert_eq!(open(dir.path(), csv), "extension");
+    let missing = dir.path().join("missing");
+    let refused = |config| open(&missing, config);
+    for extension in ["", "../out", "a/b"] {
         let config = DirectoryConfig { extension: extension.into(), ..DirectoryConfig::default() };
         assert_eq!(refused(config), "extension", "{extension}");
     }
     for write_buffer_bytes in [0, usize::MAX] {
         assert_eq!(refused(DirectoryConfig { write_buffer_bytes, ..DirectoryConfig::default() }), "write_buffer_bytes");
     }
-    assert_eq!(files(dir.path()).len(), 1);
+    assert_eq!(files(dir.path()).len(), 1, "nothing was made");
+}
+
+#[test]
+fn an_outputs_name_that_is_no_file_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sink = open(dir.path());
+    std::fs::create_dir(sink.path(key(1))).unwrap();
+    std::os::unix::fs::symlink("elsewhere", sink.path(key(2))).unwrap();
+    for batch in [1, 2] {
+        assert!(matches!(sink.store(key(batch), b"x"), Err(SinkError::Damaged { .. })));
+        assert!(matches!(sink.fence(key(batch)), Err(SinkError::Damaged { .. })));
+    }
 }
 
 #[test]

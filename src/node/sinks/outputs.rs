@@ -11,7 +11,7 @@
 //! A file that was opened stays what it was, whatever takes its name.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::durable::sum;
@@ -59,17 +59,18 @@ impl Outputs {
     /// [`SinkError::Unclaimed`], [`SinkError::Damaged`], and the operating system's.
     pub fn open(dir: &Path) -> Result<Outputs, SinkError> {
         let path = dir.join(names::OWNER);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(owner::BYTES_MAX as u64 + 1).read_to_end(&mut bytes));
+        match read {
+            Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(SinkError::Unclaimed { sink: dir.display().to_string() });
             }
             Err(error) => return Err(SinkError::io("read", path.display(), error)),
-        };
-        let Owner { ledger, extension } =
-            Owner::decode(&bytes).filter(|_| bytes.len() <= owner::BYTES_MAX).ok_or_else(|| SinkError::Damaged {
-                what: format!("{} does not say whose outputs these are", path.display()),
-            })?;
+        }
+        let Owner { ledger, extension } = Owner::decode(&bytes).ok_or_else(|| SinkError::Damaged {
+            what: format!("{} does not say whose outputs these are", path.display()),
+        })?;
         Ok(Outputs { dir: dir.to_owned(), ledger, extension })
     }
 
