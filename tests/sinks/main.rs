@@ -180,7 +180,7 @@ fn what_a_sink_that_died_has_left_is_taken_up() {
             assert!(!dir.path().join(&temp).exists(), "state {number}");
             let stored = sink.store(key(1), b"one").unwrap();
             assert_eq!(is_new(&stored), number < 2, "state {number}");
-            assert_eq!(files(dir.path()), [name.clone()]);
+            assert_eq!(files(dir.path()), std::slice::from_ref(&name));
             assert_eq!(std::fs::read(dir.path().join(&name)).unwrap(), b"one");
         }
     }
@@ -361,7 +361,7 @@ fn configurations_that_would_hide_outputs_are_refused() {
         let config = DirectoryConfig { extension: extension.into(), ..DirectoryConfig::default() };
         assert_eq!(refused(config), "extension", "{extension}");
     }
-    for write_buffer_bytes in [0, usize::MAX] {
+    for write_buffer_bytes in [0, u64::MAX] {
         assert_eq!(refused(DirectoryConfig { write_buffer_bytes, ..DirectoryConfig::default() }), "write_buffer_bytes");
     }
     assert_eq!(files(dir.path()).len(), 1, "nothing was made");

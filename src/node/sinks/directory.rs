@@ -17,9 +17,9 @@ use super::owner::{self, Owner};
 use crate::ledger::{BatchKey, Sink, SinkError, SinkKind, Stored};
 use crate::types::LedgerId;
 
-const BUFFER_BYTES: std::ops::RangeInclusive<usize> = (4 << 10)..=(64 << 20);
+const BUFFER_BYTES: std::ops::RangeInclusive<u64> = (4 << 10)..=(64 << 20);
 
-/// How a directory of outputs is written.
+/// How a directory of outputs is written. With the `serde` feature, sizes read and write as `"64 MiB"`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct DirectoryConfig {
@@ -29,7 +29,8 @@ pub struct DirectoryConfig {
     /// What a batch that runs again does to its file. Default: nothing.
     pub on_rerun: OnRerun,
     /// Bytes gathered for one write: 4 KiB to 64 MiB. Default 256 KiB.
-    pub write_buffer_bytes: usize,
+    #[cfg_attr(feature = "serde", serde(with = "crate::config::size"))]
+    pub write_buffer_bytes: u64,
 }
 
 impl Default for DirectoryConfig {
@@ -42,7 +43,8 @@ impl Default for DirectoryConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum OnRerun {
-    /// The first one stays; the engine's new output is not even asked for. [`SinkKind::Transactional`].
+    /// The first one stays, and is read once for its token; the engine's new output is not even asked for.
+    /// [`SinkKind::Transactional`].
     Keep,
     /// The new one takes its place if it is another. [`SinkKind::Idempotent`].
     Replace,
@@ -251,7 +253,7 @@ impl DirectorySink {
         name: String,
         fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Temp, SinkError> {
-        self.directory.write_temp(name, self.config.write_buffer_bytes, fill)
+        self.directory.write_temp(name, self.config.write_buffer_bytes as usize, fill)
     }
 
     /// No sink leaves this.
