@@ -31,7 +31,7 @@ pub(crate) fn is_forked_child() -> bool {
 ///
 /// # Errors
 /// When this process is a fork's child itself, or the kernel cannot tell (before Linux 4.14).
-pub(super) fn watch_forks() -> io::Result<()> {
+pub(crate) fn watch_forks() -> io::Result<()> {
     static MADE: OnceLock<Result<(), rustix::io::Errno>> = OnceLock::new();
     MADE.get_or_init(new_page).map_err(io::Error::from)?;
     if is_forked_child() {

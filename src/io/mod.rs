@@ -19,8 +19,12 @@ use std::time::Duration;
 
 pub use buffer::{Buffer, BufferPool};
 pub use disk::{Access, DirLock, Disk, DiskFile};
+#[cfg(feature = "ledger")]
+pub(crate) use disk::{create_dir, lock};
 pub use driver::{Driver, DriverConfig};
 pub(crate) use fork::is_forked_child;
+#[cfg(feature = "ledger")]
+pub(crate) use fork::watch_forks;
 pub(crate) use futex::Futex;
 pub use map::{MapWatch, Mapping};
 pub(crate) use random::random;

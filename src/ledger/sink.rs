@@ -131,6 +131,34 @@ pub enum SinkError {
         /// The answer.
         source: Arc<std::io::Error>,
     },
+    /// Another process, or another sink of this one, writes there.
+    #[error("{sink} is in use{}: one sink at a time writes there", .pid.map_or(String::new(), |pid| format!(" by process {pid}")))]
+    InUse {
+        /// Which sink.
+        sink: String,
+        /// Who, where it could be read.
+        pid: Option<u32>,
+    },
+    /// A flush failed, or the outcome of a change is not known: what it says from then on would not be proven.
+    #[error(
+        "{sink} takes nothing more since \"{cause}\": open it again, and store again what was not told to be stored"
+    )]
+    Poisoned {
+        /// Which sink.
+        sink: String,
+        /// What went wrong first.
+        cause: String,
+    },
+    /// A field of its configuration does not go with what is there, or with anything.
+    #[error("{sink}: {field} {problem}")]
+    Config {
+        /// Which sink.
+        sink: String,
+        /// The field.
+        field: &'static str,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
     /// What is in the sink is not what a sink writes.
     #[error("{what}")]
     Damaged {

@@ -10,6 +10,7 @@
 //! | `local` | the same for engines that have connectors of their own |
 //! | `server` | the same on sockets |
 //! | `client` | a source's end on sockets |
+//! | `sinks` | outputs of batches that this crate brings: files in a directory |
 //! | `park` | waiting for a future on a thread |
 //! | `error` | what can go wrong |
 //! | `http` | records over HTTP |
@@ -42,6 +43,8 @@ mod replay;
 #[cfg(feature = "net")]
 mod server;
 mod session;
+#[cfg(feature = "ledger")]
+mod sinks;
 #[cfg(feature = "http")]
 mod split;
 mod stream;
@@ -70,5 +73,7 @@ pub use replay::Replayed;
 #[cfg(feature = "net")]
 pub use server::{Server, ServerConfig, ServerError, ServerStats, ServerWatch};
 pub use session::Session;
+#[cfg(feature = "ledger")]
+pub use sinks::{DirectoryConfig, DirectorySink, OnRerun, OutputFile, OutputSum, Outputs, OutputsAfter, Writing};
 #[cfg(any(feature = "http", feature = "net"))]
 pub use tokens::TokenRule;

@@ -9,9 +9,6 @@ use rustix::io::Errno;
 use super::super::LockFailed;
 use super::super::fork::is_forked_child;
 
-/// Its content is the process id of whoever locked it last, for messages only.
-const NAME: &str = "lock";
-
 /// Times to begin again when somebody removes the file between our opening and locking it.
 const TRIES_MAX: usize = 8;
 
@@ -31,19 +28,21 @@ impl Drop for DirLock {
     }
 }
 
-pub(super) fn lock(dir: BorrowedFd<'_>) -> Result<DirLock, LockFailed> {
+/// Locks the file with this name, without waiting. Its content is the process id of whoever locked it last, for messages
+/// only.
+pub(crate) fn lock(dir: BorrowedFd<'_>, name: &str) -> Result<DirLock, LockFailed> {
     for _ in 0..TRIES_MAX {
-        if let Some(lock) = try_lock(dir)? {
+        if let Some(lock) = try_lock(dir, name)? {
             return Ok(lock);
         }
     }
     Err(LockFailed::Io(io::Error::other("the lock file keeps being replaced")))
 }
 
-fn try_lock(dir: BorrowedFd<'_>) -> Result<Option<DirLock>, LockFailed> {
+fn try_lock(dir: BorrowedFd<'_>, name: &str) -> Result<Option<DirLock>, LockFailed> {
     let failed = |e: Errno| LockFailed::Io(e.into());
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, NAME, flags, Mode::from_raw_mode(0o666)).map_err(failed)?;
+    let file = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o666)).map_err(failed)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => return Err(LockFailed::Held(read_pid(&file))),
@@ -51,7 +50,7 @@ fn try_lock(dir: BorrowedFd<'_>) -> Result<Option<DirLock>, LockFailed> {
     }
     // A lock on a file that has lost its name keeps nobody out.
     let ours = rustix::fs::fstat(&file).map_err(failed)?;
-    match rustix::fs::statat(dir, NAME, AtFlags::empty()) {
+    match rustix::fs::statat(dir, name, AtFlags::empty()) {
         Ok(named) if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino) => {}
         Ok(_) | Err(Errno::NOENT) => return Ok(None),
         Err(e) => return Err(failed(e)),

@@ -20,6 +20,8 @@ pub use file::DiskFile;
 #[cfg(feature = "io-uring")]
 pub(crate) use file::check_written;
 pub use lock::DirLock;
+#[cfg(feature = "ledger")]
+pub(crate) use lock::lock;
 
 use super::driver::Channel;
 use super::fork::watch_forks;
@@ -38,6 +40,9 @@ pub enum Access {
     /// No file is created or opened for writing.
     ReadOnly,
 }
+
+/// The file that a log's one writer holds.
+const LOCK_NAME: &str = "lock";
 
 /// Every medium takes multiples of this.
 const BLOCK_BYTES_MIN: usize = 4096;
@@ -203,7 +208,7 @@ impl Storage for Disk {
 
     fn lock(&self) -> Result<DirLock, LockFailed> {
         self.check_writable().map_err(LockFailed::Io)?;
-        lock::lock(self.dir.as_fd())
+        lock::lock(self.dir.as_fd(), LOCK_NAME)
     }
 
     fn attach(&self, client: Weak<dyn Client<DiskFile>>) {
@@ -226,7 +231,7 @@ impl std::fmt::Debug for Disk {
 }
 
 /// Makes a directory and what is missing above it, each name durable before the next is made below it.
-fn create_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
     let parent = match dir.parent() {
         // The root is there.
         None => return Ok(()),
