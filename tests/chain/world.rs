@@ -211,8 +211,10 @@ impl World {
             match self.rng.below(10) {
                 0..=2 => self.source_step(in_front, trouble),
                 3..=4 => poll(&mut in_front.driver),
-                5..=6 => drop(self.stream_disk.pump()),
-                7 => drop(self.ledger_disk.pump()),
+                5 => drop(self.stream_disk.pump()),
+                // A group may wait for company, by the clock of whoever drives the log.
+                6 => drop(self.stream_disk.tick()),
+                7 => drop(self.ledger_disk.tick()),
                 _ => {
                     // Its appends wait for segments, which the pump prepares.
                     self.ledger_disk.pump();
@@ -233,10 +235,20 @@ impl World {
                 if step % 16 == 0 && self.is_done(back.as_ref()) {
                     return Ok(None);
                 }
+                // A receiver offers what the log had no room for again after a while, by the real clock.
+                if step % 512 == 511 {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
             }
         }
         if !trouble {
-            return Err("it does not come to an end".to_owned());
+            let told: Vec<_> = self.sources.iter().map(|s| (s.borrow().told, s.borrow().total)).collect();
+            let (front, back) = (front.expect("checked"), back.expect("checked"));
+            let state = back.ledger.with_state(|state| format!("{:?}", state.inputs().collect::<Vec<_>>()));
+            let (pending, stats, bounds) = (back.ledger.pending(), front.receiver.stats(), front.receiver.bounds());
+            return Err(format!(
+                "it does not come to an end: told {told:?}, {state}, {pending:?}, {stats:?}, {bounds:?}"
+            ));
         }
         Ok(self.end(front, back))
     }
