@@ -6,7 +6,8 @@
 //! | `commit` | the pipeline's decisions: chunks, groups, gathering, depth |
 //! | `recovery` | what a directory holds, judged (no writes) |
 //! | `open` | recovery acted upon |
-//! | `space` | segments prepared, settled, recycled; the control file |
+//! | `control` | the control file, written |
+//! | `space` | segments prepared, settled, recycled |
 //! | `catalog` | which segment holds which frames |
 //! | `reader` | frames back out, verified |
 //! | `trim` | giving up a prefix, removing a suffix |
@@ -14,6 +15,7 @@
 
 mod catalog;
 mod commit;
+mod control;
 mod cuts;
 mod handle;
 mod open;

@@ -23,6 +23,7 @@ use super::accept::{Closing, accept};
 use super::checks::{spans, within};
 use super::error::ReceiverError;
 use super::impatient::Impatient;
+use super::listener::{Descriptors, Listener};
 use super::receiver::Receiver;
 use super::split::{Line, Splitter};
 use super::talk::{Speaker, Talk, TalkError};
@@ -182,6 +183,7 @@ impl<S: Storage> LinesGateway<S> {
     /// loopback, or means it: anybody who can connect can write.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()> + std::marker::Send) {
         let LinesConfig { connections_max, drain, .. } = self.common.config;
+        let listener = Listener::new(listener, Descriptors::count(connections_max as usize));
         accept(listener, connections_max, drain, shutdown, |stream, peer: SocketAddr, closing| {
             serve(self.common.clone(), stream, peer.ip(), closing)
         })

@@ -14,7 +14,8 @@
 //! | `http` | records over HTTP |
 //! | `lines` | plain lines over TCP |
 //! | `admin` | how a receiver is, for operators and machines |
-//! | `accept`, `impatient`, `talk` | what gateways share: connections, peers that do not read, a session driven from within |
+//! | `listener` | connections accepted, as many as there are file descriptors for |
+//! | `accept`, `requests`, `impatient`, `talk` | what gateways share: connections, HTTP on them, peers that do not read, a session driven from within |
 //! | `split`, `tokens`, `checks` | lines out of pieces, who is believed, limits of configurations |
 
 #[cfg(feature = "http")]
@@ -32,10 +33,14 @@ mod http;
 mod impatient;
 #[cfg(feature = "http")]
 mod lines;
+#[cfg(any(feature = "http", feature = "net"))]
+mod listener;
 mod local;
 mod park;
 mod receiver;
 mod replay;
+#[cfg(feature = "http")]
+mod requests;
 #[cfg(feature = "net")]
 mod server;
 mod session;

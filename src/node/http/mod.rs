@@ -37,7 +37,6 @@ mod config;
 mod request;
 mod sessions;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,10 +46,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::header::{EXPECT, HeaderMap};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -58,11 +54,11 @@ use tokio::time::timeout_at;
 
 use super::accept::{Closing, accept};
 use super::error::ReceiverError;
-use super::impatient::Impatient;
+use super::listener::{Descriptors, Listener};
 use super::receiver::Receiver;
+use super::requests::serve_requests;
 use super::talk::{Speaker, Talk, TalkError};
 use super::tokens::{Unbelieved, authorize};
-use crate::events::event;
 use crate::io::{Disk, Storage};
 use crate::receiver::{Code, Poison, ReceiverConfig, Sequences, SourceStatus, WaitFor};
 use crate::sync::now;
@@ -182,6 +178,7 @@ impl<S: Storage> HttpGateway<S> {
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
         let common = &self.common;
         let config = &common.config;
+        let listener = Listener::new(listener, Descriptors::count(config.connections_max as usize));
         let accepting = accept(listener, config.connections_max, config.drain, shutdown, |stream, _, closing| {
             serve(common.clone(), stream, closing)
         });
@@ -219,32 +216,16 @@ pub async fn serve_http<S: Storage>(
     Ok(())
 }
 
-async fn serve<S, I>(common: Arc<Common<S>>, io: I, mut closing: Closing)
+async fn serve<S, I>(common: Arc<Common<S>>, io: I, closing: Closing)
 where
     S: Storage,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let patience = common.config.head_timeout;
-    let service = service_fn(|request| {
+    serve_requests(io, common.config.head_timeout, READ_BUFFER_BYTES, closing, |request| {
         let common = common.clone();
-        async move { Ok::<_, Infallible>(common.answer(request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(patience)
-        .max_buf_size(READ_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(Impatient::new(io, patience)), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = closing.wait() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(_error) = ended {
-        event!(debug, error = %_error, "a connection ended");
-    }
+        async move { common.answer(request).await }
+    })
+    .await;
 }
 
 impl<S: Storage> Common<S> {
