@@ -6,6 +6,7 @@
 //! | `replay` | what sources have sent, read back from the stream |
 //! | `receiver` | the receiver of one stream: its intake, its stream, and who is woken |
 //! | `session` | one connection's face of it, for transports |
+//! | `talk` | a session driven from within this process |
 //! | `local` | the same for engines that have connectors of their own |
 //! | `server` | the same on sockets |
 //! | `client` | a source's end on sockets |
@@ -15,15 +16,13 @@
 //! | `lines` | plain lines over TCP |
 //! | `admin` | how a receiver is, for operators and machines |
 //! | `listener` | connections accepted, as many as there are file descriptors for |
-//! | `accept`, `requests`, `impatient`, `talk` | what gateways share: connections, HTTP on them, peers that do not read, a session driven from within |
-//! | `split`, `tokens`, `checks` | lines out of pieces, who is believed, limits of configurations |
+//! | `accept`, `requests`, `impatient` | what gateways share: connections, HTTP on them, peers that do not read |
+//! | `split`, `tokens` | lines out of pieces, who is believed |
 
 #[cfg(feature = "http")]
 mod accept;
 #[cfg(feature = "http")]
 mod admin;
-#[cfg(feature = "http")]
-mod checks;
 #[cfg(feature = "net")]
 mod client;
 mod error;
@@ -47,7 +46,6 @@ mod session;
 #[cfg(feature = "http")]
 mod split;
 mod stream;
-#[cfg(feature = "http")]
 mod talk;
 #[cfg(any(feature = "http", feature = "net"))]
 mod tokens;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::node::checks::{spans, within};
+use crate::config::{spans, within};
 use crate::node::error::ReceiverError;
 use crate::node::tokens::TokenRule;
 
@@ -69,7 +69,8 @@ impl HttpConfig {
         spans("room_wait", self.room_wait, milli, HOUR)?;
         spans("durable_wait", self.durable_wait, milli, HOUR)?;
         spans("head_timeout", self.head_timeout, milli, HOUR)?;
-        spans("drain", self.drain, Duration::ZERO, HOUR)
+        spans("drain", self.drain, Duration::ZERO, HOUR)?;
+        Ok(())
     }
 }
 

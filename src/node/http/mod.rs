@@ -341,14 +341,14 @@ impl<S: Storage> Common<S> {
         let speaker =
             Speaker { source: b"", sequences: Sequences::None, wait_for: WaitFor::Durable, epoch: SourceEpoch::ZERO };
         let not_sent = |error| refused(error, false);
-        let mut talk = Talk::open(&self.receiver, &speaker, until).await.map_err(not_sent)?;
+        let mut talk = Talk::open_until(&self.receiver, &speaker, until).await.map_err(not_sent)?;
         let (terms, payload_bytes) = self.terms(post, Sequences::None, Seq::ZERO);
-        talk.reserve(payload_bytes, until).await.map_err(not_sent)?;
+        talk.room_until(payload_bytes, until).await.map_err(not_sent)?;
         let read = body::read(body, &terms, &self.limits, || talk.is_contended()).await;
         let send = read.map_err(body::BodyError::into_answer)?;
         let records = send.records;
         let settled = match talk.send(send) {
-            Ok(()) => talk.settle(Seq::new(records.into()), now() + self.config.durable_wait).await,
+            Ok(()) => talk.settle_until(Seq::new(records.into()), now() + self.config.durable_wait).await,
             refused => refused,
         };
         settled.map_err(|error| self.failed_after_send(error, &talk))?;
@@ -392,7 +392,7 @@ impl<S: Storage> Common<S> {
             talk.note_rejects_seen(seen).map_err(not_sent)?;
         }
         let (terms, payload_bytes) = self.terms(post, Sequences::Dense, previous);
-        talk.reserve(payload_bytes, until).await.map_err(not_sent)?;
+        talk.room_until(payload_bytes, until).await.map_err(not_sent)?;
         let read = body::read(body, &terms, &self.limits, || talk.is_contended()).await;
         let send = read.map_err(body::BodyError::into_answer)?;
 
@@ -402,7 +402,7 @@ impl<S: Storage> Common<S> {
         let last = Seq::new(previous.get() + records);
         let duplicates = received.since(previous).min(records);
         let settled = match talk.send(send) {
-            Ok(()) => talk.settle(last, now() + self.config.durable_wait).await,
+            Ok(()) => talk.settle_until(last, now() + self.config.durable_wait).await,
             refused => refused,
         };
         settled.map_err(|error| with_source(self.failed_after_send(error, &talk)))?;
@@ -455,7 +455,7 @@ impl<S: Storage> Common<S> {
                 wait_for: WaitFor::Durable,
                 epoch,
             };
-            Talk::open(&self.receiver, &speaker, until).await
+            Talk::open_until(&self.receiver, &speaker, until).await
         };
         let opened = match open(sender.epoch.unwrap_or(known)).await {
             // Another session is about to take a higher epoch: without one of its own, this one comes behind.
