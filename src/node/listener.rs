@@ -93,6 +93,7 @@ impl Descriptors {
     }
 
     /// Whatever is left: for those by whom one learns what is wrong.
+    #[cfg(feature = "http")]
     pub(super) fn all() -> Descriptors {
         Descriptors { most: usize::MAX }
     }

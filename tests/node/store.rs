@@ -79,10 +79,6 @@ fn a_poisoned_log_is_told_and_nothing_is_acknowledged_after_it() {
     assert!(matches!(error, ReceiverError::Refused { code: Code::Unavailable, .. }), "{error}");
 }
 
-fn even_length(record: &[u8]) -> Result<(), String> {
-    if record.len().is_multiple_of(2) { Ok(()) } else { Err("an odd length".into()) }
-}
-
 fn checked(dir: &std::path::Path, poison: Poison) -> (Log, seawall::node::Receiver, seawall::node::DriverThread) {
     let (log, _) = Log::open(dir, Config::default()).unwrap();
     let config = ReceiverConfig { poison, record_bytes_max: 100, ..Default::default() };
