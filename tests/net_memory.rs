@@ -94,8 +94,7 @@ fn idle(receiver: &Receiver, address: SocketAddr) {
     }
     peers.iter_mut().for_each(hear);
     wait("all are open", || receiver.stats().intake.sessions == most as u64);
-    let (each, resident) =
-        ((in_use() - before) / most, resident_bytes().saturating_sub(resident));
+    let (each, resident) = ((in_use() - before) / most, resident_bytes().saturating_sub(resident));
     println!("{most} idle sessions: {each} bytes each, {} MiB more resident", resident / MIB);
     assert!(each * 10_000 <= 100 * MIB, "{each} bytes each");
     assert!(resident / most * 10_000 <= 200 * MIB, "{resident} bytes resident");

@@ -94,7 +94,8 @@ struct Http {
 
 /// Every record in the stream: (source, sequence, text).
 fn records(log: &Log) -> Vec<(String, u64, String)> {
-    let text = |(source, seq, bytes): (String, u64, Vec<u8>)| (source, seq, String::from_utf8_lossy(&bytes).into_owned());
+    let text =
+        |(source, seq, bytes): (String, u64, Vec<u8>)| (source, seq, String::from_utf8_lossy(&bytes).into_owned());
     streams::records(log).into_iter().map(text).collect()
 }
 

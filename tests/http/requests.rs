@@ -392,7 +392,8 @@ fn dead_letters_are_listed_until_they_are_taken_note_of() {
         rejects_unseen_max: 3,
         ..Default::default()
     };
-    let world = World::open_with(dir.path(), Config::default(), config, Some(RecordCheck::new(crate::streams::even_length)));
+    let world =
+        World::open_with(dir.path(), Config::default(), config, Some(RecordCheck::new(crate::streams::even_length)));
     let http = world.serve_http(HttpConfig::default());
     let mut client = Client::connect(http.address);
     let seqs = |answer: &crate::client::Answer| -> Vec<u64> {

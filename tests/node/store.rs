@@ -6,7 +6,7 @@ use seawall::node::{LocalSource, ReceiverError};
 use seawall::receiver::{Code, Poison, ReceiverConfig, RecordCheck, RejectReason, Sequences, WaitFor};
 use seawall::{Config, Log, Seq, SourceId};
 
-use crate::{Running, records};
+use crate::{Running, even_length, records};
 
 #[test]
 fn what_is_stored_is_in_the_stream_once_and_in_order() {

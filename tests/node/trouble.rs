@@ -8,7 +8,7 @@ use seawall::receiver::{Poison, ReceiverConfig, RecordCheck, Sequences, WaitFor}
 use seawall::{Config, Log, RecoveryMode, Seq, SourceId};
 
 use crate::store::futures;
-use crate::{Running, records, reopen};
+use crate::{Running, records, reopen, small};
 
 /// Nothing here takes longer, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(60);
