@@ -191,7 +191,11 @@ impl Config {
     /// # Errors
     /// [`Error::Config`], naming the first such field.
     pub fn validate(&self) -> Result<()> {
-        let wrong = |field, problem: String| Err(Error::Config { field, problem });
+        self.check().map_err(|Unusable { field, problem }| Error::Config { field, problem })
+    }
+
+    fn check(&self) -> Result<(), Unusable> {
+        let wrong = |field, problem: String| Err(Unusable { field, problem });
         within("record_bytes_max", self.record_bytes_max, 1, 1024 * MIB)?;
         within("in_flight_bytes_max", self.in_flight_bytes_max, 64 * KIB, 64 * 1024 * MIB)?;
         within("group_bytes_max", self.group_bytes_max, 64 * KIB, 64 * MIB)?;
@@ -233,12 +237,6 @@ impl Config {
 pub(crate) struct Unusable {
     pub(crate) field: &'static str,
     pub(crate) problem: String,
-}
-
-impl From<Unusable> for Error {
-    fn from(Unusable { field, problem }: Unusable) -> Error {
-        Error::Config { field, problem }
-    }
 }
 
 pub(crate) fn within(field: &'static str, value: u64, low: u64, high: u64) -> Result<(), Unusable> {

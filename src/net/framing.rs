@@ -342,6 +342,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_frame_as_long_as_the_last_has_its_room_at_once_and_a_longer_claim_has_not() {
+        for (bytes, room) in [(20_000, 20_000), (2 * READ_AHEAD_BYTES + 1, 2 * READ_AHEAD_BYTES)] {
+            let (mut near, mut far) = duplex(LONG);
+            near.write_all(&vec![7; bytes + READ_AHEAD_BYTES]).await.unwrap();
+            let mut reader = FrameReader::default();
+            frame(&mut reader, &mut far, bytes).await.unwrap();
+            // What was read beyond the first frame, if anything, is the second one's.
+            let rest = bytes + READ_AHEAD_BYTES - reader.buffer.len();
+            reader.buffer = BytesMut::new();
+            let unread = rest - bytes;
+            near.write_all(&vec![7; READ_AHEAD_BYTES - unread]).await.unwrap();
+            assert!(poll_fn(|cx| reader.poll_head(cx, &mut far)).await.unwrap().is_some());
+            assert_eq!((reader.buffer.len(), reader.buffer.capacity()), (READ_AHEAD_BYTES, room));
+        }
+    }
+
+    #[tokio::test]
     async fn not_more_than_the_read_ahead_is_taken_before_it_is_admitted() {
         let (mut near, mut far) = duplex(LONG);
         near.write_all(&vec![7; LONG]).await.unwrap();

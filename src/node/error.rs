@@ -1,6 +1,5 @@
 //! What can go wrong around a receiver.
 
-use crate::config::Unusable;
 use crate::error::Error;
 use crate::receiver::{BlockError, Code, RejectReason};
 use crate::types::{Lsn, LsnRange, Seq};
@@ -77,10 +76,4 @@ pub enum ReceiverError {
     /// The receiver has ended: whether what was given to it is durable is unknown.
     #[error("the receiver has ended; whether what it had not acknowledged is durable is unknown")]
     Ended,
-}
-
-impl From<Unusable> for ReceiverError {
-    fn from(Unusable { field, problem }: Unusable) -> ReceiverError {
-        ReceiverError::Config { field, problem }
-    }
 }

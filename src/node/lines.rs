@@ -26,7 +26,7 @@ use super::listener::{Descriptors, Listener};
 use super::receiver::Receiver;
 use super::split::{Line, Splitter};
 use super::talk::{Speaker, Talk, TalkError};
-use crate::config::{spans, within};
+use crate::config::{Unusable, spans, within};
 use crate::events::event;
 use crate::io::{Disk, Storage};
 use crate::receiver::{PayloadBuilder, Poison, ReceiverConfig, Send, Sequences, WaitFor};
@@ -93,13 +93,16 @@ impl Default for LinesConfig {
 
 impl LinesConfig {
     fn validate(&self, limits: &ReceiverConfig) -> Result<(), ReceiverError> {
+        self.check(limits).map_err(|Unusable { field, problem }| ReceiverError::Config { field, problem })
+    }
+
+    fn check(&self, limits: &ReceiverConfig) -> Result<(), Unusable> {
         const HOUR: Duration = Duration::from_secs(3600);
         let longest = limits.record_bytes_max.min(1 << 30);
         within("line_bytes_max", self.line_bytes_max, 1, longest)?;
         within("connections_max", self.connections_max.into(), 1, 1_000_000)?;
         spans("idle", self.idle, Duration::from_millis(1), 7 * 24 * HOUR)?;
-        spans("drain", self.drain, Duration::ZERO, HOUR)?;
-        Ok(())
+        spans("drain", self.drain, Duration::ZERO, HOUR)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::config::{spans, within};
-use crate::error::Result;
+use crate::config::{Unusable, spans, within};
+use crate::error::{Error, Result};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -133,6 +133,10 @@ impl ReceiverConfig {
     /// # Errors
     /// [`Error::Config`], naming the first such field.
     pub fn validate(&self) -> Result<()> {
+        self.check().map_err(|Unusable { field, problem }| Error::Config { field, problem })
+    }
+
+    fn check(&self) -> Result<(), Unusable> {
         const GIB: u64 = 1024 * MIB;
         within("record_bytes_max", self.record_bytes_max, 1, GIB)?;
         within("frame_bytes_max", self.frame_bytes_max, KIB, GIB)?;
@@ -151,15 +155,13 @@ impl ReceiverConfig {
         spans("heartbeat", self.heartbeat, Duration::from_millis(10), hour)?;
         spans("hello_timeout", self.hello_timeout, Duration::from_millis(1), hour)?;
         spans("message_timeout", self.message_timeout, Duration::from_millis(1), hour)?;
-        spans("welcome_wait", self.welcome_wait, Duration::ZERO, hour)?;
-        Ok(())
+        spans("welcome_wait", self.welcome_wait, Duration::ZERO, hour)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
 
     #[test]
     fn what_is_not_usable_is_named() {
