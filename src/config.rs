@@ -191,26 +191,16 @@ impl Config {
     /// # Errors
     /// [`Error::Config`], naming the first such field.
     pub fn validate(&self) -> Result<()> {
-        let wrong = |field, problem: String| Err(Error::Config { field, problem });
-        let within = |field, value: u64, low: u64, high: u64| {
-            if (low..=high).contains(&value) {
-                Ok(())
-            } else {
-                wrong(field, format!("is {value}, must be within {low} and {high}"))
-            }
-        };
+        self.check().map_err(|Unusable { field, problem }| Error::Config { field, problem })
+    }
+
+    fn check(&self) -> Result<(), Unusable> {
+        let wrong = |field, problem: String| Err(Unusable { field, problem });
         within("record_bytes_max", self.record_bytes_max, 1, 1024 * MIB)?;
         within("in_flight_bytes_max", self.in_flight_bytes_max, 64 * KIB, 64 * 1024 * MIB)?;
         within("group_bytes_max", self.group_bytes_max, 64 * KIB, 64 * MIB)?;
         within("flush_depth_max", self.flush_depth_max as u64, 1, 64)?;
         within("flush_depth_min", self.flush_depth_min as u64, 1, self.flush_depth_max as u64)?;
-        let spans = |field, value: Duration, low: Duration, high: Duration| {
-            if (low..=high).contains(&value) {
-                Ok(())
-            } else {
-                wrong(field, format!("is {value:?}, must be within {low:?} and {high:?}"))
-            }
-        };
         spans("sweep_interval", self.sweep_interval, Duration::from_micros(50), Duration::from_secs(1))?;
         spans("idle_proof_after", self.idle_proof_after, Duration::from_millis(1), Duration::from_secs(3600))?;
         within("segment_bytes_min", self.segment_bytes_min, 64 * KIB, 16 * 1024 * MIB)?;
@@ -239,6 +229,27 @@ impl Config {
             return wrong("compression", "is lz4, but this build lacks the `lz4` feature".into());
         }
         Ok(())
+    }
+}
+
+/// A value that is not usable; what reads a configuration makes its own error of it.
+#[derive(Debug)]
+pub(crate) struct Unusable {
+    pub(crate) field: &'static str,
+    pub(crate) problem: String,
+}
+
+pub(crate) fn within(field: &'static str, value: u64, low: u64, high: u64) -> Result<(), Unusable> {
+    match (low..=high).contains(&value) {
+        true => Ok(()),
+        false => Err(Unusable { field, problem: format!("is {value}, must be within {low} and {high}") }),
+    }
+}
+
+pub(crate) fn spans(field: &'static str, value: Duration, low: Duration, high: Duration) -> Result<(), Unusable> {
+    match (low..=high).contains(&value) {
+        true => Ok(()),
+        false => Err(Unusable { field, problem: format!("is {value:?}, must be within {low:?} and {high:?}") }),
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use crate::types::{Ballot, LedgerId, LogId, Lsn, LsnRange, SegmentNumber};
 
 /// Result of the crate's operations.
@@ -73,8 +75,8 @@ pub enum Error {
         limit_bytes: u64,
     },
 
-    /// No space for another segment: the file system, a quota or the log's byte limit. Trim, or make room; appends work
-    /// again by themselves.
+    /// No space for another segment: the file system, a quota, the log's byte limit, or no file descriptor. Trim, or make
+    /// room; appends work again by themselves.
     #[error("no space for the next segment: {reason}; trim the log or make room, appends then go on by themselves")]
     Full {
         /// Which limit, in words.
@@ -277,6 +279,11 @@ impl Error {
     /// True when the operating system said that there is no space (disk or quota).
     pub(crate) fn is_no_space(error: &io::Error) -> bool {
         matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
+    /// True when the process or the machine has as many files open as it may.
+    pub(crate) fn is_no_descriptor(error: &io::Error) -> bool {
+        [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
     }
 }
 

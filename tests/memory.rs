@@ -1,57 +1,21 @@
 //! Memory: bounded by the configuration, independent of the backlog, and none allocated per append once it runs.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "support/counting.rs"]
+#[allow(dead_code)]
+mod counting;
+
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use seawall::{Config, Log, Lsn};
 
-/// Counts: bytes in use by the whole process and their peak, calls by threads that ask for it.
-struct Counting;
-
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-thread_local! {
-    static CALLS: Cell<Option<usize>> = const { Cell::new(None) };
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; the counting allocates nothing.
-#[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let in_use = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(in_use, Ordering::Relaxed);
-        let _ = CALLS.try_with(|calls| calls.set(calls.get().map(|count| count + 1)));
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-/// Allocations of this thread while `what` runs.
-fn allocations(what: impl FnOnce()) -> usize {
-    CALLS.set(Some(0));
-    what();
-    CALLS.take().unwrap()
-}
+use counting::{allocations, begin_peak, in_use, peak_beyond};
 
 /// The most bytes in use at once while `what` runs, beyond those in use before.
 fn peak<R>(what: impl FnOnce() -> R) -> (usize, R) {
-    let before = IN_USE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+    let before = begin_peak();
     let result = what();
-    (PEAK.load(Ordering::Relaxed).saturating_sub(before), result)
+    (peak_beyond(before), result)
 }
 
 /// The peak is the whole process's.
@@ -154,12 +118,12 @@ fn a_million_sources_fit() {
     };
     assert_eq!(name(0).as_bytes().len(), 16);
 
-    let before = IN_USE.load(Ordering::Relaxed);
+    let before = in_use();
     let began = Instant::now();
     let mut sources = Sources::default();
     (0..SOURCES).for_each(|n| sources.apply(&range(n)));
     let took = began.elapsed();
-    let in_use = IN_USE.load(Ordering::Relaxed) - before;
+    let in_use = in_use() - before;
     println!("{SOURCES} sources: {} MiB, applied in {took:?}", in_use / MIB);
     assert!(in_use <= 128 * MIB, "{} MiB", in_use / MIB);
 

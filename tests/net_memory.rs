@@ -1,10 +1,12 @@
 //! What connections cost: bytes in use by the process, which is the server and, for a small part, its peers.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "support/counting.rs"]
+#[allow(dead_code)]
+mod counting;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -17,31 +19,7 @@ use seawall::receiver::{
 use seawall::{Config, Log, Seq, SourceId};
 use tokio::runtime::Runtime;
 
-/// Counts bytes in use and their peak.
-struct Counting;
-
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; the counting allocates nothing.
-#[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let in_use = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(in_use, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use counting::{begin_peak, in_use, peak_beyond};
 
 const MIB: usize = 1 << 20;
 const LONG: Duration = Duration::from_secs(60);
@@ -80,7 +58,7 @@ fn with_tls(runtime: &Runtime, receiver: &Receiver, plain: SocketAddr) {
     runtime.spawn(server.run(std::future::pending()));
     let trust = ClientTls::new(&chain).unwrap();
     let [without, with] = [(plain, None), (encrypted, Some(trust))].map(|(address, tls)| {
-        let before = IN_USE.load(Ordering::Relaxed);
+        let before = in_use();
         let clients: Vec<Client> = runtime.block_on(async {
             let mut clients = Vec::new();
             for number in 0..PAIRS {
@@ -95,7 +73,7 @@ fn with_tls(runtime: &Runtime, receiver: &Receiver, plain: SocketAddr) {
             clients
         });
         std::thread::sleep(Duration::from_millis(100));
-        let each = (IN_USE.load(Ordering::Relaxed) - before) / PAIRS;
+        let each = (in_use() - before) / PAIRS;
         drop(clients);
         wait("all are gone", || receiver.stats().intake.sessions == 0);
         each
@@ -107,7 +85,7 @@ fn with_tls(runtime: &Runtime, receiver: &Receiver, plain: SocketAddr) {
 /// Sessions that were welcomed and have nothing to say.
 fn idle(receiver: &Receiver, address: SocketAddr) {
     let most = 9_900.min(descriptors() / 2 - 100);
-    let (before, resident) = (IN_USE.load(Ordering::Relaxed), resident_bytes());
+    let (before, resident) = (in_use(), resident_bytes());
     let mut peers = Vec::with_capacity(most);
     for number in 0..most {
         let mut peer = TcpStream::connect(address).unwrap();
@@ -116,8 +94,7 @@ fn idle(receiver: &Receiver, address: SocketAddr) {
     }
     peers.iter_mut().for_each(hear);
     wait("all are open", || receiver.stats().intake.sessions == most as u64);
-    let (each, resident) =
-        ((IN_USE.load(Ordering::Relaxed) - before) / most, resident_bytes().saturating_sub(resident));
+    let (each, resident) = ((in_use() - before) / most, resident_bytes().saturating_sub(resident));
     println!("{most} idle sessions: {each} bytes each, {} MiB more resident", resident / MIB);
     assert!(each * 10_000 <= 100 * MIB, "{each} bytes each");
     assert!(resident / most * 10_000 <= 200 * MIB, "{resident} bytes resident");
@@ -129,8 +106,7 @@ fn idle(receiver: &Receiver, address: SocketAddr) {
 fn claims(receiver: &Receiver, address: SocketAddr) {
     let limit = receiver.config().in_flight_bytes_max as usize;
     let mut peers: Vec<TcpStream> = (0..200).map(|number| welcomed(address, number)).collect();
-    let before = IN_USE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+    let before = begin_peak();
     for peer in &mut peers {
         let mut claim = (4u32 << 20).to_le_bytes().to_vec();
         claim.extend([4, 0, 0, 0]);
@@ -139,7 +115,7 @@ fn claims(receiver: &Receiver, address: SocketAddr) {
     }
     wait("some have room, the others wait", || receiver.stats().intake.charged_bytes as usize > limit * 7 / 10);
     std::thread::sleep(Duration::from_millis(200));
-    let held = IN_USE.load(Ordering::Relaxed).saturating_sub(before);
+    let held = in_use().saturating_sub(before);
     println!("200 claims of 4 MiB: {} KiB in use", held / 1024);
     assert!(held < MIB, "{held} bytes for claims");
     assert!(receiver.stats().intake.charged_bytes as usize <= limit);
@@ -150,7 +126,7 @@ fn claims(receiver: &Receiver, address: SocketAddr) {
         let _ = peer.write(&junk);
     }
     std::thread::sleep(Duration::from_millis(500));
-    let peak = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+    let peak = peak_beyond(before);
     let bound = limit + 200 * (16 << 10) + 8 * MIB;
     println!("and with a MiB sent by each: {} KiB at most", peak / 1024);
     assert!(peak <= bound, "{peak} bytes, {bound} expected at most");
@@ -162,15 +138,14 @@ fn claims(receiver: &Receiver, address: SocketAddr) {
 /// A peer that asks and asks, and reads nothing.
 fn deaf(receiver: &Receiver, address: SocketAddr) {
     let mut peer = welcomed(address, 0);
-    let before = IN_USE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+    let before = begin_peak();
     let mut pings = BytesMut::new();
     for nonce in 0..2000 {
         encode(&Message::Ping { nonce, rejects_seen: Seq::ZERO }, &mut pings);
     }
     (0..300).for_each(|_| peer.write_all(&pings).unwrap());
     wait("it is all read", || unread(&peer) == 0);
-    let peak = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+    let peak = peak_beyond(before);
     println!("600 000 answers nobody reads: {} KiB at most", peak / 1024);
     assert!(peak < MIB, "{peak} bytes");
     drop(peer);

@@ -6,7 +6,8 @@
 //! | `commit` | the pipeline's decisions: chunks, groups, gathering, depth |
 //! | `recovery` | what a directory holds, judged (no writes) |
 //! | `open` | recovery acted upon |
-//! | `space` | segments prepared, settled, recycled; the control file |
+//! | `control` | the control file, written |
+//! | `space` | segments prepared, settled, recycled |
 //! | `catalog` | which segment holds which frames |
 //! | `reader` | frames back out, verified |
 //! | `promise` | which ledger the log belongs to, and who drives it |
@@ -15,6 +16,7 @@
 
 mod catalog;
 mod commit;
+mod control;
 mod cuts;
 mod handle;
 mod open;

@@ -6,16 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::catalog::{End, Removed};
-use super::commit::{ControlFacts, Rotation, Spare, segment_bytes_for};
+use super::commit::{Rotation, Spare, segment_bytes_for};
 use super::shared::Shared;
 use crate::config::WhenFull;
 use crate::error::{Error, Result};
 use crate::events::{self, event};
 use crate::io::{Buffer, Hold, Storage};
 use crate::metrics::{add, get};
-use crate::segment::{
-    CONTROL_SLOT_BYTES, Control, FileName, INDEX_ENTRY_BYTES, Kind, SegmentHeader, SparseIndex, encode_local, round_up,
-};
+use crate::segment::{FileName, INDEX_ENTRY_BYTES, Kind, SegmentHeader, SparseIndex, encode_local, round_up};
 use crate::sync::now;
 use crate::types::{Lsn, SegmentNumber};
 
@@ -127,6 +125,8 @@ impl<S: Storage> Shared<S> {
                     if may_drop && self.drop_oldest() {
                         continue;
                     }
+                    // Behind the drop: it gives no descriptor back that others would not take.
+                    let error = no_descriptors(error);
                     let mut space = self.space.lock();
                     if space.full.is_none() {
                         events::happened("full", 1);
@@ -350,36 +350,6 @@ impl<S: Storage> Shared<S> {
         !self.pipe.lock().has_large_groups()
     }
 
-    // --- control file ----------------------------------------------------------------------------------------------
-
-    /// Changes the control file, durably. A failure poisons the log: which slot counts is unknown.
-    pub(super) fn update_control(&self, change: impl FnOnce(&mut Control)) -> Result<()> {
-        self.try_update_control(|control| {
-            change(control);
-            Ok(())
-        })
-    }
-
-    /// The same for a change that may find itself forbidden.
-    pub(super) fn try_update_control(&self, change: impl FnOnce(&mut Control) -> Result<()>) -> Result<()> {
-        let mut control = self.control.lock();
-        let mut next = control.clone();
-        change(&mut next)?;
-        next.generation += 1;
-        match write_control(&self.storage, &next) {
-            Ok(()) => {
-                *self.facts.lock() = ControlFacts::of(&next);
-                *control = next;
-                Ok(())
-            }
-            Err(error) => {
-                drop(control);
-                self.abandon(error.clone());
-                Err(error)
-            }
-        }
-    }
-
     // --- after use -------------------------------------------------------------------------------------------------
 
     /// A new segment's seal is flushed: the catalog learns of it, and where the one before it ends.
@@ -535,22 +505,19 @@ fn sealed_end<F>(rotation: &Rotation<F>) -> End {
     End { last: rotation.old_end, offset: seal.sealed_end_offset, time_micros: seal.end_time_micros }
 }
 
-/// Writes one slot of the control file.
-pub(super) fn write_control<S: Storage>(storage: &S, control: &Control) -> Result<()> {
-    let mut slot = Buffer::new(CONTROL_SLOT_BYTES);
-    slot.set_len(CONTROL_SLOT_BYTES);
-    slot.copy_from_slice(&control.encode());
-    let offset = control.slot_offset();
-    let file = storage.open("control").map_err(|e| Error::io("open", "control", e))?;
-    storage
-        .write_flushed(&file, offset, &[Arc::new(slot)])
-        .map(drop)
-        .map_err(|e| Error::io_at("write and flush", "control", offset, e))
-}
-
 fn no_space(op: &'static str, name: &str, error: std::io::Error) -> Error {
     if Error::is_no_space(&error) {
         return Error::Full { reason: format!("{op} {name}: {error}") };
     }
     Error::io(op, name, error)
+}
+
+/// Out of file descriptors, a log waits as it does for space.
+fn no_descriptors(error: Error) -> Error {
+    match &error {
+        Error::Io { op, file, source, .. } if Error::is_no_descriptor(source) => {
+            Error::Full { reason: format!("{op} {file}: {source}") }
+        }
+        _ => error,
+    }
 }

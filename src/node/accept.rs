@@ -1,20 +1,16 @@
 //! Connections on a listener: each its task, a bounded number of them, and an end in order.
 
-use std::future::Future;
-use std::io;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use crate::events::event;
-
-/// A listener that got an error (no more file descriptors, for one) rests so long. Connections wait in the kernel.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use super::listener::{Accepted, Listener};
 
 /// Says to a connection that it is to end.
 #[derive(Clone, Debug)]
@@ -39,7 +35,7 @@ impl Closing {
 /// Accepts connections until `shutdown`, at most `connections_max` at once: others wait in the kernel. Those that are
 /// there then are told, and cut after `drain`.
 pub(super) async fn accept<F, Fut>(
-    listener: TcpListener,
+    mut listener: Listener,
     connections_max: u32,
     drain: Duration,
     shutdown: impl Future<Output = ()>,
@@ -57,19 +53,16 @@ pub(super) async fn accept<F, Fut>(
             biased;
             () = &mut shutdown => break,
             Some(_ended) = tasks.join_next(), if !tasks.is_empty() => {}
-            accepted = listener.accept(), if has_room => match accepted {
-                Ok((stream, peer)) => {
-                    // Answers are short, and waited for.
-                    let _best_effort = stream.set_nodelay(true);
-                    tasks.spawn(serve(stream, peer, Closing(Some(closing.clone()))));
-                }
-                // Of one connection that is gone already.
-                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(_e) => {
-                    event!(warn, error = %_e, "a listener cannot accept and rests");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
+            accepted = poll_fn(|cx| listener.poll_accept(cx, || {})), if has_room => {
+                let Accepted { stream, peer, descriptor } = accepted;
+                // Answers are short, and waited for.
+                let _best_effort = stream.set_nodelay(true);
+                let served = serve(stream, peer, Closing(Some(closing.clone())));
+                tasks.spawn(async move {
+                    let _held = descriptor;
+                    served.await;
+                });
+            }
         }
     }
     drop((listener, running));

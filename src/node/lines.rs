@@ -20,12 +20,13 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::accept::{Closing, accept};
-use super::checks::{spans, within};
 use super::error::ReceiverError;
 use super::impatient::Impatient;
+use super::listener::{Descriptors, Listener};
 use super::receiver::Receiver;
 use super::split::{Line, Splitter};
 use super::talk::{Speaker, Talk, TalkError};
+use crate::config::{Unusable, spans, within};
 use crate::events::event;
 use crate::io::{Disk, Storage};
 use crate::receiver::{PayloadBuilder, Poison, ReceiverConfig, Send, Sequences, WaitFor};
@@ -92,6 +93,10 @@ impl Default for LinesConfig {
 
 impl LinesConfig {
     fn validate(&self, limits: &ReceiverConfig) -> Result<(), ReceiverError> {
+        self.check(limits).map_err(|Unusable { field, problem }| ReceiverError::Config { field, problem })
+    }
+
+    fn check(&self, limits: &ReceiverConfig) -> Result<(), Unusable> {
         const HOUR: Duration = Duration::from_secs(3600);
         let longest = limits.record_bytes_max.min(1 << 30);
         within("line_bytes_max", self.line_bytes_max, 1, longest)?;
@@ -182,6 +187,7 @@ impl<S: Storage> LinesGateway<S> {
     /// loopback, or means it: anybody who can connect can write.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()> + std::marker::Send) {
         let LinesConfig { connections_max, drain, .. } = self.common.config;
+        let listener = Listener::new(listener, Descriptors::count(connections_max as usize));
         accept(listener, connections_max, drain, shutdown, |stream, peer: SocketAddr, closing| {
             serve(self.common.clone(), stream, peer.ip(), closing)
         })
@@ -294,7 +300,7 @@ impl<'a, S: Storage, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, S, I> {
         };
         let wait_for = if common.config.ack { WaitFor::Durable } else { WaitFor::Received };
         let speaker = Speaker { source, sequences: Sequences::None, wait_for, epoch: SourceEpoch::ZERO };
-        let talk = Talk::open(&common.receiver, &speaker, now() + OPEN_WAIT).await?;
+        let talk = Talk::open_until(&common.receiver, &speaker, now() + OPEN_WAIT).await?;
         let splitter = Splitter::new(usize::try_from(common.config.line_bytes_max).unwrap_or(usize::MAX - 1));
         Ok(Connection { common, io, talk, splitter, sent: Seq::ZERO, told: Seq::ZERO })
     }
@@ -305,7 +311,7 @@ impl<'a, S: Storage, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, S, I> {
             let bytes = tokio::select! {
                 biased;
                 () = closing.wait() => return Err(Ended::Closing),
-                heard = self.talk.hear(now() + LONG) => {
+                heard = self.talk.hear_until(now() + LONG) => {
                     match heard {
                         Ok(()) | Err(TalkError::TimedOut) => self.tell().await?,
                         Err(error) => return Err(Ended::Refused(error)),
@@ -338,7 +344,7 @@ impl<'a, S: Storage, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, S, I> {
             ended => ended,
         };
         if self.common.config.ack {
-            let settled = self.talk.settle(self.sent, now() + self.common.config.drain).await;
+            let settled = self.talk.settle_until(self.sent, now() + self.common.config.drain).await;
             self.tell().await?;
             settled.map_err(Ended::Refused)?;
         }
@@ -357,7 +363,7 @@ impl<'a, S: Storage, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, S, I> {
         self.sent = lines.last;
         for send in lines.finish() {
             let records = u64::from(send.records);
-            self.talk.reserve(send.payload.len() as u64, now() + LONG).await.map_err(Ended::Refused)?;
+            self.talk.room_until(send.payload.len() as u64, now() + LONG).await.map_err(Ended::Refused)?;
             self.talk.send(send).map_err(Ended::Refused)?;
             self.common.watch.0.lines.fetch_add(records, Ordering::Relaxed);
         }

@@ -3,26 +3,19 @@
 use super::error::ReceiverError;
 use super::park::block_on;
 use super::receiver::Receiver;
-use super::session::Session;
+use super::talk::{Speaker, Talk, TalkError};
 use crate::io::{Disk, Storage};
-use crate::receiver::{
-    Hello, Message, PayloadBuilder, ReceiverConfig, Reject, Sequences, SessionOutput, WaitFor, Welcome,
-};
+use crate::receiver::{Code, PayloadBuilder, ReceiverConfig, Reject, Sequences, WaitFor};
 use crate::types::{Lsn, Seq, SourceEpoch, SourceId};
 
 /// A source in this process. One call at a time; several sources run side by side.
-#[derive(Debug)]
 pub struct LocalSource<S: Storage = Disk> {
-    session: Session<S>,
+    talk: Talk<S>,
     config: ReceiverConfig,
     sequences: Sequences,
     wait_for: WaitFor,
-    welcome: Welcome,
+    resume: Seq,
     last: Seq,
-    sent_bytes: u64,
-    credit_bytes: u64,
-    durable: Seq,
-    durable_lsn: Lsn,
     rejects: Vec<Reject>,
 }
 
@@ -78,50 +71,24 @@ impl<S: Storage> LocalSource<S> {
         sequences: Sequences,
         wait_for: WaitFor,
     ) -> Result<LocalSource<S>, ReceiverError> {
-        let mut session = receiver.connect().map_err(refused)?;
-        session.handle(Message::Hello(Hello {
-            version_min: 1,
-            version_max: 1,
-            sequences,
-            wait_for,
-            epoch: SourceEpoch::ZERO,
-            source: source.as_ref().map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
-            ..Hello::default()
-        }));
-        loop {
-            match session.next_output().await {
-                SessionOutput::Message(Message::Welcome(welcome)) => {
-                    return Ok(LocalSource {
-                        config: receiver.config(),
-                        session,
-                        sequences,
-                        wait_for,
-                        last: welcome.durable,
-                        sent_bytes: 0,
-                        credit_bytes: welcome.credit_bytes,
-                        durable: welcome.durable,
-                        durable_lsn: welcome.durable_lsn,
-                        rejects: welcome.rejects.clone(),
-                        welcome,
-                    });
-                }
-                SessionOutput::Message(Message::Nack(nack)) => return Err(refused(nack)),
-                SessionOutput::Message(_) => {}
-                SessionOutput::Close => return Err(session.failure().unwrap_or(ReceiverError::Ended)),
-            }
-        }
+        let id = source.as_ref().map_or(&[][..], SourceId::as_bytes);
+        let speaker = Speaker { source: id, sequences, wait_for, epoch: SourceEpoch::ZERO };
+        let mut talk = Talk::open(receiver, &speaker).await?;
+        let resume = talk.durable();
+        let rejects = talk.take_rejects();
+        Ok(LocalSource { talk, config: receiver.config(), sequences, wait_for, resume, last: resume, rejects })
     }
 
     /// Everything up to here is durable: go on behind it.
     #[must_use]
     pub fn resume(&self) -> Seq {
-        self.welcome.durable
+        self.resume
     }
 
     /// Its epoch.
     #[must_use]
     pub fn epoch(&self) -> SourceEpoch {
-        self.welcome.epoch
+        self.talk.epoch()
     }
 
     /// Stores records and returns when they are durable; for a source that waits for `received`, when they are in the
@@ -169,10 +136,11 @@ impl<S: Storage> LocalSource<S> {
     /// # Errors
     /// As [`LocalSource::store`].
     pub async fn settle(&mut self) -> Result<Stored, ReceiverError> {
-        while self.durable < self.last && self.wait_for != WaitFor::Received {
-            self.hear().await?;
+        while self.talk.durable() < self.last && self.wait_for != WaitFor::Received {
+            self.talk.hear().await?;
+            self.note_rejects()?;
         }
-        Ok(Stored { last: self.last, durable_lsn: self.durable_lsn, rejects: std::mem::take(&mut self.rejects) })
+        Ok(Stored { last: self.last, durable_lsn: self.talk.durable_lsn(), rejects: std::mem::take(&mut self.rejects) })
     }
 
     /// As [`LocalSource::store`], on a thread.
@@ -196,7 +164,7 @@ impl<S: Storage> LocalSource<S> {
             payload = PayloadBuilder::new(self.sequences, self.last);
         }
         payload.push(seq, record).map_err(|error| ReceiverError::Refused {
-            code: crate::receiver::Code::Mismatch,
+            code: Code::Mismatch,
             at: seq,
             expected: self.last,
             text: error.to_string(),
@@ -209,56 +177,30 @@ impl<S: Storage> LocalSource<S> {
         if payload.records() == 0 {
             return Ok(());
         }
-        let bytes = payload.bytes() as u64;
-        while self.sent_bytes + bytes > self.credit_bytes {
-            self.hear().await?;
-        }
-        let body = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.session.reserve(body).await;
-        self.sent_bytes += bytes;
-        self.session.handle(Message::Send(payload.finish()));
-        while let Some(output) = self.session.try_output() {
-            self.take(output)?;
-        }
+        self.talk.room(payload.bytes() as u64).await?;
+        self.talk.send(payload.finish())?;
+        self.note_rejects()?;
         Ok(())
     }
 
-    async fn hear(&mut self) -> Result<(), ReceiverError> {
-        let output = self.session.next_output().await;
-        self.take(output)
-    }
-
-    fn take(&mut self, output: SessionOutput) -> Result<(), ReceiverError> {
-        match output {
-            SessionOutput::Message(Message::Ack(ack)) => {
-                self.credit_bytes = self.credit_bytes.max(ack.credit_bytes);
-                self.durable = self.durable.max(ack.durable);
-                self.durable_lsn = self.durable_lsn.max(ack.durable_lsn);
-                // Only for what this ACK tells: the next one does not repeat it.
-                let seen = ack.rejects.iter().map(|reject| reject.seq).max();
-                for reject in ack.rejects {
-                    if self.rejects.iter().all(|known| known.seq != reject.seq) {
-                        self.rejects.push(reject);
-                    }
+    /// Keeps the rejects that were told, and has the receiver not tell them again.
+    fn note_rejects(&mut self) -> Result<(), TalkError> {
+        loop {
+            let told = self.talk.take_rejects();
+            let Some(seen) = told.iter().map(|reject| reject.seq).max() else { return Ok(()) };
+            for reject in told {
+                if self.rejects.iter().all(|known| known.seq != reject.seq) {
+                    self.rejects.push(reject);
                 }
-                if let Some(seen) = seen {
-                    self.session.handle(Message::Ping { nonce: 0, rejects_seen: seen });
-                }
-                Ok(())
             }
-            SessionOutput::Message(Message::Ping { nonce, .. }) => {
-                self.session.handle(Message::Pong { nonce });
-                Ok(())
-            }
-            SessionOutput::Message(Message::Nack(nack)) if nack.code == crate::receiver::Code::Full => Ok(()),
-            SessionOutput::Message(Message::Nack(nack)) => Err(self.session.failure().unwrap_or_else(|| refused(nack))),
-            SessionOutput::Message(_) => Ok(()),
-            SessionOutput::Close => Err(self.session.failure().unwrap_or(ReceiverError::Ended)),
+            // Only up to what was told: what comes behind it is told by the next ACK, which may be there already.
+            self.talk.note_rejects_seen(seen)?;
         }
     }
 }
 
-fn refused(nack: crate::receiver::Nack) -> ReceiverError {
-    let crate::receiver::Nack { code, at, expected, text, .. } = nack;
-    ReceiverError::Refused { code, at, expected, text }
+impl<S: Storage> std::fmt::Debug for LocalSource<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalSource").field("epoch", &self.epoch()).field("last", &self.last).finish_non_exhaustive()
+    }
 }

@@ -7,6 +7,7 @@
 //! | `receiver` | the receiver of one stream: its intake, its stream, and who is woken |
 //! | `session` | one connection's face of it, for transports |
 //! | `ledger` | the driver of batches |
+//! | `talk` | a session driven from within this process |
 //! | `local` | the same for engines that have connectors of their own |
 //! | `server` | the same on sockets |
 //! | `client` | a source's end on sockets |
@@ -16,15 +17,14 @@
 //! | `http` | records over HTTP |
 //! | `lines` | plain lines over TCP |
 //! | `admin` | how a receiver is, for operators and machines |
-//! | `accept`, `impatient`, `talk` | what gateways share: connections, peers that do not read, a session driven from within |
-//! | `split`, `tokens`, `checks` | lines out of pieces, who is believed, limits of configurations |
+//! | `listener` | connections accepted, as many as there are file descriptors for |
+//! | `accept`, `requests`, `impatient` | what gateways share: connections, HTTP on them, peers that do not read |
+//! | `split`, `tokens` | lines out of pieces, who is believed |
 
 #[cfg(feature = "http")]
 mod accept;
 #[cfg(feature = "http")]
 mod admin;
-#[cfg(feature = "http")]
-mod checks;
 #[cfg(feature = "net")]
 mod client;
 mod error;
@@ -36,10 +36,14 @@ mod impatient;
 mod ledger;
 #[cfg(feature = "http")]
 mod lines;
+#[cfg(any(feature = "http", feature = "net"))]
+mod listener;
 mod local;
 mod park;
 mod receiver;
 mod replay;
+#[cfg(feature = "http")]
+mod requests;
 #[cfg(feature = "net")]
 mod server;
 mod session;
@@ -48,7 +52,6 @@ mod sinks;
 #[cfg(feature = "http")]
 mod split;
 mod stream;
-#[cfg(feature = "http")]
 mod talk;
 #[cfg(any(feature = "http", feature = "net"))]
 mod tokens;

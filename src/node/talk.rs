@@ -1,25 +1,19 @@
-//! A session driven from within this process: what a source on a wire would say, said for it by a gateway.
+//! A session driven from within this process: what a source on a wire would say, said for it by a gateway or a connector.
 
-use std::time::{Duration, Instant};
-
-use tokio::time::timeout_at;
+#[cfg(feature = "http")]
+mod timed;
 
 use super::error::ReceiverError;
 use super::receiver::Receiver;
 use super::session::Session;
 use crate::io::Storage;
 use crate::receiver::{Code, Hello, Message, Nack, Reject, Send, Sequences, SessionOutput, WaitFor};
-use crate::sync::now;
 use crate::types::{Lsn, Seq, SourceEpoch};
 
-/// Deadlines of the session are not looked at more often.
-const TICK_MIN: Duration = Duration::from_millis(1);
-/// One who waits in line looks at the time at least so often: what it waits for may change from room to the rate.
-const LINE_LOOK_MAX: Duration = Duration::from_millis(50);
-
-/// An open session, used by one task at a time.
+/// An open session, used by one task at a time. Its calls wait for as long as it takes; `timed` has those that do not.
 pub(super) struct Talk<S: Storage> {
     session: Session<S>,
+    is_welcomed: bool,
     epoch: SourceEpoch,
     durable: Seq,
     durable_lsn: Lsn,
@@ -36,7 +30,21 @@ pub(super) enum TalkError {
     Refused(Nack),
     /// The receiver's failure, if that is why.
     Ended(Option<ReceiverError>),
+    #[cfg(feature = "http")]
     TimedOut,
+}
+
+impl From<TalkError> for ReceiverError {
+    fn from(error: TalkError) -> ReceiverError {
+        match error {
+            TalkError::Refused(Nack { code, at, expected, text, .. }) => {
+                ReceiverError::Refused { code, at, expected, text }
+            }
+            TalkError::Ended(failure) => failure.unwrap_or(ReceiverError::Ended),
+            #[cfg(feature = "http")]
+            TalkError::TimedOut => ReceiverError::Ended,
+        }
+    }
 }
 
 /// Who is spoken for, and how.
@@ -51,11 +59,15 @@ pub(super) struct Speaker<'a> {
 
 impl<S: Storage> Talk<S> {
     /// Says HELLO and waits for the WELCOME: a new epoch is durable behind it.
-    pub(super) async fn open(
-        receiver: &Receiver<S>,
-        speaker: &Speaker<'_>,
-        until: Instant,
-    ) -> Result<Talk<S>, TalkError> {
+    pub(super) async fn open(receiver: &Receiver<S>, speaker: &Speaker<'_>) -> Result<Talk<S>, TalkError> {
+        let mut talk = Talk::begin(receiver, speaker)?;
+        while !talk.is_welcomed {
+            talk.hear().await?;
+        }
+        Ok(talk)
+    }
+
+    fn begin(receiver: &Receiver<S>, speaker: &Speaker<'_>) -> Result<Talk<S>, TalkError> {
         let mut session = receiver.connect().map_err(TalkError::Refused)?;
         session.handle(Message::Hello(Hello {
             version_min: 1,
@@ -66,8 +78,9 @@ impl<S: Storage> Talk<S> {
             source: speaker.source.to_vec(),
             ..Hello::default()
         }));
-        let mut talk = Talk {
+        Ok(Talk {
             session,
+            is_welcomed: false,
             epoch: SourceEpoch::ZERO,
             durable: Seq::ZERO,
             durable_lsn: Lsn::ZERO,
@@ -76,15 +89,7 @@ impl<S: Storage> Talk<S> {
             rejects: Vec::new(),
             is_full: false,
             is_asked_to_go: false,
-        };
-        while !talk.session.is_open() || talk.credit_bytes == 0 {
-            let at = talk.next_look(until);
-            match timeout_at(at.into(), talk.session.next_output()).await {
-                Ok(output) => talk.take(output)?,
-                Err(_) => talk.look(until)?,
-            }
-        }
-        Ok(talk)
+        })
     }
 
     pub(super) fn epoch(&self) -> SourceEpoch {
@@ -100,53 +105,18 @@ impl<S: Storage> Talk<S> {
         self.durable_lsn
     }
 
-    /// Rejects the source has not taken note of.
-    pub(super) fn rejects(&self) -> &[Reject] {
-        &self.rejects
+    /// Rejects the source has not taken note of, as far as they were told since the last call.
+    pub(super) fn take_rejects(&mut self) -> Vec<Reject> {
+        std::mem::take(&mut self.rejects)
     }
 
-    /// The disk was full when it was last heard of.
-    pub(super) fn is_full(&self) -> bool {
-        self.is_full
-    }
-
-    /// The receiver goes away: nothing more is to be begun.
-    pub(super) fn is_asked_to_go(&self) -> bool {
-        self.is_asked_to_go
-    }
-
-    /// Whether others wait for room.
-    pub(super) fn is_contended(&self) -> bool {
-        self.session.is_contended()
-    }
-
-    /// The last sequence received from this source.
-    pub(super) fn received(&mut self) -> Result<Seq, TalkError> {
-        // What was said meanwhile comes first: it may have been the end.
-        self.listen()?;
-        match self.session.positions() {
-            Some((received, _)) => Ok(received),
-            None => Err(TalkError::Ended(self.session.failure())),
-        }
-    }
-
-    /// Waits for room for a payload of this length, in the receiver's memory and in the session's window. Given up, the
-    /// talk is to be dropped: the place in the line would stay.
-    pub(super) async fn reserve(&mut self, payload_bytes: u64, until: Instant) -> Result<(), TalkError> {
+    /// Waits for room for a payload of this length, in the session's window and in the receiver's memory.
+    pub(super) async fn room(&mut self, payload_bytes: u64) -> Result<(), TalkError> {
         while self.sent_bytes + payload_bytes > self.credit_bytes {
-            self.hear(until).await?;
+            self.hear().await?;
         }
-        let body_bytes = u32::try_from(payload_bytes).unwrap_or(u32::MAX);
-        // At first only asked: before, the session does not know that it waits.
-        let mut at = now();
-        loop {
-            match timeout_at(at.into(), self.session.reserve(body_bytes)).await {
-                Ok(()) => return Ok(()),
-                // With a rate, the next one in line is let in by whoever looks at the time.
-                Err(_) => self.look(until)?,
-            }
-            at = self.next_look(until).min(now() + LINE_LOOK_MAX);
-        }
+        self.session.reserve(body_bytes(payload_bytes)).await;
+        Ok(())
     }
 
     /// Hands over records, which take the room that was reserved.
@@ -156,27 +126,17 @@ impl<S: Storage> Talk<S> {
         self.listen()
     }
 
-    /// The source has taken note of rejects up to here. Not between [`Talk::reserve`] and [`Talk::send`]: it would give
+    /// The source has taken note of rejects up to here. Not between [`Talk::room`] and [`Talk::send`]: it would give
     /// the room back.
     pub(super) fn note_rejects_seen(&mut self, seen: Seq) -> Result<(), TalkError> {
         self.session.handle(Message::Ping { nonce: 0, rejects_seen: seen });
         self.listen()
     }
 
-    /// Waits until everything up to `last` is durable.
-    pub(super) async fn settle(&mut self, last: Seq, until: Instant) -> Result<(), TalkError> {
-        while self.durable < last {
-            self.hear(until).await?;
-        }
-        Ok(())
-    }
-
     /// Waits for the next thing the receiver has to say. Cancel safe.
-    pub(super) async fn hear(&mut self, until: Instant) -> Result<(), TalkError> {
-        match timeout_at(until.into(), self.session.next_output()).await {
-            Ok(output) => self.take(output),
-            Err(_) => Err(TalkError::TimedOut),
-        }
+    pub(super) async fn hear(&mut self) -> Result<(), TalkError> {
+        let output = self.session.next_output().await;
+        self.take(output)
     }
 
     fn listen(&mut self) -> Result<(), TalkError> {
@@ -186,22 +146,10 @@ impl<S: Storage> Talk<S> {
         Ok(())
     }
 
-    fn next_look(&self, until: Instant) -> Instant {
-        let next = self.session.next_deadline().map_or(until, |at| at.max(now() + TICK_MIN));
-        next.min(until)
-    }
-
-    fn look(&mut self, until: Instant) -> Result<(), TalkError> {
-        if now() >= until {
-            return Err(TalkError::TimedOut);
-        }
-        self.session.tick();
-        Ok(())
-    }
-
     fn take(&mut self, output: SessionOutput) -> Result<(), TalkError> {
         match output {
             SessionOutput::Message(Message::Welcome(welcome)) => {
+                self.is_welcomed = true;
                 self.epoch = welcome.epoch;
                 self.durable = welcome.durable;
                 self.durable_lsn = welcome.durable_lsn;
@@ -229,4 +177,8 @@ impl<S: Storage> Talk<S> {
         }
         Ok(())
     }
+}
+
+fn body_bytes(payload_bytes: u64) -> u32 {
+    u32::try_from(payload_bytes).unwrap_or(u32::MAX)
 }

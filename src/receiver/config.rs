@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::{Unusable, spans, within};
 use crate::error::{Error, Result};
 
 const KIB: u64 = 1024;
@@ -132,10 +133,10 @@ impl ReceiverConfig {
     /// # Errors
     /// [`Error::Config`], naming the first such field.
     pub fn validate(&self) -> Result<()> {
-        let within = |field, value: u64, low: u64, high: u64| match (low..=high).contains(&value) {
-            true => Ok(()),
-            false => Err(Error::Config { field, problem: format!("is {value}, must be within {low} and {high}") }),
-        };
+        self.check().map_err(|Unusable { field, problem }| Error::Config { field, problem })
+    }
+
+    fn check(&self) -> Result<(), Unusable> {
         const GIB: u64 = 1024 * MIB;
         within("record_bytes_max", self.record_bytes_max, 1, GIB)?;
         within("frame_bytes_max", self.frame_bytes_max, KIB, GIB)?;
@@ -151,16 +152,10 @@ impl ReceiverConfig {
         within("snapshot_interval_bytes", self.snapshot_interval_bytes, KIB, 64 * GIB)?;
         within("rejects_unseen_max", self.rejects_unseen_max.into(), 1, 10_000)?;
         let hour = Duration::from_secs(3600);
-        let spans = |field, value: Duration, low: Duration| match (low..=hour).contains(&value) {
-            true => Ok(()),
-            false => {
-                Err(Error::Config { field, problem: format!("is {value:?}, must be within {low:?} and {hour:?}") })
-            }
-        };
-        spans("heartbeat", self.heartbeat, Duration::from_millis(10))?;
-        spans("hello_timeout", self.hello_timeout, Duration::from_millis(1))?;
-        spans("message_timeout", self.message_timeout, Duration::from_millis(1))?;
-        spans("welcome_wait", self.welcome_wait, Duration::ZERO)
+        spans("heartbeat", self.heartbeat, Duration::from_millis(10), hour)?;
+        spans("hello_timeout", self.hello_timeout, Duration::from_millis(1), hour)?;
+        spans("message_timeout", self.message_timeout, Duration::from_millis(1), hour)?;
+        spans("welcome_wait", self.welcome_wait, Duration::ZERO, hour)
     }
 }
 

@@ -41,4 +41,6 @@ pub use outbox::{Outbox, OutboxConfig, OutboxError, OutboxOutput, Positions};
 pub use payload::{PayloadBuilder, PayloadError};
 pub use rate::{PidConfig, PidController, RateLimit};
 pub use sources::Sources;
+#[cfg(feature = "net")]
+pub(crate) use wire::encode_send_head;
 pub use wire::{FRAME_OVERHEAD_BYTES, FrameHeader, HEADER_BYTES, Preview, WireError, decode, encode, preview};

@@ -120,6 +120,11 @@ impl PayloadBuilder {
         PayloadBuilder { sequences, previous, last: previous, records: 0, bytes: BytesMut::new() }
     }
 
+    /// Has room for records of so many bytes in all, headers included: it need not grow for them.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
+    }
+
     /// Adds the record with sequence `seq`.
     ///
     /// # Errors

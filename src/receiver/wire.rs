@@ -30,6 +30,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::message::{Ack, Code, Hello, Message, Nack, Reject, RejectReason, Send, Sequences, WaitFor, Welcome};
+#[cfg(any(feature = "net", test))]
+use crate::codec::Crc32c;
 use crate::codec::{Reader, Truncated, crc32c};
 use crate::types::{Lsn, Seq, SourceEpoch};
 
@@ -39,6 +41,8 @@ pub const HEADER_BYTES: usize = 8;
 pub const FRAME_OVERHEAD_BYTES: usize = HEADER_BYTES + 4;
 /// Bytes of a SEND's body before its payload.
 pub(crate) const SEND_HEADER_BYTES: usize = 16;
+/// An ACK's frame: the longest of those that are common, but for payloads.
+const ACK_BYTES: usize = 64;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SWL1");
 const REJECT_BYTES: usize = 17;
@@ -168,9 +172,32 @@ pub fn preview(head: [u8; Preview::BYTES]) -> Result<Preview, WireError> {
     read_send_head(&mut reader)
 }
 
+/// The first part of a SEND's frame appended to `out`, for those who need not copy the payload: it comes next, and the
+/// returned checksum ends the frame.
+#[cfg(any(feature = "net", test))]
+pub(crate) fn encode_send_head(send: &Send, out: &mut BytesMut) -> [u8; 4] {
+    let start = out.len();
+    out.reserve(SEND_HEADER_BYTES + FRAME_OVERHEAD_BYTES);
+    let body = u32::try_from(SEND_HEADER_BYTES + send.payload.len()).expect("messages are below 4 GiB: limits are u32");
+    out.put_u32_le(body);
+    out.put_slice(&[SEND, 0, 0, 0]);
+    put_send_head(send, out);
+    let mut sum = Crc32c::default();
+    sum.update(&out[start..]);
+    sum.update(&send.payload);
+    sum.finish().to_le_bytes()
+}
+
+fn put_send_head(send: &Send, out: &mut BytesMut) {
+    out.put_u64_le(send.previous.get());
+    out.put_u32_le(send.records);
+    out.put_u32_le(0);
+}
+
 /// Appends the message's frame to `out`.
 pub fn encode(message: &Message, out: &mut BytesMut) {
     let start = out.len();
+    out.reserve(ACK_BYTES + if let Message::Send(send) = message { send.payload.len() } else { 0 });
     out.put_bytes(0, HEADER_BYTES);
     let kind = match message {
         Message::Hello(hello) => {
@@ -209,10 +236,7 @@ pub fn encode(message: &Message, out: &mut BytesMut) {
             REDIRECT
         }
         Message::Send(send) => {
-            out.reserve(SEND_HEADER_BYTES + send.payload.len() + 4);
-            out.put_u64_le(send.previous.get());
-            out.put_u32_le(send.records);
-            out.put_u32_le(0);
+            put_send_head(send, out);
             out.put_slice(&send.payload);
             SEND
         }

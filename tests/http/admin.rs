@@ -43,7 +43,7 @@ fn ready_is_what_takes_records() {
 
     let few = ReceiverConfig { sessions_max: 1, ..ReceiverConfig::default() };
     let open = || {
-        let log = crate::open_log(dir.path(), &Config::default());
+        let log = crate::streams::reopen(dir.path(), &Config::default());
         let (receiver, driver, _) = Receiver::open(log.clone(), "test", few.clone()).unwrap();
         (log, receiver, driver.spawn().unwrap())
     };

@@ -4,6 +4,8 @@ mod admin;
 mod client;
 mod lines;
 mod requests;
+#[path = "../support/streams.rs"]
+mod streams;
 mod trouble;
 
 use std::net::SocketAddr;
@@ -44,7 +46,7 @@ impl World {
         config: ReceiverConfig,
         check: Option<RecordCheck>,
     ) -> (World, Option<seawall::node::Driver>) {
-        let log = open_log(dir, &of_log);
+        let log = streams::reopen(dir, &of_log);
         let (receiver, driver, replayed) =
             Receiver::open_with(log.clone(), "test", config, check, &|_, _| {}).expect("the receiver opens");
         assert!(replayed.damaged.is_empty(), "{:?}", replayed.damaged);
@@ -83,20 +85,6 @@ impl World {
     }
 }
 
-/// Opens the log of a world that was abandoned just now: its I/O may hold it for a moment still.
-fn open_log(dir: &Path, config: &Config) -> Log {
-    let began = std::time::Instant::now();
-    loop {
-        match Log::open(dir, config.clone()) {
-            Ok((log, _)) => return log,
-            Err(seawall::Error::Locked { .. }) if began.elapsed() < Duration::from_secs(5) => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Err(error) => panic!("the log does not open: {error}"),
-        }
-    }
-}
-
 struct Http {
     address: SocketAddr,
     watch: HttpWatch,
@@ -104,19 +92,11 @@ struct Http {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// Every record in the stream: (source, sequence, bytes).
+/// Every record in the stream: (source, sequence, text).
 fn records(log: &Log) -> Vec<(String, u64, String)> {
-    let mut found = Vec::new();
-    for frame in log.reader(log.first().max(Lsn::FIRST)) {
-        let frame = frame.expect("frames can be read");
-        let block = Block::read(&frame.payload).expect("a block");
-        for record in block.records() {
-            let record = record.expect("a record");
-            let source = record.range.source.as_ref().map_or_else(String::new, ToString::to_string);
-            found.push((source, record.seq.get(), String::from_utf8_lossy(&record.record).into_owned()));
-        }
-    }
-    found
+    let text =
+        |(source, seq, bytes): (String, u64, Vec<u8>)| (source, seq, String::from_utf8_lossy(&bytes).into_owned());
+    streams::records(log).into_iter().map(text).collect()
 }
 
 /// How often a source's epoch was written down.

@@ -383,10 +383,6 @@ fn a_source_can_ask_where_it_stands() {
     world.close();
 }
 
-fn even_length(record: &[u8]) -> Result<(), String> {
-    if record.len().is_multiple_of(2) { Ok(()) } else { Err("an odd length".into()) }
-}
-
 #[test]
 fn dead_letters_are_listed_until_they_are_taken_note_of() {
     let dir = tempfile::tempdir().unwrap();
@@ -396,7 +392,8 @@ fn dead_letters_are_listed_until_they_are_taken_note_of() {
         rejects_unseen_max: 3,
         ..Default::default()
     };
-    let world = World::open_with(dir.path(), Config::default(), config, Some(RecordCheck::new(even_length)));
+    let world =
+        World::open_with(dir.path(), Config::default(), config, Some(RecordCheck::new(crate::streams::even_length)));
     let http = world.serve_http(HttpConfig::default());
     let mut client = Client::connect(http.address);
     let seqs = |answer: &crate::client::Answer| -> Vec<u64> {
@@ -431,7 +428,7 @@ fn dead_letters_are_listed_until_they_are_taken_note_of() {
 #[test]
 fn a_record_the_check_refuses_stops_its_request_there() {
     let dir = tempfile::tempdir().unwrap();
-    let check = Some(RecordCheck::new(even_length));
+    let check = Some(RecordCheck::new(crate::streams::even_length));
     let world = World::open_with(dir.path(), Config::default(), ReceiverConfig::default(), check);
     let http = world.serve_http(HttpConfig::default());
     let mut client = Client::connect(http.address);

@@ -238,13 +238,7 @@ fn a_poisoned_log_is_an_outcome_unknown_and_nothing_is_created_after_it() {
 #[test]
 fn a_full_disk_is_said_and_waits_for_room() {
     let dir = tempfile::tempdir().unwrap();
-    let of_log = Config {
-        segment_bytes_min: 64 << 10,
-        segment_bytes_max: 64 << 10,
-        byte_limit: Some(256 << 10),
-        record_bytes_max: 1 << 20,
-        ..Config::default()
-    };
+    let of_log = Config { record_bytes_max: 1 << 20, ..crate::streams::small() };
     let config = ReceiverConfig {
         record_bytes_max: 16 << 10,
         frame_bytes_max: 16 << 10,

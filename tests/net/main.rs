@@ -8,6 +8,9 @@ mod raw;
 mod receivers;
 mod security;
 mod sources;
+#[allow(dead_code)]
+#[path = "../support/streams.rs"]
+mod streams;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -15,8 +18,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use seawall::node::{Client, ClientConfig, Receiver, Server, ServerConfig, ServerWatch};
-use seawall::receiver::{Block, OutboxConfig, ReceiverConfig};
-use seawall::{Config, Log, Lsn, SourceId};
+use seawall::receiver::{OutboxConfig, ReceiverConfig};
+use seawall::{Config, Log, SourceId};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -81,16 +84,7 @@ impl Node {
 
     /// Every record in the stream: (source, sequence, bytes).
     fn records(&self) -> Vec<(String, u64, Vec<u8>)> {
-        let mut found = Vec::new();
-        for frame in self.log.reader(self.log.first().max(Lsn::FIRST)) {
-            let frame = frame.expect("frames can be read");
-            for record in Block::read(&frame.payload).expect("a block").records() {
-                let record = record.expect("a record");
-                let source = record.range.source.as_ref().map_or_else(String::new, ToString::to_string);
-                found.push((source, record.seq.get(), record.record.to_vec()));
-            }
-        }
-        found
+        streams::records(&self.log)
     }
 
     /// The sequences of one source's records, in the stream's order.

@@ -2,13 +2,17 @@
 
 mod restart;
 mod store;
+#[path = "../support/streams.rs"]
+mod streams;
 mod trouble;
 
 use std::path::Path;
 
 use seawall::node::{DriverThread, Receiver};
-use seawall::receiver::{Block, ReceiverConfig};
-use seawall::{Config, Log, Lsn};
+use seawall::receiver::ReceiverConfig;
+use seawall::{Config, Log};
+
+use streams::{even_length, records, reopen, small};
 
 /// A receiver whose driver runs on a thread.
 struct Running {
@@ -19,7 +23,7 @@ struct Running {
 
 impl Running {
     fn open(dir: &Path, config: ReceiverConfig) -> Running {
-        Running::open_log(reopen(dir, Config::default()), config)
+        Running::open_log(reopen(dir, &Config::default()), config)
     }
 
     fn open_log(log: Log, config: ReceiverConfig) -> Running {
@@ -40,33 +44,4 @@ impl Running {
         self.receiver.shut_down();
         self.thread.join().expect("the driver ended in order");
     }
-}
-
-/// A log that was there before: whoever dropped it, the thread that heard of its last flush may hold it for a moment.
-fn reopen(dir: &Path, config: Config) -> Log {
-    let began = std::time::Instant::now();
-    loop {
-        match Log::open(dir, config.clone()) {
-            Ok((log, _)) => return log,
-            Err(seawall::Error::Locked { .. }) if began.elapsed() < std::time::Duration::from_secs(30) => {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
-            Err(error) => panic!("the log opens: {error}"),
-        }
-    }
-}
-
-/// Every record in the stream: (source, sequence, bytes).
-fn records(log: &Log) -> Vec<(String, u64, Vec<u8>)> {
-    let mut found = Vec::new();
-    for frame in log.reader(log.first().max(Lsn::FIRST)) {
-        let frame = frame.expect("frames can be read");
-        let block = Block::read(&frame.payload).expect("a block");
-        for record in block.records() {
-            let record = record.expect("a record");
-            let source = record.range.source.as_ref().map_or_else(String::new, ToString::to_string);
-            found.push((source, record.seq.get(), record.record.to_vec()));
-        }
-    }
-    found
 }

@@ -61,7 +61,7 @@ fn an_open_replays_no_more_than_since_the_last_snapshot() {
     }
     drop(source);
     running.close();
-    let log = reopen(dir.path(), Config::default());
+    let log = reopen(dir.path(), &Config::default());
     let (_receiver, _driver, replayed) = Receiver::open(log, "test", config()).unwrap();
     assert!(replayed.bytes < 64 << 10, "{replayed:?}");
     assert_eq!(replayed.sources, 1);
@@ -88,7 +88,7 @@ fn trimming_keeps_what_is_needed_to_know_the_sources() {
         drop(source);
         if round % 2 == 0 { running.close() } else { running.abandon() }
     }
-    let log = reopen(dir.path(), Config::default());
+    let log = reopen(dir.path(), &Config::default());
     assert!(log.first() > Lsn::new(300), "most of it was trimmed: {}", log.first());
     // Behind the receiver's back it may not be trimmed.
     let end = log.flushed();

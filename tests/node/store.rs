@@ -6,7 +6,7 @@ use seawall::node::{LocalSource, ReceiverError};
 use seawall::receiver::{Code, Poison, ReceiverConfig, RecordCheck, RejectReason, Sequences, WaitFor};
 use seawall::{Config, Log, Seq, SourceId};
 
-use crate::{Running, records};
+use crate::{Running, even_length, records};
 
 #[test]
 fn what_is_stored_is_in_the_stream_once_and_in_order() {
@@ -77,10 +77,6 @@ fn a_poisoned_log_is_told_and_nothing_is_acknowledged_after_it() {
     assert!(matches!(error, ReceiverError::Log(_)), "{error}");
     let error = running.receiver.local_blocking("b").unwrap_err();
     assert!(matches!(error, ReceiverError::Refused { code: Code::Unavailable, .. }), "{error}");
-}
-
-fn even_length(record: &[u8]) -> Result<(), String> {
-    if record.len().is_multiple_of(2) { Ok(()) } else { Err("an odd length".into()) }
 }
 
 fn checked(dir: &std::path::Path, poison: Poison) -> (Log, seawall::node::Receiver, seawall::node::DriverThread) {

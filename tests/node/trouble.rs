@@ -8,7 +8,7 @@ use seawall::receiver::{Poison, ReceiverConfig, RecordCheck, Sequences, WaitFor}
 use seawall::{Config, Log, RecoveryMode, Seq, SourceId};
 
 use crate::store::futures;
-use crate::{Running, records, reopen};
+use crate::{Running, records, reopen, small};
 
 /// Nothing here takes longer, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,11 +32,11 @@ fn damage_in_what_tells_the_sources_is_refused_unless_it_is_given_up() {
     running.close();
     flip_bit_at(dir.path(), b"second of them");
     let quarantine = || Config { recovery: RecoveryMode::Quarantine, ..Config::default() };
-    let log = reopen(dir.path(), quarantine());
+    let log = reopen(dir.path(), &quarantine());
     let error = Receiver::open(log, "test", ReceiverConfig::default()).unwrap_err();
     assert!(matches!(error, ReceiverError::StateDamaged { .. }), "{error}");
     assert!(error.to_string().contains("accept_damage"), "{error}");
-    let log = reopen(dir.path(), quarantine());
+    let log = reopen(dir.path(), &quarantine());
     let config = ReceiverConfig { accept_damage: true, ..ReceiverConfig::default() };
     let (receiver, _driver, replayed) = Receiver::open(log, "test", config).unwrap();
     assert_eq!(replayed.damaged.len(), 1, "{replayed:?}");
@@ -56,15 +56,6 @@ fn flip_bit_at(dir: &std::path::Path, marker: &[u8]) {
         }
     }
     panic!("no file holds the marker");
-}
-
-fn small() -> Config {
-    Config {
-        segment_bytes_min: 64 << 10,
-        segment_bytes_max: 64 << 10,
-        byte_limit: Some(256 << 10),
-        ..Config::default()
-    }
 }
 
 fn limits() -> ReceiverConfig {

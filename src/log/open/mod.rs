@@ -15,17 +15,17 @@ use std::time::{Duration, Instant};
 use super::Log;
 use super::catalog::{Catalog, End};
 use super::commit::{Pipe, PipeConfig, Spare, Start, Writer, seal_after, segment_bytes_for};
+use super::control::{install_control, open_control, write_control};
 use super::recovery::{Findings, Outcome, Run, SegmentState, Verdict, Watch, look, look_beside_a_writer};
 use super::shared::{Parts, Shared};
-use super::space::{Space, write_control};
+use super::space::Space;
 use crate::codec::Chain;
 use crate::config::{Config, RecoveryMode};
 use crate::error::{Error, Result};
 use crate::events::event;
 use crate::io::{Buffer, BufferPool, Client, LockFailed, Medium, Storage, random};
 use crate::segment::{
-    CONTROL_FILE_BYTES, Control, FileName, FlushMarker, Kind, QUARANTINED_MAX, Quarantined, SparseIndex, TrimPoint,
-    encode_local,
+    Control, FileName, FlushMarker, Kind, QUARANTINED_MAX, Quarantined, SparseIndex, TrimPoint, encode_local,
 };
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber, StreamId};
 use carry::Carry;
@@ -146,27 +146,7 @@ fn create_control<S: Storage>(storage: &S, config: &Config) -> Result<()> {
         passed_over: Vec::new(),
         extension: Vec::new(),
     };
-    install_control(storage, &control)
-}
-
-/// Writes a whole control file under a temporary name, then gives it its own.
-fn install_control<S: Storage>(storage: &S, control: &Control) -> Result<()> {
-    let name = FileName::ControlNew.to_string();
-    let wrap = |op| move |e| Error::io(op, "control.new", e);
-    if storage.list().map_err(wrap("list"))?.iter().any(|(n, _)| *n == name) {
-        storage.remove(&name).map_err(wrap("remove"))?;
-    }
-    let file = storage.create(&name).map_err(wrap("create"))?;
-    let mut bytes = Buffer::new(CONTROL_FILE_BYTES);
-    bytes.set_len(CONTROL_FILE_BYTES);
-    bytes.fill(0);
-    let slot = control.encode();
-    let at = control.slot_offset() as usize;
-    bytes[at..at + slot.len()].copy_from_slice(&slot);
-    storage.write(&file, 0, &bytes).map_err(wrap("write"))?;
-    storage.flush(&file).map_err(wrap("flush"))?;
-    storage.rename(&name, "control").map_err(wrap("rename"))?;
-    storage.sync_dir().map_err(wrap("sync the directory of"))
+    install_control(storage, &control).map(drop)
 }
 
 fn report<S: Storage>(storage: &S, findings: &Findings<S::File>, created: bool, began: Instant) -> Recovery {
@@ -237,6 +217,7 @@ impl<S: Storage> Opening<S> {
             catalog,
             space: Space::default(),
             pool,
+            control_file: None,
             refusal: Some(refusal),
             lock: self.lock,
         })
@@ -280,7 +261,7 @@ impl<S: Storage> Opening<S> {
             );
             return Err(Error::Invalid { what });
         }
-        self.count_open()?;
+        let control_file = self.count_open()?;
         self.remove_leftovers();
 
         let end = self.findings.verdict.end;
@@ -310,6 +291,7 @@ impl<S: Storage> Opening<S> {
             catalog,
             space,
             pool,
+            control_file: Some(control_file),
             refusal: None,
             lock: self.lock,
         });
@@ -331,7 +313,7 @@ impl<S: Storage> Opening<S> {
         Ok((shared, tail_in_place))
     }
 
-    fn count_open(&mut self) -> Result<()> {
+    fn count_open(&mut self) -> Result<S::File> {
         let quarantine = self.config.recovery == RecoveryMode::Quarantine;
         let control = &mut self.findings.control;
         if quarantine {
@@ -357,7 +339,9 @@ impl<S: Storage> Opening<S> {
         if self.findings.control_rebuilt {
             return install_control(&self.storage, control);
         }
-        write_control(&self.storage, control)
+        let file = open_control(&self.storage)?;
+        write_control(&self.storage, &file, control)?;
+        Ok(file)
     }
 
     fn remove_leftovers(&self) {

@@ -36,6 +36,8 @@ pub(super) struct Shared<S: Storage> {
     pub(super) storage: S,
     pub(super) config: Config,
     pub(super) control: Mutex<Control>,
+    /// The file itself; a log that refuses appends has none.
+    pub(super) control_file: Option<S::File>,
     /// What a seal says of the control file, as it is on disk: read under the pipe's lock, which `control`, held during
     /// writes, must never be.
     pub(super) facts: Mutex<ControlFacts>,
@@ -88,6 +90,7 @@ pub(super) struct Parts<S: Storage> {
     pub(super) storage: S,
     pub(super) config: Config,
     pub(super) control: Control,
+    pub(super) control_file: Option<S::File>,
     pub(super) pipe: Pipe<S::File>,
     pub(super) catalog: Catalog<S>,
     pub(super) space: Space,
@@ -106,6 +109,7 @@ impl<S: Storage> Shared<S> {
             config: parts.config,
             facts: Mutex::new(ControlFacts::of(&parts.control)),
             control: Mutex::new(parts.control),
+            control_file: parts.control_file,
             pipe: Mutex::new(parts.pipe),
             waiters: Waiters::new(),
             room: Condvar::new(),

@@ -11,7 +11,6 @@
 
 mod metrics;
 
-use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -21,10 +20,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,15 +28,16 @@ use tokio::net::TcpListener;
 
 use super::accept::{Closing, accept};
 use super::http::HttpWatch;
-use super::impatient::Impatient;
 use super::lines::LinesWatch;
+use super::listener::{Descriptors, Listener};
 use super::receiver::Receiver;
-use crate::events::event;
+use super::requests::serve_requests;
 use crate::io::{Disk, Storage};
 use crate::receiver::{Code, SourceStatus};
 use metrics::Exposition;
 
-const CONNECTIONS_MAX: u32 = 64;
+/// So few that they may take the descriptors that others must leave.
+const CONNECTIONS_MAX: u32 = 16;
 const READ_BUFFER_BYTES: usize = 16 << 10;
 /// A request comes, and an answer is read, within this.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -150,6 +147,7 @@ impl<S: Storage> Admin<S> {
 
     /// Serves until `shutdown`. Whoever binds the listener sees to it that it is on loopback, or means it.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
+        let listener = Listener::new(listener, Descriptors::all());
         accept(listener, CONNECTIONS_MAX, DRAIN, shutdown, |stream, _, closing| {
             serve(self.common.clone(), stream, closing)
         })
@@ -176,31 +174,16 @@ impl<S: Storage> fmt::Debug for Admin<S> {
     }
 }
 
-async fn serve<S, I>(common: Arc<Common<S>>, io: I, mut closing: Closing)
+async fn serve<S, I>(common: Arc<Common<S>>, io: I, closing: Closing)
 where
     S: Storage,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(|request| {
+    serve_requests(io, PATIENCE, READ_BUFFER_BYTES, closing, |request| {
         let common = common.clone();
-        async move { Ok::<_, Infallible>(common.answer(&request)) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
-        .max_buf_size(READ_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(Impatient::new(io, PATIENCE)), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = closing.wait() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(_error) = ended {
-        event!(debug, error = %_error, "an admin connection ended");
-    }
+        async move { common.answer(&request) }
+    })
+    .await;
 }
 
 impl<S: Storage> Common<S> {

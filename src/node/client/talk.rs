@@ -18,6 +18,8 @@ use crate::sync::now;
 const MESSAGE_BYTES_MAX: u32 = 2 << 20;
 /// So much is encoded before it is written.
 const WRITE_BYTES: usize = 256 << 10;
+/// Payloads from this length on are not copied to be written: below it the copy costs less than a piece more.
+const COPIED_BYTES_MAX: usize = 4 << 10;
 /// Messages handled before anything is sent.
 const TURN_MESSAGES_MAX: usize = 64;
 
@@ -181,7 +183,7 @@ impl<'a> Talk<'a> {
             state.task = sleeps.then(|| cx.waker().clone());
             (state.outbox.next_deadline(), state.outbox.is_up())
         });
-        messages.drain(..).for_each(|message| receiver::encode(&message, outgoing.buffer()));
+        messages.drain(..).for_each(|message| encode(message, outgoing));
         if is_up && !std::mem::replace(&mut self.is_told_up, true) {
             self.shared.tell(LinkStatus::Connected { address: self.address.to_owned() }, None);
         }
@@ -243,5 +245,17 @@ impl<'a> Talk<'a> {
         if until < armed || self.timer.is_elapsed() {
             self.timer.as_mut().reset(until.into());
         }
+    }
+}
+
+/// Copies what is short; a long payload goes out as it is.
+fn encode(message: Message, outgoing: &mut Outgoing) {
+    match message {
+        Message::Send(send) if send.payload.len() >= COPIED_BYTES_MAX => {
+            let sum = receiver::encode_send_head(&send, outgoing.buffer());
+            outgoing.push(send.payload);
+            outgoing.buffer().extend_from_slice(&sum);
+        }
+        message => receiver::encode(&message, outgoing.buffer()),
     }
 }

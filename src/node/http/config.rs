@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::node::checks::{spans, within};
+use crate::config::{Unusable, spans, within};
 use crate::node::error::ReceiverError;
 use crate::node::tokens::TokenRule;
 
@@ -58,8 +58,12 @@ impl HttpConfig {
     /// # Errors
     /// [`ReceiverError::Config`], naming the first such field.
     pub fn validate(&self) -> Result<(), ReceiverError> {
+        self.check().map_err(|Unusable { field, problem }| ReceiverError::Config { field, problem })
+    }
+
+    fn check(&self) -> Result<(), Unusable> {
         const HOUR: Duration = Duration::from_secs(3600);
-        TokenRule::validate(&self.tokens).map_err(|problem| ReceiverError::Config { field: "tokens", problem })?;
+        TokenRule::validate(&self.tokens).map_err(|problem| Unusable { field: "tokens", problem })?;
         within("body_bytes_max", self.body_bytes_max, 1, 1 << 30)?;
         within("unannounced_bytes_max", self.unannounced_bytes_max, 1, self.body_bytes_max)?;
         within("connections_max", self.connections_max.into(), 1, 1_000_000)?;

@@ -37,7 +37,6 @@ mod config;
 mod request;
 mod sessions;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,10 +46,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::header::{EXPECT, HeaderMap};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -58,11 +54,11 @@ use tokio::time::timeout_at;
 
 use super::accept::{Closing, accept};
 use super::error::ReceiverError;
-use super::impatient::Impatient;
+use super::listener::{Descriptors, Listener};
 use super::receiver::Receiver;
+use super::requests::serve_requests;
 use super::talk::{Speaker, Talk, TalkError};
 use super::tokens::{Unbelieved, authorize};
-use crate::events::event;
 use crate::io::{Disk, Storage};
 use crate::receiver::{Code, Poison, ReceiverConfig, Sequences, SourceStatus, WaitFor};
 use crate::sync::now;
@@ -182,6 +178,7 @@ impl<S: Storage> HttpGateway<S> {
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
         let common = &self.common;
         let config = &common.config;
+        let listener = Listener::new(listener, Descriptors::count(config.connections_max as usize));
         let accepting = accept(listener, config.connections_max, config.drain, shutdown, |stream, _, closing| {
             serve(common.clone(), stream, closing)
         });
@@ -219,32 +216,16 @@ pub async fn serve_http<S: Storage>(
     Ok(())
 }
 
-async fn serve<S, I>(common: Arc<Common<S>>, io: I, mut closing: Closing)
+async fn serve<S, I>(common: Arc<Common<S>>, io: I, closing: Closing)
 where
     S: Storage,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let patience = common.config.head_timeout;
-    let service = service_fn(|request| {
+    serve_requests(io, common.config.head_timeout, READ_BUFFER_BYTES, closing, |request| {
         let common = common.clone();
-        async move { Ok::<_, Infallible>(common.answer(request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(patience)
-        .max_buf_size(READ_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(Impatient::new(io, patience)), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = closing.wait() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(_error) = ended {
-        event!(debug, error = %_error, "a connection ended");
-    }
+        async move { common.answer(request).await }
+    })
+    .await;
 }
 
 impl<S: Storage> Common<S> {
@@ -360,14 +341,14 @@ impl<S: Storage> Common<S> {
         let speaker =
             Speaker { source: b"", sequences: Sequences::None, wait_for: WaitFor::Durable, epoch: SourceEpoch::ZERO };
         let not_sent = |error| refused(error, false);
-        let mut talk = Talk::open(&self.receiver, &speaker, until).await.map_err(not_sent)?;
+        let mut talk = Talk::open_until(&self.receiver, &speaker, until).await.map_err(not_sent)?;
         let (terms, payload_bytes) = self.terms(post, Sequences::None, Seq::ZERO);
-        talk.reserve(payload_bytes, until).await.map_err(not_sent)?;
+        talk.room_until(payload_bytes, until).await.map_err(not_sent)?;
         let read = body::read(body, &terms, &self.limits, || talk.is_contended()).await;
         let send = read.map_err(body::BodyError::into_answer)?;
         let records = send.records;
         let settled = match talk.send(send) {
-            Ok(()) => talk.settle(Seq::new(records.into()), now() + self.config.durable_wait).await,
+            Ok(()) => talk.settle_until(Seq::new(records.into()), now() + self.config.durable_wait).await,
             refused => refused,
         };
         settled.map_err(|error| self.failed_after_send(error, &talk))?;
@@ -411,7 +392,7 @@ impl<S: Storage> Common<S> {
             talk.note_rejects_seen(seen).map_err(not_sent)?;
         }
         let (terms, payload_bytes) = self.terms(post, Sequences::Dense, previous);
-        talk.reserve(payload_bytes, until).await.map_err(not_sent)?;
+        talk.room_until(payload_bytes, until).await.map_err(not_sent)?;
         let read = body::read(body, &terms, &self.limits, || talk.is_contended()).await;
         let send = read.map_err(body::BodyError::into_answer)?;
 
@@ -421,7 +402,7 @@ impl<S: Storage> Common<S> {
         let last = Seq::new(previous.get() + records);
         let duplicates = received.since(previous).min(records);
         let settled = match talk.send(send) {
-            Ok(()) => talk.settle(last, now() + self.config.durable_wait).await,
+            Ok(()) => talk.settle_until(last, now() + self.config.durable_wait).await,
             refused => refused,
         };
         settled.map_err(|error| with_source(self.failed_after_send(error, &talk)))?;
@@ -474,7 +455,7 @@ impl<S: Storage> Common<S> {
                 wait_for: WaitFor::Durable,
                 epoch,
             };
-            Talk::open(&self.receiver, &speaker, until).await
+            Talk::open_until(&self.receiver, &speaker, until).await
         };
         let opened = match open(sender.epoch.unwrap_or(known)).await {
             // Another session is about to take a higher epoch: without one of its own, this one comes behind.

@@ -4,34 +4,27 @@ mod config;
 mod connection;
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::Sleep;
 
 pub use config::ServerConfig;
 use connection::serve;
 
+use super::listener::{Accepted, Descriptors, Listener};
 use super::receiver::Receiver;
-use crate::events::event;
 use crate::io::{Disk, Storage};
 use crate::net::{NetError, listen};
 use crate::receiver::ReceiverConfig;
 
 /// Connections beyond the sessions a receiver takes: those being refused, and those that agree upon TLS.
 const CONNECTIONS_BEYOND_SESSIONS_MAX: usize = 64;
-/// File descriptors that connections leave to the log, which is poisoned when it cannot open a file, and to others.
-const DESCRIPTORS_KEPT: usize = 64;
-/// A listener that got an error (no more file descriptors, for one) rests so long. Connections wait in the kernel.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections taken before others have their turn.
 const TURN_ACCEPTS_MAX: usize = 32;
 /// What is left behind the deadline of a drain gets so long to be told.
@@ -189,8 +182,9 @@ impl<S: Storage> Server<S> {
     /// closed, and the receiver takes no more sessions. Dropped, it closes everything at once.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Server { common, listeners, .. } = self;
-        let limit = connections_max(&common.limits);
-        let mut listeners: Vec<Listener> = listeners.into_iter().map(Listener::new).collect();
+        let limit = common.limits.sessions_max as usize + CONNECTIONS_BEYOND_SESSIONS_MAX;
+        let descriptors = Descriptors::count(limit);
+        let mut listeners: Vec<_> = listeners.into_iter().map(|it| Listener::new(it, descriptors)).collect();
         let mut tasks = JoinSet::new();
         let mut shutdown = pin!(shutdown);
         poll_fn(|cx| {
@@ -199,10 +193,16 @@ impl<S: Storage> Server<S> {
                 let had = tasks.len();
                 for listener in &mut listeners {
                     while tasks.len() < limit.min(had + TURN_ACCEPTS_MAX)
-                        && let Poll::Ready((stream, peer)) = listener.poll_accept(cx, &common.counters)
+                        && let Poll::Ready(accepted) =
+                            listener.poll_accept(cx, || count(&common.counters.0.accept_errors))
                     {
+                        let Accepted { stream, peer, descriptor } = accepted;
                         count(&common.counters.0.accepted);
-                        tasks.spawn(serve(common.clone(), stream, peer));
+                        let served = serve(common.clone(), stream, peer);
+                        tasks.spawn(async move {
+                            let _held = descriptor;
+                            served.await;
+                        });
                     }
                 }
                 // Once more: the end of a new task is heard of only behind its first look.
@@ -219,49 +219,6 @@ impl<S: Storage> Server<S> {
         let drained = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(within + DRAIN_GRACE, drained).await.is_err() {
             tasks.shutdown().await;
-        }
-    }
-}
-
-/// How many connections are taken at once: those that sessions and refusals need, if there are descriptors for them.
-fn connections_max(limits: &ReceiverConfig) -> usize {
-    let wanted = limits.sessions_max as usize + CONNECTIONS_BEYOND_SESSIONS_MAX;
-    let allowed = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| most as usize);
-    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    let left = allowed.saturating_sub(open + DESCRIPTORS_KEPT).max(1);
-    if left < wanted {
-        event!(warn, connections = left, wanted, "RLIMIT_NOFILE allows fewer connections than the configuration");
-    }
-    wanted.min(left)
-}
-
-/// A listener that survives what accepting can answer.
-struct Listener {
-    listener: TcpListener,
-    rests: Option<Pin<Box<Sleep>>>,
-}
-
-impl Listener {
-    fn new(listener: TcpListener) -> Listener {
-        Listener { listener, rests: None }
-    }
-
-    fn poll_accept(&mut self, cx: &mut Context<'_>, counters: &ServerWatch) -> Poll<(TcpStream, SocketAddr)> {
-        loop {
-            if let Some(rests) = &mut self.rests {
-                std::task::ready!(rests.as_mut().poll(cx));
-                self.rests = None;
-            }
-            match std::task::ready!(self.listener.poll_accept(cx)) {
-                Ok(accepted) => return Poll::Ready(accepted),
-                // Of one connection that is gone already.
-                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(_e) => {
-                    event!(warn, error = %_e, "a listener cannot accept and rests");
-                    count(&counters.0.accept_errors);
-                    self.rests = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
-                }
-            }
         }
     }
 }

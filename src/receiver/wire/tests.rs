@@ -17,6 +17,19 @@ fn payload(sequences: Sequences, previous: u64, records: &[(u64, &[u8])]) -> Sen
     payload.finish()
 }
 
+#[test]
+fn a_send_in_parts_is_the_same_frame() {
+    for bytes in [0, 1, 100_000] {
+        let send = payload(Sequences::Dense, 41, &[(42, &vec![7; bytes])]);
+        let (mut whole, mut parts) = (BytesMut::new(), BytesMut::new());
+        let sum = encode_send_head(&send, &mut parts);
+        parts.put_slice(&send.payload);
+        parts.put_slice(&sum);
+        encode(&Message::Send(send), &mut whole);
+        assert_eq!(whole, parts);
+    }
+}
+
 /// Every message of the protocol, under the name its bytes have in `PROTOCOL.md`.
 fn examples() -> Vec<(&'static str, Message)> {
     let reject = Reject { seq: seq(40), reason: RejectReason::Poison, bytes: 9 };

@@ -1,400 +1,13 @@
-//! The sending end: records that are not acknowledged yet, and from where to go on after a reconnect. Pure.
-//!
-//! The transport feeds it messages and sends what [`Outbox::poll_output`] gives. A connection may end at any moment: after
-//! [`Outbox::disconnected`] and [`Outbox::connect`] everything that was not durable is sent again, from where the receiver
-//! says. Records leave the outbox when the watermark the source waits for has passed them.
+//! The outbox on a connection: what is heard, from where to go on, and what is sent next.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
-use super::message::{Ack, Code, Hello, Message, Nack, Reject, Sequences, VERSION, WaitFor, Welcome};
-use super::payload::{PayloadBuilder, header_bytes};
-use crate::types::{Lsn, Secret, Seq, SourceEpoch, SourceId};
-
-/// Who sends, and how.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct OutboxConfig {
-    /// The source's name; may be absent without sequences.
-    pub source: Option<SourceId>,
-    /// Its life; 0: take the next.
-    pub epoch: SourceEpoch,
-    /// The stream's name; empty: the receiver's only one.
-    pub stream: String,
-    /// Proof of the right to send.
-    pub token: Secret,
-    /// How records are numbered.
-    pub sequences: Sequences,
-    /// What counts as done.
-    pub wait_for: WaitFor,
-    /// The highest sequence this source was ever told to be durable, if it has kept that.
-    pub told_durable: Seq,
-    /// Bytes of records held until they are acknowledged. Default 64 MiB.
-    pub held_bytes_max: u64,
-    /// A SEND is at most about this long, if the receiver takes it. Default 256 KiB.
-    pub send_bytes: u64,
-}
-
-impl Default for OutboxConfig {
-    fn default() -> OutboxConfig {
-        OutboxConfig {
-            source: None,
-            epoch: SourceEpoch::ZERO,
-            stream: String::new(),
-            token: Secret::default(),
-            sequences: Sequences::Dense,
-            wait_for: WaitFor::Durable,
-            told_durable: Seq::ZERO,
-            held_bytes_max: 64 << 20,
-            send_bytes: 256 << 10,
-        }
-    }
-}
-
-/// How far the source's records have come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Positions {
-    /// Given to the outbox.
-    pub pushed: Seq,
-    /// In the receiver's memory; may go back with a reconnect.
-    pub received: Seq,
-    /// On the stream's devices.
-    pub durable: Seq,
-    /// In committed batches.
-    pub committed: Seq,
-    /// How far the stream was durable then.
-    pub durable_lsn: Lsn,
-}
-
-impl Positions {
-    /// The position a source that waits for this counts.
-    #[must_use]
-    pub fn of(&self, wait_for: WaitFor) -> Seq {
-        match wait_for {
-            WaitFor::Received => self.received,
-            WaitFor::Durable => self.durable,
-            WaitFor::Committed => self.committed,
-        }
-    }
-}
-
-/// Why the outbox does not take a record, or cannot go on.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OutboxError {
-    /// As much is held as may be; wait for acknowledgments.
-    #[error("{held_bytes} bytes wait for acknowledgments, the limit is {limit_bytes}")]
-    Full {
-        /// What is held.
-        held_bytes: u64,
-        /// `held_bytes_max`.
-        limit_bytes: u64,
-    },
-    /// Sequences must be as agreed.
-    #[error("sequence {seq} does not follow {last}: dense sequences go up by one, sparse ones go up")]
-    Sequence {
-        /// What was given.
-        seq: Seq,
-        /// The last one.
-        last: Seq,
-    },
-    /// The receiver has not said yet where to go on: a record counted from anywhere else could be taken for another.
-    #[error("no WELCOME yet: what the next sequence is, the receiver says")]
-    NotWelcomed,
-    /// The receiver will never take it.
-    #[error("a record of {bytes} bytes; the receiver takes {limit_bytes}")]
-    TooLarge {
-        /// Its length.
-        bytes: u64,
-        /// The receiver's limit.
-        limit_bytes: u64,
-    },
-    /// The receiver has less than this source was told: acknowledged records are lost. Nothing is sent before somebody
-    /// decides.
-    #[error(
-        "the receiver told us that records up to {told} were durable, and now has them up to {durable} only: {text}"
-    )]
-    AckedLoss {
-        /// What we were told.
-        told: Seq,
-        /// What there is.
-        durable: Seq,
-        /// The receiver's words.
-        text: String,
-    },
-    /// The receiver goes on behind records this outbox no longer, or not yet, holds.
-    #[error("the receiver goes on behind {resume}, and the records from there to {first_held} are not held any more")]
-    Missing {
-        /// Where the receiver goes on.
-        resume: Seq,
-        /// The first record that is held.
-        first_held: Seq,
-    },
-    /// The receiver ended the session for a reason that a reconnect does not mend.
-    #[error("the receiver refuses ({code:?}): {text}")]
-    Refused {
-        /// Why.
-        code: Code,
-        /// Where.
-        at: Seq,
-        /// In words.
-        text: String,
-    },
-    /// The receiver does not keep to the protocol.
-    #[error("the receiver does not keep to the protocol: {0}")]
-    Protocol(String),
-}
-
-/// What to do with the connection.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum OutboxOutput {
-    /// Send this.
-    Message(Message),
-    /// Close it and connect again, after this long and perhaps elsewhere.
-    Reconnect {
-        /// How long the receiver asks to wait; the transport's backoff comes on top.
-        after: Duration,
-        /// Where to, if not the same place.
-        address: Option<String>,
-    },
-    /// Everything is said and done.
-    Close,
-}
-
-#[derive(Debug)]
-struct Held {
-    /// Behind which sequence.
-    previous: Seq,
-    seq: Seq,
-    /// `None`: skipped.
-    record: Option<Bytes>,
-}
-
-#[derive(Debug)]
-enum Link {
-    Down,
-    Greeting,
-    Up(Agreed),
-    /// Something was said that only a new connection can mend.
-    Ending(OutboxOutput),
-}
-
-#[derive(Debug)]
-struct Agreed {
-    credit_bytes: u64,
-    sent_bytes: u64,
-    record_bytes_max: u64,
-    frame_bytes_max: u64,
-    frame_records_max: u32,
-    heartbeat: Duration,
-    heard: Instant,
-    pinged: bool,
-    pong: Option<u64>,
-    ping_due: bool,
-    is_bye_said: bool,
-    /// The receiver asked for patience before anything is sent again.
-    patient_until: Option<Instant>,
-    /// Without sequences: the session counts from 0 at this record.
-    base: Seq,
-}
-
-/// The sending end of one source.
-#[derive(Debug)]
-pub struct Outbox {
-    config: OutboxConfig,
-    link: Link,
-    epoch: SourceEpoch,
-    held: VecDeque<Held>,
-    held_bytes: u64,
-    /// How many of `held` this connection has sent.
-    sent: usize,
-    positions: Positions,
-    rejects: Vec<Reject>,
-    rejects_seen: Seq,
-    is_welcomed_once: bool,
-    /// How far the last WELCOME said that this source had come.
-    welcomed_at: Seq,
-    is_closing: bool,
-    /// Done or failed: no connection would change anything.
-    is_over: bool,
-    failed: Option<OutboxError>,
-    resent: u64,
-}
+use super::super::message::{Ack, Code, Hello, Message, Nack, Reject, Sequences, VERSION, WaitFor, Welcome};
+use super::super::payload::{PayloadBuilder, header_bytes};
+use super::{Agreed, Held, Link, Outbox, OutboxError, OutboxOutput, cost};
+use crate::types::{Seq, SourceEpoch};
 
 impl Outbox {
-    /// Nothing sent yet. Records are taken once the first WELCOME has said where to begin.
-    #[must_use]
-    pub fn new(config: OutboxConfig) -> Outbox {
-        Outbox {
-            epoch: config.epoch,
-            positions: Positions { durable: config.told_durable, ..Positions::default() },
-            config,
-            link: Link::Down,
-            held: VecDeque::new(),
-            held_bytes: 0,
-            sent: 0,
-            rejects: Vec::new(),
-            rejects_seen: Seq::ZERO,
-            is_welcomed_once: false,
-            welcomed_at: Seq::ZERO,
-            is_closing: false,
-            is_over: false,
-            failed: None,
-            resent: 0,
-        }
-    }
-
-    /// How far the records have come.
-    #[must_use]
-    pub fn positions(&self) -> Positions {
-        self.positions
-    }
-
-    /// What counts as done.
-    #[must_use]
-    pub fn wait_for(&self) -> WaitFor {
-        self.config.wait_for
-    }
-
-    /// The source's life, once the receiver has said it.
-    #[must_use]
-    pub fn epoch(&self) -> SourceEpoch {
-        self.epoch
-    }
-
-    /// Whether a WELCOME has ever said where to begin.
-    #[must_use]
-    pub fn is_welcomed(&self) -> bool {
-        self.is_welcomed_once
-    }
-
-    /// Whether messages can be sent now.
-    #[must_use]
-    pub fn is_up(&self) -> bool {
-        matches!(self.link, Link::Up(_))
-    }
-
-    /// Bytes of records that are not acknowledged.
-    #[must_use]
-    pub fn held_bytes(&self) -> u64 {
-        self.held_bytes
-    }
-
-    /// Records that were sent more than once.
-    #[must_use]
-    pub fn resent(&self) -> u64 {
-        self.resent
-    }
-
-    /// Why nothing goes on any more.
-    #[must_use]
-    pub fn failure(&self) -> Option<&OutboxError> {
-        self.failed.as_ref()
-    }
-
-    /// Records the receiver keeps as rejects that were not taken yet.
-    #[must_use]
-    pub fn rejects(&self) -> &[Reject] {
-        &self.rejects
-    }
-
-    /// Records the receiver keeps as rejects, told once each. They are not told again once the receiver knows that
-    /// they were seen.
-    pub fn take_rejects(&mut self) -> Vec<Reject> {
-        let rejects = std::mem::take(&mut self.rejects);
-        if let Some(last) = rejects.iter().map(|reject| reject.seq).max() {
-            self.rejects_seen = self.rejects_seen.max(last);
-            if let Link::Up(agreed) = &mut self.link {
-                agreed.ping_due = true;
-            }
-        }
-        rejects
-    }
-
-    // --- records ---------------------------------------------------------------------------------------------------
-
-    /// Takes the next record and returns its sequence (dense, or none: the outbox counts).
-    ///
-    /// # Errors
-    /// See [`OutboxError`]; [`OutboxError::Full`] passes, the others do not.
-    pub fn push(&mut self, record: Bytes) -> Result<Seq, OutboxError> {
-        if !self.is_welcomed_once && self.config.sequences != Sequences::None {
-            return Err(self.failed.clone().unwrap_or(OutboxError::NotWelcomed));
-        }
-        let last = self.positions.pushed;
-        let next = last.checked_add(1).ok_or(OutboxError::Sequence { seq: last, last })?;
-        self.push_at(next, record)
-    }
-
-    /// Takes a record with its sequence.
-    ///
-    /// # Errors
-    /// As [`Outbox::push`].
-    pub fn push_at(&mut self, seq: Seq, record: Bytes) -> Result<Seq, OutboxError> {
-        let step = seq.since(self.positions.pushed);
-        let fits = match self.config.sequences {
-            Sequences::Dense | Sequences::None => step == 1,
-            Sequences::Sparse => step > 0,
-        };
-        if !fits {
-            return Err(OutboxError::Sequence { seq, last: self.positions.pushed });
-        }
-        if let Link::Up(agreed) = &self.link
-            && record.len() as u64 > agreed.record_bytes_max
-        {
-            let (bytes, limit_bytes) = (record.len() as u64, agreed.record_bytes_max);
-            return Err(OutboxError::TooLarge { bytes, limit_bytes });
-        }
-        self.check_room(record.len() as u64)?;
-        // A step that a record cannot carry is told as a SKIP before it.
-        if self.config.sequences == Sequences::Sparse && step > u64::from(u32::MAX) {
-            self.hold(Seq::new(seq.get() - 1), None);
-        }
-        self.hold(seq, Some(record));
-        // The receiver may have it from an earlier life.
-        self.let_go();
-        Ok(seq)
-    }
-
-    /// The sequences up to `to` will never come.
-    ///
-    /// # Errors
-    /// [`OutboxError::Sequence`] without sequences or when records up to there were given already.
-    pub fn skip(&mut self, to: Seq) -> Result<(), OutboxError> {
-        if self.config.sequences == Sequences::None || to <= self.positions.pushed {
-            return Err(OutboxError::Sequence { seq: to, last: self.positions.pushed });
-        }
-        self.check_room(0)?;
-        self.hold(to, None);
-        self.let_go();
-        Ok(())
-    }
-
-    fn check_room(&self, bytes: u64) -> Result<(), OutboxError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
-        let (held_bytes, limit_bytes) = (self.held_bytes, self.config.held_bytes_max);
-        if held_bytes > 0 && held_bytes + cost(bytes) > limit_bytes {
-            return Err(OutboxError::Full { held_bytes, limit_bytes });
-        }
-        Ok(())
-    }
-
-    fn hold(&mut self, seq: Seq, record: Option<Bytes>) {
-        self.held_bytes += cost(record.as_ref().map_or(0, |record| record.len() as u64));
-        self.held.push_back(Held { previous: self.positions.pushed, seq, record });
-        self.positions.pushed = seq;
-    }
-
-    /// Says goodbye once everything is acknowledged.
-    pub fn close(&mut self) {
-        self.is_closing = true;
-    }
-
-    // --- the connection --------------------------------------------------------------------------------------------
-
     /// A connection was made: send [`Outbox::hello`] first.
     pub fn connect(&mut self) {
         self.sent = 0;
@@ -599,7 +212,7 @@ impl Outbox {
     }
 
     /// Records that have come as far as the source waits for are not held any longer.
-    fn let_go(&mut self) {
+    pub(super) fn let_go(&mut self) {
         let done = self.positions.of(self.config.wait_for);
         while self.held.front().is_some_and(|held| held.seq <= done) {
             let held = self.held.pop_front().expect("there is one");
@@ -670,12 +283,17 @@ impl Outbox {
         }
         let limit = self.config.send_bytes.min(agreed.frame_bytes_max).min(credit);
         let mut payload = PayloadBuilder::new(self.config.sequences, own(first.previous));
-        for held in self.held.range(self.sent..) {
-            let Some(record) = &held.record else { break };
-            let is_full = payload.bytes() as u64 + header + record.len() as u64 > limit;
-            if payload.records() > 0 && (is_full || payload.records() == agreed.frame_records_max) {
+        let (mut records, mut bytes) = (0, 0);
+        for record in self.held.range(self.sent..).map_while(|held| held.record.as_ref()) {
+            let longer = bytes + header + record.len() as u64;
+            if records > 0 && (longer > limit || records == agreed.frame_records_max as usize) {
                 break;
             }
+            (records, bytes) = (records + 1, longer);
+        }
+        payload.reserve(bytes as usize);
+        for held in self.held.range(self.sent..).take(records) {
+            let Some(record) = &held.record else { break };
             if payload.push(own(held.seq), record).is_err() {
                 break;
             }
@@ -694,9 +312,4 @@ impl Outbox {
         let silent = agreed.heard + if agreed.pinged { 3 } else { 1 } * agreed.heartbeat;
         Some(agreed.patient_until.map_or(silent, |until| until.min(silent)))
     }
-}
-
-/// What holding a record costs.
-fn cost(bytes: u64) -> u64 {
-    bytes + 64
 }

@@ -1,0 +1,150 @@
+//! What an operator asks for, how sessions end, and who is let in when there is room.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::super::block::RangeKind;
+use super::super::builder::Part;
+use super::super::message::{Code, Nack, WaitFor};
+use super::session::{Farewell, State};
+use super::{Draining, Intake, SessionKey, range_of};
+use crate::types::{Seq, SourceId};
+
+impl Intake {
+    /// Limits how many bytes a second sources may send in all; `None`: what the log takes.
+    pub fn set_rate(&mut self, now: Instant, bytes_per_second: Option<f64>) {
+        self.budget.set_rate(now, bytes_per_second);
+        self.admit(now);
+    }
+
+    /// Tells every session to finish until then, and takes no new ones.
+    pub fn drain(&mut self, now: Instant, within: Duration, text: impl Into<String>) {
+        let text = text.into();
+        self.draining = Some(Draining { until: now + within, text: text.clone() });
+        for key in self.sessions.keys() {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.go_away = Some((Code::Draining, within, text.clone()));
+                self.list(key);
+            }
+        }
+    }
+
+    /// The log failed: what is not acknowledged is unknown, and no session hears anything but that.
+    pub fn fail(&mut self, cause: impl Into<String>) {
+        let cause = cause.into();
+        if self.failed.is_none() {
+            self.failed = Some(cause.clone());
+            for key in self.sessions.keys() {
+                self.refuse(key, Code::Unavailable, Seq::ZERO, cause.clone());
+            }
+        }
+    }
+
+    /// Records that a source is gone for good: it will be refused, never silently taken as new. Durable when
+    /// [`Intake::source`] says so.
+    ///
+    /// # Errors
+    /// The source itself when it never came.
+    pub fn retire(&mut self, id: &SourceId) -> Result<(), SourceId> {
+        let at = self.sources.find(id.as_bytes()).ok_or_else(|| id.clone())?;
+        if let Some(key) = self.attached.remove(&at) {
+            self.refuse(key, Code::Retired, Seq::ZERO, "the source was retired".to_owned());
+        }
+        let source = &mut self.sources[at];
+        source.is_retiring = true;
+        let range = range_of(source, RangeKind::Retired, source.accepted, source.accepted);
+        self.builder.push(Part { range, session: None, charged: 0, credit: 0 }, Bytes::new());
+        Ok(())
+    }
+
+    /// The source has said that nothing more comes; answered when everything is as it wanted.
+    pub(super) fn finish_bye(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let State::Open(peer) = &session.state else { return };
+        if !session.said_bye || session.bye_due {
+            return;
+        }
+        let is_done = match (peer.source.map(|at| &self.sources[at]), peer.wait_for) {
+            (_, WaitFor::Received) => true,
+            (Some(source), WaitFor::Durable) => source.durable >= source.accepted,
+            (Some(source), WaitFor::Committed) => source.committed >= source.accepted,
+            (None, _) => session.durable >= session.received,
+        };
+        if is_done {
+            session.ack_due = true;
+            session.bye_due = true;
+            self.list(key);
+        }
+    }
+
+    /// Ends a session with an error.
+    pub(super) fn refuse(&mut self, key: SessionKey, code: Code, at: Seq, text: String) {
+        let Some(session) = self.sessions.get(key).filter(|session| !matches!(session.state, State::Ending)) else {
+            return;
+        };
+        let expected = session.peer().and_then(|peer| peer.source).map_or(Seq::ZERO, |at| self.sources[at].accepted);
+        self.refuse_expecting(key, code, at, expected, text);
+    }
+
+    pub(super) fn refuse_expecting(&mut self, key: SessionKey, code: Code, at: Seq, expected: Seq, text: String) {
+        if !matches!(code, Code::Draining | Code::Replaced | Code::Timeout) {
+            self.stats.refused += 1;
+        }
+        let retry_after_millis = match code {
+            Code::Unavailable | Code::Draining | Code::TooMany => 1000,
+            _ => 0,
+        };
+        self.end(key, Farewell::Nack(Nack { code, at, expected, retry_after_millis, fatal: true, text }));
+    }
+
+    pub(super) fn end(&mut self, key: SessionKey, farewell: Farewell) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let source = session.peer().and_then(|peer| peer.source);
+        session.become_ending(farewell);
+        session.is_waiting = false;
+        let reserved = std::mem::take(&mut session.reserved);
+        self.budget.release(reserved);
+        self.budget.leave(key);
+        if let Some(source) = source
+            && self.attached.get(&source) == Some(&key)
+        {
+            self.attached.remove(&source);
+        }
+        self.list(key);
+        self.admit_again();
+    }
+
+    /// Puts a session on the list of those that have something to say.
+    pub(super) fn list(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key)
+            && !std::mem::replace(&mut session.is_listed, true)
+        {
+            self.noisy.push(key);
+        }
+    }
+
+    /// As [`Intake::admit`], where time did not pass.
+    pub(super) fn admit_again(&mut self) {
+        if let Some(now) = self.clock {
+            self.admit(now);
+        }
+    }
+
+    /// Lets in those in line for whom there is room.
+    pub(super) fn admit(&mut self, now: Instant) {
+        self.clock = Some(now);
+        while let Some((key, bytes)) = self.budget.admit(now) {
+            match self.sessions.get_mut(key) {
+                Some(session) => {
+                    session.is_waiting = false;
+                    session.reserved += bytes;
+                    session.heard = now;
+                    session.pinged = None;
+                    self.list(key);
+                }
+                None => self.budget.release(bytes),
+            }
+        }
+    }
+}
