@@ -9,6 +9,7 @@
 //! | `local` | the same for engines that have connectors of their own |
 //! | `server` | the same on sockets |
 //! | `client` | a source's end on sockets |
+//! | `inputs` | sources that can be read again: files of a directory, partitions in memory |
 //! | `park` | waiting for a future on a thread |
 //! | `error` | what can go wrong |
 //! | `http` | records over HTTP |
@@ -30,6 +31,8 @@ mod error;
 mod http;
 #[cfg(feature = "http")]
 mod impatient;
+#[cfg(feature = "ledger")]
+mod inputs;
 #[cfg(feature = "http")]
 mod lines;
 mod local;
@@ -54,6 +57,11 @@ pub use client::{Client, ClientConfig, ClientError, ClientStatus, Disconnect, Li
 pub use error::ReceiverError;
 #[cfg(feature = "http")]
 pub use http::{HttpConfig, HttpGateway, HttpWatch, serve_http};
+#[cfg(feature = "ledger")]
+pub use inputs::{
+    BadFiles, DirectoryConfig, DirectoryError, DirectorySource, DirectoryStats, FilesBy, Finished, MemoryPartitions,
+    RecordRule,
+};
 #[cfg(feature = "http")]
 pub use lines::{LineNames, LinesConfig, LinesGateway, LinesStats, LinesWatch};
 pub use local::{LocalSource, Stored};
