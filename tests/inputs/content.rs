@@ -23,7 +23,7 @@ fn a_line_without_an_end_waits() {
     assert_eq!(latest(&bed), (0, 2));
     assert!(bed.take().is_empty());
     bed.append("a", "lf\r\n\n");
-    assert_eq!(latest(&bed), (6, 0));
+    assert_eq!(latest(&bed), (7, 0));
     assert_eq!(bed.take(), ["half\r", ""], "a line is what is between the delimiters");
     assert_eq!(latest(&bed), (0, 0));
 }

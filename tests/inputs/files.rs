@@ -129,12 +129,13 @@ fn patterns_filters_and_depth_choose_what_is_begun() {
     }
     for name in ["a.log", "a.txt", "in/b.log", "in/deep/c.log", "_out/d.log", "no/e.log"] {
         bed.append(name, format!("{name}\n"));
+        tick();
     }
     let filtered = DirectorySource::open(bed.dir.path(), config).unwrap().filtered(|path| !path.starts_with("no"));
     bed.source = filtered;
     let plan = bed.plan();
     let labels: Vec<_> = plan.ranges.iter().map(|range| range.opens.clone().unwrap()).collect();
-    assert_eq!(labels, ["a.log", "in/b.log"], "labels are relative, the order is by birth");
+    assert_eq!(labels, ["a.log", "in/b.log"], "labels are relative, the oldest comes first");
     bed.ledger.allocate(plan);
 }
 
@@ -202,6 +203,7 @@ impl Drop for Removes {
 fn bytes_that_vanish_before_a_batch_has_them_are_counted() {
     let mut bed = Bed::prompt();
     bed.append("never", "12345\n");
+    tick();
     bed.append("half", "1\n2\nrest");
     let plan = bed.try_plan(share(1, 100, 1)).unwrap();
     assert_eq!(plan.ranges[0].opens.as_deref(), Some(&b"never"[..]));
@@ -224,7 +226,7 @@ fn links_and_pipes_are_counted_and_left_alone() {
     fs::write(outside.path().join("x"), "outside\n").unwrap();
     symlink(outside.path().join("x"), bed.path("link")).unwrap();
     symlink(outside.path(), bed.path("dir")).unwrap();
-    rustix_pipe(&bed.path("pipe"));
+    make_pipe(&bed.path("pipe"));
     bed.append("a", "1\n");
     fs::hard_link(bed.path("a"), bed.path("b")).unwrap();
     assert_eq!(bed.take(), ["1"], "hard links are one file");
@@ -238,7 +240,7 @@ fn links_and_pipes_are_counted_and_left_alone() {
     is_lost(bed.read(batch));
 }
 
-fn rustix_pipe(path: &std::path::Path) {
+fn make_pipe(path: &std::path::Path) {
     assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
@@ -293,6 +295,7 @@ fn no_file_starves() {
     let mut bed = Bed::prompt();
     bed.append("big", "x\n".repeat(100));
     for i in 0..5 {
+        tick();
         bed.append(&format!("{i}"), format!("{i}\n"));
     }
     let mut first = Vec::new();
@@ -333,6 +336,7 @@ fn ranges_are_limited_and_the_rest_comes() {
 fn a_plan_that_was_not_written_down_is_made_again() {
     let bed = Bed::prompt();
     bed.append("a", "1\n2\n");
+    tick();
     bed.append("b", "3\n");
     let plan = bed.plan();
     assert_eq!(bed.plan(), plan);

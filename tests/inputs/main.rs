@@ -9,6 +9,7 @@ mod random;
 #[path = "../support/sim/rng.rs"]
 #[allow(dead_code, reason = "shared")]
 mod rng;
+mod scale;
 #[path = "../support/skip.rs"]
 mod skip;
 mod trouble;
