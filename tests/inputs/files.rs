@@ -173,6 +173,43 @@ fn a_restless_directory_does_not_tell_what_is_gone() {
 }
 
 #[test]
+fn a_directory_that_changes_during_the_look_does_not_tell_what_is_gone() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    let mut bed = Bed::prompt();
+    bed.append("a", "1\n");
+    bed.append("b", "1\n");
+    bed.take();
+    bed.remove("a");
+    tick();
+    let (path, changes) = (bed.path("made"), AtomicU32::new(1));
+    let filtered = DirectorySource::open(bed.dir.path(), prompt()).unwrap().filtered(move |_| {
+        // In the middle of the look, once.
+        if changes.swap(0, Ordering::Relaxed) == 1 {
+            fs::write(&path, "").unwrap();
+        }
+        true
+    });
+    bed.source = filtered;
+    assert!(bed.plan().gone.is_empty());
+    assert_eq!(bed.source.stats().restless_looks, 1);
+    tick();
+    assert_eq!(bed.plan().gone.len(), 1);
+}
+
+#[test]
+fn bytes_that_seem_to_vanish_in_a_restless_directory_are_not_counted_yet() {
+    let bed = Bed::prompt();
+    bed.append("a", "half");
+    bed.plan();
+    bed.remove("a");
+    bed.plan();
+    assert_eq!(bed.source.stats().vanished_files, 0, "a rename may have hidden it");
+    tick();
+    bed.plan();
+    assert_eq!(bed.source.stats().vanished_bytes, 4);
+}
+
+#[test]
 fn a_vanished_file_is_kept_as_long_as_configured() {
     let mut bed = Bed::new(DirectoryConfig { gone_after: Duration::from_millis(200), ..prompt() });
     bed.append("a", "1\n");
@@ -342,4 +379,24 @@ fn a_plan_that_was_not_written_down_is_made_again() {
     assert_eq!(bed.plan(), plan);
     let records: Vec<_> = plan.ranges.iter().flat_map(|range| read(&bed.source, range).unwrap()).collect();
     assert_eq!(records, ["1", "2", "3"]);
+}
+
+#[test]
+fn a_backlog_is_not_looked_through_for_every_batch() {
+    let mut bed = Bed::prompt();
+    let files = 2_000;
+    (0..files).for_each(|i| bed.append(&format!("{i}"), "1\n"));
+    let mut taken = 0;
+    for plans in 1.. {
+        let plan = bed.try_plan(share(1_000, 10_000, 40)).unwrap();
+        let has_more = plan.has_more;
+        // Longer than at the look: the next plan must not take the older look's size for a shortened file.
+        taken += plan.ranges.len() as u64;
+        (0..80).for_each(|i| bed.append(&format!("{}", (taken + i) % files), "2\n"));
+        bed.ledger.allocate(plan);
+        if !has_more || taken >= files {
+            assert!(bed.source.stats().looks < plans / 2, "{} looks, {plans} plans", bed.source.stats().looks);
+            break;
+        }
+    }
 }

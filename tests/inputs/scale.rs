@@ -21,6 +21,11 @@ fn many_files() {
     let mut bed = Bed::new(DirectoryConfig { files_max: files, ..prompt() });
     (0..files).for_each(|i| bed.append(&format!("file-{i:09}.log"), "1\n"));
     let before = resident_bytes();
+    let none = bed.try_plan(share(0, 0, 0)).unwrap();
+    println!("{} bytes a file at the first look", resident_bytes().saturating_sub(before) / files);
+    bed.try_plan(share(0, 0, 0)).unwrap();
+    println!("{} bytes a file when a look replaces another", resident_bytes().saturating_sub(before) / files);
+    assert!(none.ranges.len() == 1, "the smallest piece");
     let mut taken = 0;
     loop {
         let begin = Instant::now();

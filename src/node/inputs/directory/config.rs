@@ -38,7 +38,7 @@ pub struct DirectoryConfig {
     /// file and read anew. Default 1 minute.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub gone_after: Duration,
-    /// Files in the directory, also those that are not begun: 1 to 100 million. Each costs about 150 bytes of memory.
+    /// Files in the directory, also those that are not begun: 1 to 100 million. Each costs about 300 bytes of memory.
     /// Default 1 million.
     pub files_max: u64,
 }

@@ -44,7 +44,7 @@ pub enum DirectoryError {
         path: PathBuf,
     },
     /// More files than memory was promised for.
-    #[error("{}: more than {limit} files (files_max): raise it, about 150 bytes of memory each, or remove files", path.display())]
+    #[error("{}: more than {limit} files (files_max): raise it, about 300 bytes of memory each, or remove files", path.display())]
     TooManyFiles {
         /// The directory.
         path: PathBuf,

@@ -38,7 +38,9 @@
 //! 16 looks and ten times `gone_after`. Network file systems that keep attributes in a cache need a
 //! `gone_after` above its time.
 //!
-//! **Cost.** A plan is one pass over the names, one `statx` each, about 150 bytes of memory a file; and one pass over the
+//! **Cost.** A plan is one pass over the names, one `statx` each; after a plan that was cut off
+//! the look is used again, for at most ten times as long as it took. While a look replaces the one before, about 300 bytes of
+//! memory a file, beside what the ledger keeps of it. And one pass over the
 //! content it plans. It holds one record and one piece (1 MiB) of content at a time.
 
 mod config;
@@ -47,11 +49,11 @@ mod file;
 mod read;
 mod records;
 mod scan;
+mod seen;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -59,21 +61,15 @@ use parking_lot::Mutex;
 pub use config::FilesBy;
 pub use config::{BadFiles, DirectoryConfig, Finished, RecordRule};
 pub use error::DirectoryError;
+pub use seen::DirectoryStats;
 
 use self::config::{MARKER_OF_ALL, MARKER_SUFFIX};
 use self::file::{Dir, FileId, Opened, Root, TICK};
 use self::read::Verified;
 use self::records::{Uncut, cut, waiting};
 use self::scan::{Filter, Index, Troubles, join, scan};
-use crate::ledger::{
-    Identity, InputError, Latest, Part, PartKey, Parts, Plan, Range, Replayable, ReplayedRecords, Share,
-};
-
-/// Where a directory is never quiet, so many looks must miss a file before it is gone.
-const GONE_LOOKS_MIN: u32 = 16;
-
-/// And at least this long.
-const GONE_RESTLESS_MIN: Duration = Duration::from_secs(600);
+use self::seen::Memory;
+use crate::ledger::{Identity, InputError, Latest, Parts, Plan, Range, Replayable, ReplayedRecords, Share};
 
 /// A range that is looked for is looked for so often before it is lost: a rename may hide it from one look.
 const LOOKS_MAX: u32 = 3;
@@ -109,50 +105,11 @@ pub struct DirectorySource {
     state: Mutex<Memory>,
 }
 
-/// What makes the next look better. All of it may be lost.
-#[derive(Default)]
-struct Memory {
-    index: Arc<Index>,
-    /// The file the next plan begins with, in the order of age.
-    next: Option<FileId>,
-    /// Files with bytes in no batch: the size that was seen.
-    unread: HashMap<FileId, u64>,
-    /// Files of the ledger that looks did not find: since when, how many looks.
-    missed: HashMap<FileId, (Instant, u32)>,
-    stats: DirectoryStats,
-}
-
-/// What was seen of a directory.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct DirectoryStats {
-    /// Looks at all files so far.
-    pub looks: u64,
-    /// Of these, during how many something changed: they cannot tell what is gone.
-    pub restless_looks: u64,
-    /// Files at the last look, also those that are not begun.
-    pub files: u64,
-    /// Directories at the last look.
-    pub directories: u64,
-    /// Symbolic links at the last look: not followed.
-    pub links: u64,
-    /// Pipes, sockets, devices at the last look.
-    pub others: u64,
-    /// What the last plan skipped for trouble.
-    pub skipped: u64,
-    /// The last trouble that was skipped, of the last plan.
-    pub trouble: Option<String>,
-    /// Files that vanished before all of them was in batches.
-    pub vanished_files: u64,
-    /// The bytes of these that were in no batch: lost to the batches.
-    pub vanished_bytes: u64,
-}
-
 /// A file with bytes in no batch.
 struct Candidate {
     id: FileId,
-    key: PartKey,
-    part: Option<Part>,
+    /// Of a part the ledger knows.
+    allocated: Option<u64>,
     size: u64,
 }
 
@@ -181,14 +138,9 @@ impl DirectorySource {
     }
 
     fn look(&self, dir: &Dir<'_>, troubles: &mut Troubles) -> Result<Arc<Index>, InputError> {
+        let begin = Instant::now();
         let index = Arc::new(scan(dir, &self.config, self.filter.as_ref(), troubles)?);
-        let memory = &mut *self.state.lock();
-        let stats = &mut memory.stats;
-        stats.looks += 1;
-        stats.restless_looks += u64::from(!index.is_quiet);
-        (stats.files, stats.directories) = (index.files.len() as u64, index.directories() as u64);
-        (stats.links, stats.others) = (index.links, index.others);
-        memory.index = Arc::clone(&index);
+        self.state.lock().saw(&index, begin);
         Ok(index)
     }
 
@@ -197,33 +149,34 @@ impl DirectorySource {
         &self,
         index: &Index,
         known: &dyn Parts,
+        is_fresh: bool,
         troubles: &mut Troubles,
     ) -> Result<Vec<Candidate>, InputError> {
         let mut all = Vec::new();
         for (&id, place) in &index.files {
             let size = place.size;
-            let key = id.key(self.root.by());
-            let part = known.get(&key);
-            match part {
+            let allocated = known.get(&id.key(self.root.by())).map(|part| part.allocated);
+            match allocated {
                 None if !place.is_begun || size == 0 => {}
-                Some(part) if size == part.allocated => {}
-                Some(part) if size < part.allocated => {
-                    troubles.meet(self.shortened(&index.path(place), size, &part))?;
+                Some(allocated) if size == allocated => {}
+                // Of an older look: the plan since then saw more of it.
+                Some(allocated) if size < allocated && !is_fresh => {}
+                Some(allocated) if size < allocated => {
+                    troubles.meet(self.shortened(&index.path(place), size, allocated))?;
                 }
-                _ => all.push(Candidate { id, key, part, size }),
+                _ => all.push(Candidate { id, allocated, size }),
             }
         }
         all.sort_unstable_by_key(|candidate| candidate.id);
         Ok(all)
     }
 
-    fn shortened(&self, path: &[u8], size: u64, part: &Part) -> InputError {
+    fn shortened(&self, path: &[u8], size: u64, allocated: u64) -> InputError {
         let what = format!(
-            "the file has been shortened to {size} bytes, of which batches have {}: nobody can tell what of it is new. Copy \
-             it to a new file if it is, and remove it",
-            part.allocated
+            "the file has been shortened to {size} bytes, batches have {allocated} of it: nobody can tell what is new. Copy \
+             that to a new file, and remove this one"
         );
-        InputError::Changed { part: self.name(path), from: size, to: part.allocated, what }
+        InputError::Changed { part: self.name(path), from: size, to: allocated, what }
     }
 
     fn name(&self, path: &[u8]) -> String {
@@ -262,20 +215,20 @@ impl DirectorySource {
         candidate: &Candidate,
         share: &Share,
     ) -> Result<(Option<Range>, bool), InputError> {
-        let Candidate { id, key, part, .. } = candidate;
+        let Candidate { id, allocated, .. } = candidate;
         let path = index.path(&index.files[id]);
-        let from = part.map_or(0, |part| part.allocated);
+        let from = allocated.unwrap_or(0);
         let Some((opened, is_finished)) = self.open_seen(dir, index, *id)? else { return Ok((None, false)) };
-        if let Some(part) = part.filter(|part| opened.size < part.allocated) {
-            return Err(self.shortened(&path, opened.size, &part));
+        if opened.size < from {
+            return Err(self.shortened(&path, opened.size, from));
         }
         let name = self.name(&path);
         let uncut = Uncut { file: &opened.file, name: &name, from, end: opened.size, is_finished };
         let cut = cut(&uncut, self.config.records, self.config.record_bytes_max, share)?;
         let range = (cut.records > 0).then(|| Range {
             input: Default::default(),
-            part: key.clone(),
-            opens: part.is_none().then(|| Bytes::copy_from_slice(&path[..path.len().min(LABEL_BYTES_MAX)])),
+            part: id.key(self.root.by()),
+            opens: allocated.is_none().then(|| Bytes::copy_from_slice(&path[..path.len().min(LABEL_BYTES_MAX)])),
             from,
             to: cut.to,
             digest: cut.digest,
@@ -283,44 +236,6 @@ impl DirectorySource {
             bytes: cut.bytes,
         });
         Ok((range, cut.is_cut))
-    }
-
-    /// Counts what vanished before it was in batches; says what the ledger may forget.
-    fn gone(&self, index: &Index, known: &dyn Parts, candidates: &[Candidate]) -> Vec<PartKey> {
-        let by = self.root.by();
-        let is_proof = index.is_complete && index.is_quiet;
-        let now = Instant::now();
-        let memory = &mut *self.state.lock();
-
-        let mut unread: HashMap<FileId, u64> = candidates.iter().map(|c| (c.id, c.size)).collect();
-        for (id, size) in memory.unread.drain().filter(|(id, _)| !index.files.contains_key(id)) {
-            let left = size - known.get(&id.key(by)).map_or(0, |part| part.allocated.min(size));
-            if left > 0 && is_proof {
-                memory.stats.vanished_files += 1;
-                memory.stats.vanished_bytes += left;
-            } else if left > 0 {
-                unread.insert(id, size);
-            }
-        }
-        memory.unread = unread;
-
-        let mut gone = Vec::new();
-        let mut missed = HashMap::new();
-        known.each(&mut |key, part| {
-            let Some(id) = FileId::of_key(key).filter(|id| !index.files.contains_key(id)) else { return };
-            let (since, looks) = memory.missed.get(&id).copied().unwrap_or((now, 0));
-            let looks = looks.saturating_add(1);
-            missed.insert(id, (since, looks));
-            let time = now - since;
-            let after = self.config.gone_after;
-            let is_worn_out = looks >= GONE_LOOKS_MIN && time >= (after * 10).max(GONE_RESTLESS_MIN);
-            let is_gone = time >= after && (index.is_quiet || is_worn_out);
-            if index.is_complete && is_gone && part.committed == part.allocated {
-                gone.push(key.clone());
-            }
-        });
-        memory.missed = missed;
-        gone
     }
 
     /// The file, wherever it is by now.
@@ -362,8 +277,8 @@ impl Replayable for DirectorySource {
         let mut troubles = Troubles::new(self.config.bad_files);
         let index = self.look(&dir, &mut troubles)?;
         let mut latest = Latest::default();
-        for candidate in self.candidates(&index, known, &mut troubles)? {
-            let from = candidate.part.map_or(0, |part| part.allocated);
+        for candidate in self.candidates(&index, known, true, &mut troubles)? {
+            let from = candidate.allocated.unwrap_or(0);
             let path = || index.path(&index.files[&candidate.id]);
             let (opened, is_finished) = match self.open_seen(&dir, &index, candidate.id) {
                 Ok(Some(found)) => found,
@@ -394,20 +309,26 @@ impl Replayable for DirectorySource {
     fn plan(&self, known: &dyn Parts, mut share: Share) -> Result<Plan, InputError> {
         let dir = self.root.open()?;
         let mut troubles = Troubles::new(self.config.bad_files);
-        let index = self.look(&dir, &mut troubles)?;
-        let mut candidates = self.candidates(&index, known, &mut troubles)?;
-        let gone = self.gone(&index, known, &candidates);
+        let good = self.state.lock().still_good();
+        let is_fresh = good.is_none();
+        let index = good.map_or_else(|| self.look(&dir, &mut troubles), Ok)?;
+        let mut candidates = self.candidates(&index, known, is_fresh, &mut troubles)?;
+        let mut plan = Plan::default();
+        if is_fresh {
+            let (by, after) = (self.root.by(), self.config.gone_after);
+            plan.gone = self.state.lock().gone(&index, known, &candidates, by, after);
+        }
 
         // While its tick lasts, a birth time may be another file's as well.
         let now = SystemTime::now();
-        let new = candidates.iter().filter(|candidate| candidate.part.is_none() && self.root.by() == FilesBy::Birth);
+        let new =
+            candidates.iter().filter(|candidate| candidate.allocated.is_none() && self.root.by() == FilesBy::Birth);
         if let Some(age) = new.filter_map(|candidate| candidate.id.birth.age(now)).min() {
             std::thread::sleep(TICK.saturating_sub(age));
         }
 
         let first = self.state.lock().next.map_or(0, |next| candidates.partition_point(|c| c.id < next));
         candidates.rotate_left(first);
-        let mut plan = Plan { gone, ..Plan::default() };
         let mut next = None;
         for (number, candidate) in candidates.iter().enumerate() {
             if share.is_used_up() && !share.takes_one {

@@ -51,8 +51,7 @@ impl Verified {
             has_failed: false,
         };
         while verified.at < to {
-            verified.held.clear();
-            verified.load()?;
+            verified.load(0)?;
             all.add(&verified.held);
             digests.push(Digest::of(0, &verified.held));
         }
@@ -66,9 +65,8 @@ impl Verified {
         Ok(verified)
     }
 
-    /// The next piece, behind what is held.
-    fn load(&mut self) -> Result<(), InputError> {
-        let before = self.held.len();
+    /// The next piece, behind the first `before` bytes of what is held.
+    fn load(&mut self, before: usize) -> Result<(), InputError> {
         let length = PIECE_BYTES.min((self.to - self.at) as usize);
         self.held.resize(before + length, 0);
         match self.file.read_exact_at(&mut self.held[before..], self.at) {
@@ -99,7 +97,7 @@ impl Verified {
                 return Ok((!bytes.is_empty()).then_some(ReplayedRecord { at: start, bytes }));
             }
             self.searched = self.held.len();
-            self.load()?;
+            self.load(self.searched)?;
             let expected = self.digests.next().expect("a digest for each piece");
             if Digest::of(0, &self.held[self.searched..]) != expected {
                 return Err(self.changed("it was changed while it was read"));
