@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use seawall::ledger::{InputError, Replayable};
-use seawall::node::{DirectoryConfig, Finished, RecordRule};
+use seawall::node::{DirectoryConfig, DirectorySource, Finished, RecordRule};
 
 use crate::bed::{Bed, all, is_changed, prompt, read, share, tick};
 
@@ -77,6 +77,22 @@ fn a_shortened_file_stops_the_plan_and_its_batch() {
     let told = is_changed(bed.try_plan(all()));
     assert!(told.contains("/a, 2..6") && told.contains("shortened"), "{told}");
     is_changed(bed.source.latest(&bed.ledger.known()));
+}
+
+#[test]
+fn a_file_shortened_between_the_look_and_the_plan_is_told_at_once() {
+    let mut bed = Bed::prompt();
+    bed.append("a", "1\n2\n");
+    bed.take();
+    bed.append("a", "3\n");
+    let path = bed.path("a");
+    let source = DirectorySource::open(bed.dir.path(), prompt()).unwrap().filtered(move |_| {
+        // After its size was seen.
+        fs::File::options().write(true).open(&path).unwrap().set_len(2).unwrap();
+        true
+    });
+    bed.source = source;
+    is_changed(bed.try_plan(all()));
 }
 
 #[test]

@@ -196,6 +196,46 @@ fn a_directory_that_changes_during_the_look_does_not_tell_what_is_gone() {
     assert_eq!(bed.plan().gone.len(), 1);
 }
 
+/// A file that is moved from where a look has not been yet to where it has been is not in that look.
+#[test]
+fn a_file_that_a_rename_hides_from_a_look_is_not_lost() {
+    use std::sync::{Arc, Mutex};
+    let config = DirectoryConfig { depth_max: 1, ..prompt() };
+    let mut bed = Bed::new(config.clone());
+    bed.append("x", "1\n");
+    let batch = bed.allocate().unwrap();
+    for dir in ["p", "q", "r"] {
+        fs::create_dir(bed.path(dir)).unwrap();
+        bed.append(&format!("{dir}/trigger"), "");
+    }
+    // The order in which a look comes through.
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&order);
+    let source = DirectorySource::open(bed.dir.path(), config.clone()).unwrap().filtered(move |path| {
+        record
+            .lock()
+            .unwrap()
+            .extend(path.parent().filter(|dir| !dir.as_os_str().is_empty()).map(|dir| dir.to_owned()));
+        true
+    });
+    bed.source = source;
+    bed.plan();
+    let order = order.lock().unwrap().clone();
+    let at = |dir: &std::path::Path| bed.dir.path().join(dir).join("x");
+    let (seen, between, unseen) = (at(&order[0]), order[1].clone(), at(&order[2]));
+    fs::rename(bed.path("x"), &unseen).unwrap();
+    tick();
+    let source = DirectorySource::open(bed.dir.path(), config).unwrap().filtered(move |path| {
+        if path.starts_with(&between) && unseen.exists() {
+            fs::rename(&unseen, &seen).unwrap();
+        }
+        true
+    });
+    bed.source = source;
+    assert_eq!(bed.read(batch).unwrap(), ["1"]);
+    assert_eq!(bed.source.stats().looks, 2, "the first did not see it");
+}
+
 #[test]
 fn bytes_that_seem_to_vanish_in_a_restless_directory_are_not_counted_yet() {
     let bed = Bed::prompt();

@@ -20,7 +20,7 @@
 //! | copied | another file, read again |
 //! | hard links | one file, under its first name |
 //! | symbolic links | never followed, counted: a missing target could not be told from a file that is gone |
-//! | unreadable | an error that names it, or skipped and counted, as [`BadFiles`] says |
+//! | unreadable | an error that names it, or skipped and counted, as [`BadFiles`] says; while a directory below is, nothing is gone |
 //! | a line above `record_bytes_max` | a `Limit` error that names file and position, or skipped; the lines before are taken, nothing is lost |
 //! | the directory itself is another one, not mounted | [`DirectoryError::Replaced`]: nothing is gone because of that |
 //! | a file system mounted below | [`DirectoryError::OtherFileSystem`], or skipped: give it an input of its own |
@@ -34,14 +34,13 @@
 //! another file.
 //!
 //! **Gone.** A rename during a look can hide a file from it, and a part that is forgotten is read again when it reappears. So
-//! a file is gone only by a look during which no directory changed; or, where they always change, after
-//! 16 looks and ten times `gone_after`. Network file systems that keep attributes in a cache need a
-//! `gone_after` above its time.
+//! a file is gone only by a look during which no directory changed; or, where they always change, after 16 looks, ten times
+//! `gone_after` and 10 minutes. Network file systems that keep attributes in a cache need a `gone_after` above its time.
 //!
-//! **Cost.** A plan is one pass over the names, one `statx` each; after a plan that was cut off
-//! the look is used again, for at most ten times as long as it took. While a look replaces the one before, about 300 bytes of
-//! memory a file, beside what the ledger keeps of it. And one pass over the
-//! content it plans. It holds one record and one piece (1 MiB) of content at a time.
+//! **Cost.** A plan is one pass over the names, one `statx` each; after a plan that was cut off the look is used again, for
+//! at most ten times as long as it took. While a look replaces the one before, it takes about 300 bytes of memory a file,
+//! beside what the ledger keeps of it. And one pass over the content it plans: it holds one record and one piece (1 MiB) at a
+//! time. `latest` opens every file with bytes in no batch, to see what waits.
 
 mod config;
 mod error;
@@ -58,8 +57,7 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-pub use config::FilesBy;
-pub use config::{BadFiles, DirectoryConfig, Finished, RecordRule};
+pub use config::{BadFiles, DirectoryConfig, FilesBy, Finished, RecordRule};
 pub use error::DirectoryError;
 pub use seen::DirectoryStats;
 

@@ -121,3 +121,44 @@ impl Memory {
         gone
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::ledger::Part;
+
+    struct One(PartKey);
+
+    impl Parts for One {
+        fn get(&self, _: &PartKey) -> Option<Part> {
+            None
+        }
+        fn each(&self, take: &mut dyn FnMut(&PartKey, &Part)) {
+            take(&self.0, &Part { allocated: 1, digest: 0, committed: 1 });
+        }
+    }
+
+    #[test]
+    fn where_no_look_is_quiet_many_looks_and_much_time_tell_what_is_gone() {
+        let key = PartKey::new(Bytes::from_static(&[2, 1, 0, 0, 0, 0, 0, 0, 0])).unwrap();
+        let id = FileId::of_key(&key).unwrap();
+        assert_eq!(id.key(FilesBy::Inode), key);
+        let index = Index { is_complete: true, ..Index::default() };
+        let long_ago = Instant::now() - GONE_RESTLESS_MIN;
+        let cases = [
+            (long_ago, GONE_LOOKS_MIN, 1, true),
+            (long_ago, GONE_LOOKS_MIN - 1, 1, false),
+            (Instant::now(), 1000, 1, false),
+            (long_ago, 1000, 100, false),
+        ];
+        for (since, looks, gone_after_secs, expected) in cases {
+            let mut memory = Memory::default();
+            memory.missed.insert(id, (since, looks - 1));
+            let after = Duration::from_secs(gone_after_secs);
+            let gone = memory.gone(&index, &One(key.clone()), &[], FilesBy::Inode, after);
+            assert_eq!(!gone.is_empty(), expected, "{looks} looks, {after:?}");
+        }
+    }
+}
