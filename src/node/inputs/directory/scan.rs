@@ -41,6 +41,11 @@ pub(super) struct Place {
 }
 
 impl Index {
+    /// What a look begins with.
+    pub(super) fn untroubled() -> Index {
+        Index { is_complete: true, is_quiet: true, ..Index::default() }
+    }
+
     pub(super) fn directories(&self) -> usize {
         self.dirs.len()
     }
@@ -88,9 +93,7 @@ pub(super) fn scan(
     filter: Option<&Filter>,
     troubles: &mut Troubles,
 ) -> Result<Index, InputError> {
-    let mut scan = Scan { dir, config, filter, index: Index::default(), stamps: Vec::new(), to_do: Vec::new() };
-    scan.index.is_complete = true;
-    scan.index.is_quiet = true;
+    let mut scan = Scan { dir, config, filter, index: Index::untroubled(), stamps: Vec::new(), to_do: Vec::new() };
     scan.to_do.push((Vec::new(), 0));
     while let Some((path, depth)) = scan.to_do.pop() {
         if let Err(e) = scan.enter(&path, depth) {

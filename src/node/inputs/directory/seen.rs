@@ -145,8 +145,8 @@ mod tests {
         let key = PartKey::new(Bytes::from_static(&[2, 1, 0, 0, 0, 0, 0, 0, 0])).unwrap();
         let id = FileId::of_key(&key).unwrap();
         assert_eq!(id.key(FilesBy::Inode), key);
-        let mut index = Index::default();
-        index.is_complete = true;
+        let mut index = Index::untroubled();
+        index.is_quiet = false;
         let long_ago = Instant::now() - GONE_RESTLESS_MIN;
         let cases = [
             (long_ago, GONE_LOOKS_MIN, 1, true),
