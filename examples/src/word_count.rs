@@ -48,6 +48,14 @@ impl Counts {
         self.0.get(word).copied().unwrap_or(0)
     }
 
+    /// All of them, in the order of [`top`]: the most frequent first, then as SQLite sorts, text before other bytes.
+    #[must_use]
+    pub fn top(&self) -> Vec<(&[u8], i64)> {
+        let mut all: Vec<(&[u8], i64)> = self.0.iter().map(|(word, count)| (&word[..], *count)).collect();
+        all.sort_by_key(|(word, count)| (-count, std::str::from_utf8(word).is_err(), *word));
+        all
+    }
+
     /// Adds them to the table, in a transaction that somebody else commits. Answers with the token of the commit.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 //! | `local` | the same for engines that have connectors of their own |
 //! | `server` | the same on sockets |
 //! | `client` | a source's end on sockets |
+//! | `inputs` | sources that can be read again: files of a directory, partitions in memory |
 //! | `sinks` | outputs of batches that this crate brings: files in a directory |
 //! | `park` | waiting for a future on a thread |
 //! | `error` | what can go wrong |
@@ -32,6 +33,8 @@ mod error;
 mod http;
 #[cfg(feature = "http")]
 mod impatient;
+#[cfg(feature = "ledger")]
+mod inputs;
 #[cfg(feature = "ledger")]
 mod ledger;
 #[cfg(feature = "http")]
@@ -63,6 +66,11 @@ pub use client::{Client, ClientConfig, ClientError, ClientStatus, Disconnect, Li
 pub use error::ReceiverError;
 #[cfg(feature = "http")]
 pub use http::{HttpConfig, HttpGateway, HttpWatch, serve_http};
+#[cfg(feature = "ledger")]
+pub use inputs::{
+    BadFiles, DirectoryConfig, DirectoryError, DirectorySource, DirectoryStats, FilesBy, Finished, MemoryPartitions,
+    RecordRule,
+};
 #[cfg(feature = "ledger")]
 pub use ledger::{
     Batch, BatchRecord, BatchRecords, Frames, InputStatus, Ledger, LedgerConfig, LedgerError, LedgerView, Opened,

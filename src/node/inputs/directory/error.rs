@@ -1,0 +1,57 @@
+//! What goes wrong with a directory beyond what goes wrong with every input.
+
+use std::path::PathBuf;
+
+use crate::error::Error;
+use crate::ledger::Identity;
+
+/// Why a directory is refused. Found in [`InputError::Other`](crate::ledger::InputError::Other).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectoryError {
+    /// Another directory is under the path than was opened.
+    #[error(
+        "{}: this is another directory than the one that was opened (found {found}, expected {expected}): is its file \
+         system mounted? Nothing was taken. Mount it, or open what is there now and adopt it in the ledger",
+        path.display()
+    )]
+    Replaced {
+        /// The path.
+        path: PathBuf,
+        /// What was opened.
+        expected: Identity,
+        /// What is there.
+        found: Identity,
+    },
+    /// The file system does not say when a file was made.
+    #[error(
+        "{}: its file system keeps no birth times, so a removed file's inode cannot be told when it is used again: move \
+         the directory, or set files_by to inode where nothing is removed before it is forgotten",
+        path.display()
+    )]
+    NoBirthTime {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A directory below is on another file system.
+    #[error(
+        "{}: another file system is mounted here: when it is not, its files look removed. Give it an input of its own, \
+         or lower depth_max",
+        path.display()
+    )]
+    OtherFileSystem {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// More files than memory was promised for.
+    #[error("{}: more than {limit} files (files_max): raise it, about 300 bytes of memory each, or remove files", path.display())]
+    TooManyFiles {
+        /// The directory.
+        path: PathBuf,
+        /// How many it may hold.
+        limit: u64,
+    },
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] Error),
+}

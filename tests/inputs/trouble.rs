@@ -1,0 +1,174 @@
+//! Files and directories that cannot be taken: told, or skipped and counted, never silently.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use seawall::ledger::{InputError, Replayable};
+use seawall::node::{BadFiles, DirectoryConfig, DirectorySource};
+
+use crate::bed::{Bed, Ledger, all, is_changed, is_directory, prompt, tick};
+use crate::skip::skipped;
+
+fn skipping() -> DirectoryConfig {
+    DirectoryConfig { bad_files: BadFiles::Skip, depth_max: 1, ..prompt() }
+}
+
+/// On a thread that is not root, which may read everything.
+fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let drop_rights = || {
+        let nobody = rustix::process::Uid::from_raw(65534);
+        if rustix::process::geteuid().is_root() {
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        }
+    };
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            drop_rights();
+            work()
+        });
+        thread.join().unwrap()
+    })
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn an_unreadable_file_stops_the_plan() {
+    let bed = Bed::prompt();
+    mode(bed.dir.path(), 0o755);
+    bed.append("a", "1\n");
+    bed.append("b", "2\n");
+    mode(&bed.path("a"), 0);
+    let told = match as_nobody(|| bed.try_plan(all())) {
+        Err(e @ InputError::Io { .. }) => e.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert!(told.contains("opening") && told.contains("/a"), "{told}");
+}
+
+#[test]
+fn an_unreadable_file_is_skipped_counted_and_taken_later() {
+    let mut bed = Bed::new(skipping());
+    mode(bed.dir.path(), 0o755);
+    bed.append("a", "1\n");
+    bed.append("b", "2\n");
+    mode(&bed.path("a"), 0);
+    let plan = as_nobody(|| bed.plan());
+    let batch = bed.ledger.allocate(plan).unwrap();
+    assert_eq!(bed.read(batch).unwrap(), ["2"]);
+    let stats = bed.source.stats();
+    assert_eq!(stats.skipped, 1);
+    assert!(stats.trouble.unwrap().contains("/a"));
+    mode(&bed.path("a"), 0o644);
+    let plan = as_nobody(|| bed.plan());
+    let batch = bed.ledger.allocate(plan).unwrap();
+    assert_eq!(bed.read(batch).unwrap(), ["1"]);
+    assert_eq!((bed.source.stats().skipped, bed.source.stats().trouble), (0, None));
+}
+
+#[test]
+fn files_of_an_unreadable_directory_are_not_gone() {
+    let mut bed = Bed::new(skipping());
+    mode(bed.dir.path(), 0o755);
+    fs::create_dir(bed.path("in")).unwrap();
+    bed.append("in/a", "1\n");
+    assert_eq!(bed.take(), ["1"]);
+    mode(&bed.path("in"), 0);
+    tick();
+    let plan = as_nobody(|| bed.plan());
+    assert!(plan.gone.is_empty());
+    assert_eq!(bed.source.stats().skipped, 1);
+    mode(&bed.path("in"), 0o755);
+    assert!(bed.take().is_empty());
+}
+
+#[test]
+fn shortened_files_and_long_records_are_skipped_and_counted() {
+    let mut bed = Bed::new(DirectoryConfig { record_bytes_max: 4, ..skipping() });
+    bed.append("short", "1\n2\n");
+    assert_eq!(bed.take(), ["1", "2"]);
+    fs::File::options().write(true).open(bed.path("short")).unwrap().set_len(1).unwrap();
+    bed.append("long", "12345\n");
+    bed.append("good", "3\n");
+    assert_eq!(bed.take(), ["3"]);
+    assert_eq!(bed.source.stats().skipped, 2);
+    // Longer again than batches have of it: what is there now is taken, from there on.
+    bed.append("short", "\n2\n4\n");
+    assert_eq!(bed.take(), ["4"]);
+}
+
+#[test]
+fn a_file_system_mounted_below_is_refused() {
+    let (dev, shm) = (Path::new("/dev"), Path::new("/dev/shm"));
+    let device = |path| std::os::unix::fs::MetadataExt::dev(&fs::metadata(path).unwrap());
+    if !shm.is_dir() || device(dev) == device(shm) {
+        skipped("/dev/shm is no mount here");
+        return;
+    }
+    let plan = |config| {
+        let source = DirectorySource::open(dev, DirectoryConfig { names: Some("none".into()), ..config }).unwrap();
+        let ledger = Ledger::new(source.identity().unwrap());
+        let plan = source.plan(&ledger.known(), all());
+        (plan, source.stats())
+    };
+    let told = is_directory(plan(DirectoryConfig { depth_max: 1, ..prompt() }).0);
+    assert!(told.contains("/dev/") && told.contains("an input of its own"), "{told}");
+    let (skipped, stats) = plan(skipping());
+    skipped.unwrap();
+    assert!(stats.skipped > 0 && stats.trouble.is_some());
+    plan(prompt()).0.unwrap();
+}
+
+#[test]
+fn a_file_system_without_birth_times_is_refused() {
+    let sys = Path::new("/sys/kernel");
+    if !sys.join("uevent_seqnum").exists() || fs::metadata(sys.join("uevent_seqnum")).unwrap().created().is_ok() {
+        skipped("no file system without birth times at hand");
+        return;
+    }
+    for bad_files in [BadFiles::Stop, BadFiles::Skip] {
+        let source = DirectorySource::open(sys, DirectoryConfig { bad_files, ..prompt() }).unwrap();
+        let ledger = Ledger::new(source.identity().unwrap());
+        let told = is_directory(source.plan(&ledger.known(), all()));
+        assert!(told.contains("files_by"), "{told}");
+    }
+}
+
+#[test]
+fn more_files_than_memory_was_promised_for_are_refused() {
+    for bad_files in [BadFiles::Stop, BadFiles::Skip] {
+        let bed = Bed::new(DirectoryConfig { files_max: 2, bad_files, ..prompt() });
+        bed.append("a", "1\n");
+        bed.append("b", "1\n");
+        bed.plan();
+        bed.append("c", "1\n");
+        let told = is_directory(bed.try_plan(all()));
+        assert!(told.contains("files_max"), "{told}");
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = DirectoryConfig { files_max: 0, ..prompt() };
+    let told = is_directory(DirectorySource::open(dir.path(), config));
+    assert!(told.contains("files_max"), "{told}");
+    let missing = DirectorySource::open(dir.path().join("no"), prompt());
+    assert!(matches!(missing.map(drop), Err(InputError::Io { op: "opening", .. })));
+}
+
+#[test]
+fn a_key_of_something_else_is_lost_not_guessed() {
+    let mut bed = Bed::prompt();
+    bed.append("a", "1\n");
+    let batch = bed.allocate().unwrap();
+    let mut range = bed.ledger.ranges(batch)[0].clone();
+    range.part = seawall::ledger::PartKey::new(&b"other"[..]).unwrap();
+    assert!(matches!(bed.source.read(&range).map(drop), Err(InputError::Lost { .. })));
+    range = bed.ledger.ranges(batch)[0].clone();
+    range.digest ^= 1;
+    is_changed(bed.source.read(&range));
+}
