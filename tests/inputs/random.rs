@@ -144,12 +144,15 @@ impl History {
 
     /// Everything written of it is in committed batches.
     fn is_settled(&self, name: &str) -> bool {
-        let inode = fs::metadata(self.bed.path(name)).unwrap();
+        let file = fs::metadata(self.bed.path(name)).unwrap();
+        // The inode may have been another file's, of which the ledger still knows: the birth tells them apart.
+        let born = file.created().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let [inode, secs] = [file.ino(), born.as_secs()].map(u64::to_le_bytes);
+        let ours = [&inode[..], &secs, &born.subsec_nanos().to_le_bytes()].concat();
         let known = self.bed.ledger.known();
-        let mut settled = inode.size() == 0;
+        let mut settled = file.size() == 0;
         seawall::ledger::Parts::each(&known, &mut |key, part| {
-            let of = u64::from_le_bytes(key.as_bytes()[1..9].try_into().unwrap());
-            settled |= of == inode.ino() && part.committed == inode.size();
+            settled |= key.as_bytes()[1..] == ours && part.committed == file.size();
         });
         settled && !self.files[name].half
     }
