@@ -68,8 +68,8 @@ pub use error::ReceiverError;
 pub use http::{HttpConfig, HttpGateway, HttpWatch, serve_http};
 #[cfg(feature = "ledger")]
 pub use inputs::{
-    BadFiles, DirectoryConfig, DirectoryError, DirectorySource, DirectoryStats, FilesBy, Finished, MemoryPartitions,
-    RecordRule,
+    BadFiles, DirectoryError, DirectorySource, DirectorySourceConfig, DirectoryStats, FilesBy, Finished,
+    MemoryPartitions, RecordRule,
 };
 #[cfg(feature = "ledger")]
 pub use ledger::{
@@ -85,6 +85,6 @@ pub use replay::Replayed;
 pub use server::{Server, ServerConfig, ServerError, ServerStats, ServerWatch};
 pub use session::Session;
 #[cfg(feature = "ledger")]
-pub use sinks::{DirectoryConfig, DirectorySink, OnRerun, OutputFile, OutputSum, Outputs, OutputsAfter, Writing};
+pub use sinks::{DirectorySink, DirectorySinkConfig, OnRerun, OutputFile, OutputSum, Outputs, OutputsAfter, Writing};
 #[cfg(any(feature = "http", feature = "net"))]
 pub use tokens::TokenRule;

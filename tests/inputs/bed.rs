@@ -10,7 +10,7 @@ use seawall::ledger::{
     BatchLimits, Envelope, Event, Identity, InputError, InputKind, Part, PartKey, Parts, Plan, Range, Replayable,
     Share, State,
 };
-use seawall::node::{DirectoryConfig, DirectoryError, DirectorySource};
+use seawall::node::{DirectoryError, DirectorySource, DirectorySourceConfig};
 use seawall::{Ballot, BatchId, InputId, LedgerId};
 use tempfile::TempDir;
 
@@ -97,7 +97,7 @@ pub struct Bed {
 }
 
 impl Bed {
-    pub fn new(config: DirectoryConfig) -> Bed {
+    pub fn new(config: DirectorySourceConfig) -> Bed {
         let dir = tempfile::tempdir().unwrap();
         let source = DirectorySource::open(dir.path(), config).unwrap();
         let ledger = Ledger::new(source.identity().unwrap());
@@ -134,7 +134,7 @@ impl Bed {
     }
 
     /// A process that begins anew knows what the ledger knows.
-    pub fn restart(&mut self, config: DirectoryConfig) {
+    pub fn restart(&mut self, config: DirectorySourceConfig) {
         self.source = DirectorySource::open(self.dir.path(), config).unwrap();
         assert_eq!(
             self.source.identity().unwrap(),
@@ -180,8 +180,8 @@ pub fn append(path: &Path, bytes: &[u8]) {
     OpenOptions::new().create(true).append(true).open(path).unwrap().write_all(bytes).unwrap();
 }
 
-pub fn prompt() -> DirectoryConfig {
-    DirectoryConfig { gone_after: Duration::ZERO, ..DirectoryConfig::default() }
+pub fn prompt() -> DirectorySourceConfig {
+    DirectorySourceConfig { gone_after: Duration::ZERO, ..DirectorySourceConfig::default() }
 }
 
 pub fn all() -> Share {

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use seawall::ledger::{InputError, Replayable};
-use seawall::node::{DirectoryConfig, DirectorySource, Finished, RecordRule};
+use seawall::node::{DirectorySource, DirectorySourceConfig, Finished, RecordRule};
 
 use crate::bed::{Bed, all, is_changed, prompt, read, share, tick};
 
@@ -31,7 +31,7 @@ fn a_line_without_an_end_waits() {
 #[test]
 fn a_line_without_an_end_ends_with_an_unchanged_file() {
     let time = Duration::from_millis(150);
-    let mut bed = Bed::new(DirectoryConfig { finished: Finished::UnchangedFor(time), ..prompt() });
+    let mut bed = Bed::new(DirectorySourceConfig { finished: Finished::UnchangedFor(time), ..prompt() });
     bed.append("a", "1\nrest");
     // A writer can set this one.
     let file = fs::File::options().append(true).open(bed.path("a")).unwrap();
@@ -47,7 +47,7 @@ fn a_line_without_an_end_ends_with_an_unchanged_file() {
 
 #[test]
 fn a_line_without_an_end_ends_with_a_marker() {
-    let config = DirectoryConfig { finished: Finished::Marker, depth_max: 1, ..prompt() };
+    let config = DirectorySourceConfig { finished: Finished::Marker, depth_max: 1, ..prompt() };
     let mut bed = Bed::new(config);
     fs::create_dir(bed.path("day")).unwrap();
     bed.append("old.done", "");
@@ -147,7 +147,7 @@ fn other_records_of_the_same_bytes_are_another_content() {
     bed.append("a", "1;2\n3;4\n");
     let batch = bed.allocate().unwrap();
     let records = RecordRule::Lines { delimiter: b';' };
-    bed.restart(DirectoryConfig { records, ..prompt() });
+    bed.restart(DirectorySourceConfig { records, ..prompt() });
     is_changed(bed.read(batch));
     bed.restart(prompt());
     assert_eq!(bed.read(batch).unwrap(), ["1;2", "3;4"]);
@@ -155,7 +155,7 @@ fn other_records_of_the_same_bytes_are_another_content() {
 
 #[test]
 fn delimiters_can_be_chosen() {
-    let mut bed = Bed::new(DirectoryConfig { records: RecordRule::Lines { delimiter: 0 }, ..prompt() });
+    let mut bed = Bed::new(DirectorySourceConfig { records: RecordRule::Lines { delimiter: 0 }, ..prompt() });
     bed.append("a", "1\n\0two\0x");
     assert_eq!(bed.take(), ["1\n", "two"]);
 }
@@ -163,7 +163,7 @@ fn delimiters_can_be_chosen() {
 #[test]
 fn records_of_fixed_length() {
     let (records, finished) = (RecordRule::Fixed { bytes: 4 }, Finished::Marker);
-    let mut bed = Bed::new(DirectoryConfig { records, finished, ..prompt() });
+    let mut bed = Bed::new(DirectorySourceConfig { records, finished, ..prompt() });
     bed.append("a", "aaaabbbbcc");
     assert_eq!(latest(&bed), (8, 2));
     assert_eq!(bed.take(), ["aaaa", "bbbb"]);
@@ -176,7 +176,7 @@ fn records_of_fixed_length() {
 #[test]
 fn whole_files_as_records() {
     let (records, finished) = (RecordRule::Whole, Finished::Marker);
-    let mut bed = Bed::new(DirectoryConfig { records, finished, record_bytes_max: 10, ..prompt() });
+    let mut bed = Bed::new(DirectorySourceConfig { records, finished, record_bytes_max: 10, ..prompt() });
     bed.append("a", "one\ntwo");
     bed.append("empty", "");
     bed.append("empty.done", "");
@@ -193,7 +193,7 @@ fn whole_files_as_records() {
 #[test]
 fn a_record_above_the_limit_is_told_and_nothing_is_lost() {
     for line in ["12345\n", "12345"] {
-        let config = DirectoryConfig { record_bytes_max: 4, ..prompt() };
+        let config = DirectorySourceConfig { record_bytes_max: 4, ..prompt() };
         let mut bed = Bed::new(config.clone());
         bed.append("a", "1\n1234\n");
         bed.append("a", line);
@@ -205,7 +205,7 @@ fn a_record_above_the_limit_is_told_and_nothing_is_lost() {
             }
             other => panic!("{other:?}"),
         }
-        bed.restart(DirectoryConfig { record_bytes_max: 5, ..config });
+        bed.restart(DirectorySourceConfig { record_bytes_max: 5, ..config });
         bed.append("a", "\n");
         assert_eq!(bed.take()[0], "12345");
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, SystemTime};
 
-use seawall::node::{DirectoryConfig, DirectorySource, FilesBy};
+use seawall::node::{DirectorySource, DirectorySourceConfig, FilesBy};
 
 use crate::bed::{Bed, Ledger, all, is_directory, is_lost, prompt, read, share, tick};
 
@@ -22,7 +22,7 @@ fn a_late_file_with_an_old_time_is_taken() {
 
 #[test]
 fn a_renamed_file_is_the_same_file() {
-    let mut bed = Bed::new(DirectoryConfig { names: Some("*.log".into()), depth_max: 1, ..prompt() });
+    let mut bed = Bed::new(DirectorySourceConfig { names: Some("*.log".into()), depth_max: 1, ..prompt() });
     fs::create_dir(bed.path("old")).unwrap();
     bed.append("a.log", "1\n2\n");
     let batch = bed.allocate().unwrap();
@@ -40,9 +40,9 @@ fn a_renamed_file_is_the_same_file() {
     assert!(bed.plan().gone.is_empty());
     // After a restart as well, when nothing but the ledger knows the names.
     bed.append(".b", "5\n");
-    bed.restart(DirectoryConfig { names: Some("*.log".into()), depth_max: 1, ..prompt() });
+    bed.restart(DirectorySourceConfig { names: Some("*.log".into()), depth_max: 1, ..prompt() });
     let batch = bed.allocate().unwrap();
-    bed.restart(DirectoryConfig { names: Some("*.log".into()), depth_max: 1, ..prompt() });
+    bed.restart(DirectorySourceConfig { names: Some("*.log".into()), depth_max: 1, ..prompt() });
     bed.rename(".b", "old/c");
     assert_eq!(bed.read(batch).unwrap(), ["5"]);
 }
@@ -124,7 +124,7 @@ fn names_that_are_ignored_wait_for_their_rename() {
 
 #[test]
 fn patterns_filters_and_depth_choose_what_is_begun() {
-    let config = DirectoryConfig { names: Some("*.log".into()), depth_max: 1, ..prompt() };
+    let config = DirectorySourceConfig { names: Some("*.log".into()), depth_max: 1, ..prompt() };
     let mut bed = Bed::new(config.clone());
     for dir in ["in", "in/deep", "_out", "no"] {
         fs::create_dir(bed.path(dir)).unwrap();
@@ -202,7 +202,7 @@ fn a_directory_that_changes_during_the_look_does_not_tell_what_is_gone() {
 #[test]
 fn a_file_that_a_rename_hides_from_a_look_is_not_lost() {
     use std::sync::{Arc, Mutex};
-    let config = DirectoryConfig { depth_max: 1, ..prompt() };
+    let config = DirectorySourceConfig { depth_max: 1, ..prompt() };
     let mut bed = Bed::new(config.clone());
     bed.append("x", "1\n");
     let batch = bed.allocate().unwrap();
@@ -253,7 +253,7 @@ fn bytes_that_seem_to_vanish_in_a_restless_directory_are_not_counted_yet() {
 
 #[test]
 fn a_vanished_file_is_kept_as_long_as_configured() {
-    let mut bed = Bed::new(DirectoryConfig { gone_after: Duration::from_millis(200), ..prompt() });
+    let mut bed = Bed::new(DirectorySourceConfig { gone_after: Duration::from_millis(200), ..prompt() });
     bed.append("a", "1\n");
     bed.take();
     bed.rename("a", "../seawall-away");
@@ -355,7 +355,7 @@ fn another_directory_under_the_path_is_refused() {
 
 #[test]
 fn the_way_files_are_recognized_is_part_of_the_identity() {
-    let mut bed = Bed::new(DirectoryConfig { files_by: FilesBy::Inode, ..prompt() });
+    let mut bed = Bed::new(DirectorySourceConfig { files_by: FilesBy::Inode, ..prompt() });
     bed.append("a", "1\n");
     bed.append("b", "2\n");
     let mut taken = bed.take();

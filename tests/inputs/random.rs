@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use seawall::BatchId;
 use seawall::ledger::Replayable;
-use seawall::node::{DirectoryConfig, Finished};
+use seawall::node::{DirectorySourceConfig, Finished};
 
 use crate::bed::{Bed, prompt, share, tick};
 use crate::rng::Rng;
@@ -25,8 +25,8 @@ struct Writer {
     finished: bool,
 }
 
-fn config() -> DirectoryConfig {
-    DirectoryConfig { finished: Finished::Marker, depth_max: 1, names: Some("*.log".into()), ..prompt() }
+fn config() -> DirectorySourceConfig {
+    DirectorySourceConfig { finished: Finished::Marker, depth_max: 1, names: Some("*.log".into()), ..prompt() }
 }
 
 struct History {

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use seawall::ledger::Replayable;
-use seawall::node::DirectoryConfig;
+use seawall::node::DirectorySourceConfig;
 
 use crate::bed::{Bed, prompt, share};
 
@@ -18,7 +18,7 @@ fn resident_bytes() -> u64 {
 #[ignore = "numbers, not a verdict"]
 fn many_files() {
     let files = std::env::var("SEAWALL_FILES").map_or(100_000, |n| n.parse().unwrap());
-    let mut bed = Bed::new(DirectoryConfig { files_max: files, ..prompt() });
+    let mut bed = Bed::new(DirectorySourceConfig { files_max: files, ..prompt() });
     (0..files).for_each(|i| bed.append(&format!("file-{i:09}.log"), "1\n"));
     let before = resident_bytes();
     let none = bed.try_plan(share(0, 0, 0)).unwrap();

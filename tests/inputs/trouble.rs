@@ -5,13 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use seawall::ledger::{InputError, Replayable};
-use seawall::node::{BadFiles, DirectoryConfig, DirectorySource};
+use seawall::node::{BadFiles, DirectorySource, DirectorySourceConfig};
 
 use crate::bed::{Bed, Ledger, all, is_changed, is_directory, prompt, tick};
 use crate::skip::skipped;
 
-fn skipping() -> DirectoryConfig {
-    DirectoryConfig { bad_files: BadFiles::Skip, depth_max: 1, ..prompt() }
+fn skipping() -> DirectorySourceConfig {
+    DirectorySourceConfig { bad_files: BadFiles::Skip, depth_max: 1, ..prompt() }
 }
 
 /// On a thread that is not root, which may read everything.
@@ -87,7 +87,7 @@ fn files_of_an_unreadable_directory_are_not_gone() {
 
 #[test]
 fn shortened_files_and_long_records_are_skipped_and_counted() {
-    let mut bed = Bed::new(DirectoryConfig { record_bytes_max: 4, ..skipping() });
+    let mut bed = Bed::new(DirectorySourceConfig { record_bytes_max: 4, ..skipping() });
     bed.append("short", "1\n2\n");
     assert_eq!(bed.take(), ["1", "2"]);
     fs::File::options().write(true).open(bed.path("short")).unwrap().set_len(1).unwrap();
@@ -109,12 +109,13 @@ fn a_file_system_mounted_below_is_refused() {
         return;
     }
     let plan = |config| {
-        let source = DirectorySource::open(dev, DirectoryConfig { names: Some("none".into()), ..config }).unwrap();
+        let source =
+            DirectorySource::open(dev, DirectorySourceConfig { names: Some("none".into()), ..config }).unwrap();
         let ledger = Ledger::new(source.identity().unwrap());
         let plan = source.plan(&ledger.known(), all());
         (plan, source.stats())
     };
-    let told = is_directory(plan(DirectoryConfig { depth_max: 1, ..prompt() }).0);
+    let told = is_directory(plan(DirectorySourceConfig { depth_max: 1, ..prompt() }).0);
     assert!(told.contains("/dev/") && told.contains("an input of its own"), "{told}");
     let (skipped, stats) = plan(skipping());
     skipped.unwrap();
@@ -130,7 +131,7 @@ fn a_file_system_without_birth_times_is_refused() {
         return;
     }
     for bad_files in [BadFiles::Stop, BadFiles::Skip] {
-        let source = DirectorySource::open(sys, DirectoryConfig { bad_files, ..prompt() }).unwrap();
+        let source = DirectorySource::open(sys, DirectorySourceConfig { bad_files, ..prompt() }).unwrap();
         let ledger = Ledger::new(source.identity().unwrap());
         let told = is_directory(source.plan(&ledger.known(), all()));
         assert!(told.contains("files_by"), "{told}");
@@ -140,7 +141,7 @@ fn a_file_system_without_birth_times_is_refused() {
 #[test]
 fn more_files_than_memory_was_promised_for_are_refused() {
     for bad_files in [BadFiles::Stop, BadFiles::Skip] {
-        let bed = Bed::new(DirectoryConfig { files_max: 2, bad_files, ..prompt() });
+        let bed = Bed::new(DirectorySourceConfig { files_max: 2, bad_files, ..prompt() });
         bed.append("a", "1\n");
         bed.append("b", "1\n");
         bed.plan();
@@ -153,7 +154,7 @@ fn more_files_than_memory_was_promised_for_are_refused() {
 #[test]
 fn a_configuration_that_cannot_be_used_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let config = DirectoryConfig { files_max: 0, ..prompt() };
+    let config = DirectorySourceConfig { files_max: 0, ..prompt() };
     let told = is_directory(DirectorySource::open(dir.path(), config));
     assert!(told.contains("files_max"), "{told}");
     let missing = DirectorySource::open(dir.path().join("no"), prompt());

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use seawall::ledger::{BatchKey, Sink, SinkError, SinkKind, Stored};
-use seawall::node::{DirectoryConfig, DirectorySink, OnRerun, OutputSum, Outputs, Writing};
+use seawall::node::{DirectorySink, DirectorySinkConfig, OnRerun, OutputSum, Outputs, Writing};
 use seawall::{BatchId, LedgerId};
 
 const OURS: LedgerId = LedgerId::new(0xa);
@@ -29,7 +29,7 @@ fn open(dir: &Path) -> DirectorySink {
 }
 
 fn open_with(dir: &Path, on_rerun: OnRerun) -> DirectorySink {
-    let config = DirectoryConfig { on_rerun, ..DirectoryConfig::default() };
+    let config = DirectorySinkConfig { on_rerun, ..DirectorySinkConfig::default() };
     let mut sink = DirectorySink::open(dir, config).expect("the directory opens");
     sink.claim(OURS, false).expect("the directory is ours");
     sink
@@ -187,7 +187,7 @@ fn what_a_sink_that_died_has_left_is_taken_up() {
     // While the first claim was being written.
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("_ledger.tmp"), b"seawall outp").unwrap();
-    let mut sink = DirectorySink::open(dir.path(), DirectoryConfig::default()).unwrap();
+    let mut sink = DirectorySink::open(dir.path(), DirectorySinkConfig::default()).unwrap();
     assert_eq!(sink.ledger(), None);
     assert_eq!(files(dir.path()), [""; 0]);
     assert!(matches!(sink.store(key(1), b"one"), Err(SinkError::Unclaimed { .. })));
@@ -248,7 +248,7 @@ fn a_batch_both_stored_and_fenced_is_damage() {
 #[test]
 fn nobodys_directory_takes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let mut sink = DirectorySink::open(dir.path(), DirectoryConfig::default()).unwrap();
+    let mut sink = DirectorySink::open(dir.path(), DirectorySinkConfig::default()).unwrap();
     assert!(matches!(sink.store(key(1), b"one"), Err(SinkError::Unclaimed { .. })));
     assert!(matches!(sink.fence(key(1)), Err(SinkError::Unclaimed { .. })));
     assert!(matches!(Outputs::open(dir.path()), Err(SinkError::Unclaimed { .. })));
@@ -262,7 +262,7 @@ fn another_ledgers_directory_is_refused_until_it_is_adopted() {
     sink.fence(key(2)).unwrap();
     drop(sink);
 
-    let mut sink = DirectorySink::open(dir.path(), DirectoryConfig::default()).unwrap();
+    let mut sink = DirectorySink::open(dir.path(), DirectorySinkConfig::default()).unwrap();
     let refused =
         |error| matches!(error, SinkError::OtherLedger { holds, ledger, .. } if (holds, ledger) == (OURS, THEIRS));
     assert!(refused(sink.claim(THEIRS, false).unwrap_err()));
@@ -283,7 +283,7 @@ fn another_ledgers_directory_is_refused_until_it_is_adopted() {
     assert_eq!((old.len(), std::fs::read(&old[0].path).unwrap()), (1, b"old".to_vec()));
 
     // Given back, the old ledger finds what it stored and what it fenced.
-    let mut sink = DirectorySink::open(dir.path(), DirectoryConfig::default()).unwrap();
+    let mut sink = DirectorySink::open(dir.path(), DirectorySinkConfig::default()).unwrap();
     sink.claim(OURS, true).unwrap();
     assert!(!is_new(&sink.store(key(1), b"old").unwrap()));
     assert!(matches!(sink.store(key(2), b"old"), Err(SinkError::Fenced { .. })));
@@ -295,7 +295,7 @@ fn a_directory_that_lost_its_owner_is_still_not_anybodys() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).store(key(1), b"one").unwrap();
     std::fs::remove_file(dir.path().join("_ledger")).unwrap();
-    let mut sink = DirectorySink::open(dir.path(), DirectoryConfig::default()).unwrap();
+    let mut sink = DirectorySink::open(dir.path(), DirectorySinkConfig::default()).unwrap();
     assert!(matches!(sink.claim(THEIRS, false), Err(SinkError::OtherLedger { holds: OURS, .. })));
     sink.claim(OURS, false).unwrap();
     assert!(!is_new(&sink.store(key(1), b"one").unwrap()));
@@ -309,13 +309,13 @@ fn an_owner_that_cannot_be_read_is_damage() {
     let bytes = std::fs::read(&path).unwrap();
     for bad in [&bytes[..bytes.len() - 1], b"", &[b'x'; 100_000]] {
         std::fs::write(&path, bad).unwrap();
-        let error = DirectorySink::open(dir.path(), DirectoryConfig::default()).unwrap_err();
+        let error = DirectorySink::open(dir.path(), DirectorySinkConfig::default()).unwrap_err();
         assert!(matches!(&error, SinkError::Damaged { what } if what.contains("_ledger")), "{error}");
         assert!(matches!(Outputs::open(dir.path()), Err(SinkError::Damaged { .. })));
     }
     // What the error says to do.
     std::fs::remove_file(&path).unwrap();
-    let mut sink = DirectorySink::open(dir.path(), DirectoryConfig::default()).unwrap();
+    let mut sink = DirectorySink::open(dir.path(), DirectorySinkConfig::default()).unwrap();
     sink.claim(OURS, true).unwrap();
     assert!(!is_new(&sink.store(key(1), b"one").unwrap()));
 }
@@ -324,7 +324,7 @@ fn an_owner_that_cannot_be_read_is_damage() {
 fn a_second_sink_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());
-    let second = DirectorySink::open(dir.path(), DirectoryConfig::default()).unwrap_err();
+    let second = DirectorySink::open(dir.path(), DirectorySinkConfig::default()).unwrap_err();
     let us = std::process::id();
     assert!(matches!(second, SinkError::InUse { pid, .. } if pid == Some(us)), "{second}");
     assert!(second.to_string().contains(&format!("in use by process {us}")), "{second}");
@@ -339,7 +339,7 @@ fn a_second_sink_touches_nothing() {
     let mut first = open(dir.path());
     let stored = first.store_with(key(1), |out| {
         out.write_all(b"one")?;
-        assert!(DirectorySink::open(dir.path(), DirectoryConfig::default()).is_err());
+        assert!(DirectorySink::open(dir.path(), DirectorySinkConfig::default()).is_err());
         Ok(())
     });
     assert!(is_new(&stored.unwrap()));
@@ -349,20 +349,23 @@ fn a_second_sink_touches_nothing() {
 fn configurations_that_would_hide_outputs_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).store(key(1), b"one").unwrap();
-    let open = |dir: &Path, config: DirectoryConfig| match DirectorySink::open(dir, config) {
+    let open = |dir: &Path, config: DirectorySinkConfig| match DirectorySink::open(dir, config) {
         Err(SinkError::Config { field, .. }) => field,
         other => panic!("{other:?}"),
     };
-    let csv = DirectoryConfig { extension: "csv".into(), ..DirectoryConfig::default() };
+    let csv = DirectorySinkConfig { extension: "csv".into(), ..DirectorySinkConfig::default() };
     assert_eq!(open(dir.path(), csv), "extension");
     let missing = dir.path().join("missing");
     let refused = |config| open(&missing, config);
     for extension in ["", "../out", "a/b"] {
-        let config = DirectoryConfig { extension: extension.into(), ..DirectoryConfig::default() };
+        let config = DirectorySinkConfig { extension: extension.into(), ..DirectorySinkConfig::default() };
         assert_eq!(refused(config), "extension", "{extension}");
     }
     for write_buffer_bytes in [0, u64::MAX] {
-        assert_eq!(refused(DirectoryConfig { write_buffer_bytes, ..DirectoryConfig::default() }), "write_buffer_bytes");
+        assert_eq!(
+            refused(DirectorySinkConfig { write_buffer_bytes, ..DirectorySinkConfig::default() }),
+            "write_buffer_bytes"
+        );
     }
     assert_eq!(files(dir.path()).len(), 1, "nothing was made");
 }
@@ -387,7 +390,7 @@ fn a_missing_directory_is_made() {
     assert_eq!(files(&below).len(), 1);
     let file = dir.path().join("file");
     std::fs::write(&file, b"").unwrap();
-    assert!(matches!(DirectorySink::open(&file, DirectoryConfig::default()), Err(SinkError::Io { .. })));
+    assert!(matches!(DirectorySink::open(&file, DirectorySinkConfig::default()), Err(SinkError::Io { .. })));
 }
 
 // --- readers -------------------------------------------------------------------------------------------------------

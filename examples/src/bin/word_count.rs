@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use seawall::ledger::BatchLimits;
 use seawall::node::{
-    Batch, DirectoryConfig, DirectorySource, Ledger, LedgerConfig, Receiver, Server, ServerConfig,
+    Batch, DirectorySource, DirectorySourceConfig, Ledger, LedgerConfig, Receiver, Server, ServerConfig,
 };
 use seawall::receiver::{PidConfig, ReceiverConfig};
 use seawall::{Config, Log};
@@ -26,7 +26,8 @@ use seawall_examples::word_count::{Counts, run_batch, top};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-const USAGE: &str = "word_count run DIR [--listen ADDRESS] [--files DIR] [--interval MILLIS] | show DIR [COUNT] | direct FILE...";
+const USAGE: &str =
+    "word_count run DIR [--listen ADDRESS] [--files DIR] [--interval MILLIS] | show DIR [COUNT] | direct FILE...";
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -81,7 +82,7 @@ fn run(dir: &Path, options: &Options) -> Result<()> {
     let (ledger, opened) = Ledger::open(log, config)?;
     ledger.add_stream("lines", receiver)?;
     if let Some(files) = &options.files {
-        ledger.add_input("files", Arc::new(DirectorySource::open(files, DirectoryConfig::default())?))?;
+        ledger.add_input("files", Arc::new(DirectorySource::open(files, DirectorySourceConfig::default())?))?;
     }
 
     // The database takes each batch once.

@@ -11,6 +11,6 @@ mod directory;
 mod memory;
 
 pub use directory::{
-    BadFiles, DirectoryConfig, DirectoryError, DirectorySource, DirectoryStats, FilesBy, Finished, RecordRule,
+    BadFiles, DirectoryError, DirectorySource, DirectorySourceConfig, DirectoryStats, FilesBy, Finished, RecordRule,
 };
 pub use memory::MemoryPartitions;

@@ -22,7 +22,7 @@ const BUFFER_BYTES: std::ops::RangeInclusive<u64> = (4 << 10)..=(64 << 20);
 /// How a directory of outputs is written. With the `serde` feature, sizes read and write as `"64 MiB"`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
-pub struct DirectoryConfig {
+pub struct DirectorySinkConfig {
     /// What the files' names end with, without the dot: letters, digits and dots, up to 32 bytes. It is written down by the
     /// first claim and cannot be changed then. Default `out`.
     pub extension: String,
@@ -33,9 +33,9 @@ pub struct DirectoryConfig {
     pub write_buffer_bytes: u64,
 }
 
-impl Default for DirectoryConfig {
-    fn default() -> DirectoryConfig {
-        DirectoryConfig { extension: "out".into(), on_rerun: OnRerun::Keep, write_buffer_bytes: 256 << 10 }
+impl Default for DirectorySinkConfig {
+    fn default() -> DirectorySinkConfig {
+        DirectorySinkConfig { extension: "out".into(), on_rerun: OnRerun::Keep, write_buffer_bytes: 256 << 10 }
     }
 }
 
@@ -54,12 +54,12 @@ pub enum OnRerun {
 ///
 /// ```
 /// use seawall::ledger::{BatchKey, Stored};
-/// use seawall::node::{DirectoryConfig, DirectorySink};
+/// use seawall::node::{DirectorySinkConfig, DirectorySink};
 /// # use seawall::{BatchId, LedgerId};
 /// # fn main() -> Result<(), seawall::ledger::SinkError> {
 /// # let dir = tempfile::tempdir().unwrap();
 /// # let (dir, ledger) = (dir.path(), LedgerId::new(7));
-/// let mut sink = DirectorySink::open(dir, DirectoryConfig::default())?;
+/// let mut sink = DirectorySink::open(dir, DirectorySinkConfig::default())?;
 /// sink.claim(ledger, false)?;
 ///
 /// let key = BatchKey { ledger, batch: BatchId::new(1) };
@@ -75,7 +75,7 @@ pub enum OnRerun {
 /// stays true.
 pub struct DirectorySink {
     directory: Directory,
-    config: DirectoryConfig,
+    config: DirectorySinkConfig,
     /// As it is on the device.
     owner: Option<Owner>,
     /// Without an owner: a ledger that has written here all the same.
@@ -88,13 +88,13 @@ impl DirectorySink {
     /// # Errors
     /// [`SinkError::InUse`] while another sink has it, [`SinkError::Config`], [`SinkError::Damaged`] when the file that
     /// says whose it is cannot be read, and the operating system's.
-    pub fn open(dir: &Path, config: DirectoryConfig) -> Result<DirectorySink, SinkError> {
+    pub fn open(dir: &Path, config: DirectorySinkConfig) -> Result<DirectorySink, SinkError> {
         config.check(dir)?;
         let directory = Directory::open(dir)?;
         DirectorySink::recover(directory, config)
     }
 
-    fn recover(mut directory: Directory, config: DirectoryConfig) -> Result<DirectorySink, SinkError> {
+    fn recover(mut directory: Directory, config: DirectorySinkConfig) -> Result<DirectorySink, SinkError> {
         let (mut leftovers, mut stranger) = (Vec::new(), None);
         directory.each_name(|name| {
             if names::is_temp(name) {
@@ -266,7 +266,7 @@ impl DirectorySink {
     }
 }
 
-impl DirectoryConfig {
+impl DirectorySinkConfig {
     fn check(&self, dir: &Path) -> Result<(), SinkError> {
         let wrong = |field, problem| Err(SinkError::Config { sink: dir.display().to_string(), field, problem });
         if !names::is_extension(&self.extension) {

@@ -14,6 +14,6 @@ mod names;
 mod outputs;
 mod owner;
 
-pub use directory::{DirectoryConfig, DirectorySink, OnRerun, Writing};
+pub use directory::{DirectorySink, DirectorySinkConfig, OnRerun, Writing};
 pub use names::OutputSum;
 pub use outputs::{OutputFile, Outputs, OutputsAfter};

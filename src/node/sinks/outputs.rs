@@ -26,12 +26,12 @@ use crate::types::{BatchId, LedgerId};
 ///
 /// ```
 /// # use seawall::ledger::BatchKey;
-/// # use seawall::node::{DirectoryConfig, DirectorySink, Outputs};
+/// # use seawall::node::{DirectorySinkConfig, DirectorySink, Outputs};
 /// # use seawall::{BatchId, LedgerId};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let dir = tempfile::tempdir()?;
 /// # let (dir, ledger) = (dir.path(), LedgerId::new(7));
-/// # let mut sink = DirectorySink::open(dir, DirectoryConfig::default())?;
+/// # let mut sink = DirectorySink::open(dir, DirectorySinkConfig::default())?;
 /// # sink.claim(ledger, false)?;
 /// # sink.store(BatchKey { ledger, batch: BatchId::new(1) }, b"one")?;
 /// # sink.store(BatchKey { ledger, batch: BatchId::new(2) }, b"two")?;

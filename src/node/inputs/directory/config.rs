@@ -7,12 +7,12 @@ use crate::error::{Error, Result};
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// How a directory is read. Every field has a default; [`DirectoryConfig::validate`] says what is not usable.
+/// How a directory is read. Every field has a default; [`DirectorySourceConfig::validate`] says what is not usable.
 ///
 /// With the `serde` feature, sizes read and write as `"64 MiB"` and times as `"100ms"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
-pub struct DirectoryConfig {
+pub struct DirectorySourceConfig {
     /// What is a record. Default lines. Another rule than the one a pending batch was planned with makes its ranges
     /// `Changed`: commit first.
     pub records: RecordRule,
@@ -101,9 +101,9 @@ pub enum FilesBy {
     Inode,
 }
 
-impl Default for DirectoryConfig {
-    fn default() -> DirectoryConfig {
-        DirectoryConfig {
+impl Default for DirectorySourceConfig {
+    fn default() -> DirectorySourceConfig {
+        DirectorySourceConfig {
             records: RecordRule::LINES,
             record_bytes_max: 4 * MIB,
             names: None,
@@ -119,7 +119,7 @@ impl Default for DirectoryConfig {
     }
 }
 
-impl DirectoryConfig {
+impl DirectorySourceConfig {
     /// Says which field is not usable and what would be.
     ///
     /// # Errors
@@ -215,8 +215,8 @@ mod tests {
 
     #[test]
     fn what_is_not_usable_is_named() {
-        DirectoryConfig::default().validate().unwrap();
-        type Spoil = fn(&mut DirectoryConfig);
+        DirectorySourceConfig::default().validate().unwrap();
+        type Spoil = fn(&mut DirectorySourceConfig);
         let cases: [(&str, Spoil); 9] = [
             ("record_bytes_max", |c| c.record_bytes_max = 0),
             ("depth_max", |c| c.depth_max = 65),
@@ -229,7 +229,7 @@ mod tests {
             ("gone_after", |c| c.gone_after = Duration::MAX),
         ];
         for (expected, spoil) in cases {
-            let mut config = DirectoryConfig::default();
+            let mut config = DirectorySourceConfig::default();
             spoil(&mut config);
             match config.validate() {
                 Err(Error::Config { field, .. }) => assert_eq!(field, expected),
@@ -243,10 +243,10 @@ mod tests {
     fn human_units_are_read_and_written() {
         let text = r#"{"record_bytes_max": "1 MiB", "gone_after": "5s", "finished": {"unchanged-for": "2m"},
             "records": {"fixed": {"bytes": 16}}, "bad_files": "skip"}"#;
-        let config: DirectoryConfig = serde_json::from_str(text).unwrap();
+        let config: DirectorySourceConfig = serde_json::from_str(text).unwrap();
         assert_eq!((config.record_bytes_max, config.gone_after), (MIB, Duration::from_secs(5)));
         assert_eq!(config.finished, Finished::UnchangedFor(Duration::from_secs(120)));
         let written = serde_json::to_string(&config).unwrap();
-        assert_eq!(serde_json::from_str::<DirectoryConfig>(&written).unwrap(), config);
+        assert_eq!(serde_json::from_str::<DirectorySourceConfig>(&written).unwrap(), config);
     }
 }

@@ -57,7 +57,7 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-pub use config::{BadFiles, DirectoryConfig, FilesBy, Finished, RecordRule};
+pub use config::{BadFiles, DirectorySourceConfig, FilesBy, Finished, RecordRule};
 pub use error::DirectoryError;
 pub use seen::DirectoryStats;
 
@@ -79,7 +79,7 @@ const LABEL_BYTES_MAX: usize = 1024;
 ///
 /// ```
 /// use seawall::ledger::{BatchLimits, Part, PartKey, Parts, Replayable, Share};
-/// use seawall::node::{DirectoryConfig, DirectorySource};
+/// use seawall::node::{DirectorySourceConfig, DirectorySource};
 /// # struct Nothing;
 /// # impl Parts for Nothing {
 /// #     fn get(&self, _: &PartKey) -> Option<Part> { None }
@@ -89,7 +89,7 @@ const LABEL_BYTES_MAX: usize = 1024;
 /// # let dir = tempfile::tempdir()?;
 /// # let known = Nothing;
 /// std::fs::write(dir.path().join("a.log"), "one\ntwo\nhal")?;
-/// let source = DirectorySource::open(dir.path(), DirectoryConfig::default())?;
+/// let source = DirectorySource::open(dir.path(), DirectorySourceConfig::default())?;
 /// let plan = source.plan(&known, Share::of(&BatchLimits::default()))?;
 /// let records: Result<Vec<_>, _> = source.read(&plan.ranges[0])?.collect();
 /// assert_eq!(records?.iter().map(|record| &record.bytes[..]).collect::<Vec<_>>(), [b"one", b"two"]);
@@ -98,7 +98,7 @@ const LABEL_BYTES_MAX: usize = 1024;
 /// ```
 pub struct DirectorySource {
     root: Root,
-    config: DirectoryConfig,
+    config: DirectorySourceConfig,
     filter: Option<Filter>,
     state: Mutex<Memory>,
 }
@@ -116,7 +116,7 @@ impl DirectorySource {
     ///
     /// # Errors
     /// [`InputError`] when it is not there; [`DirectoryError::Config`] in it when the configuration cannot be used.
-    pub fn open(path: impl Into<PathBuf>, config: DirectoryConfig) -> Result<DirectorySource, InputError> {
+    pub fn open(path: impl Into<PathBuf>, config: DirectorySourceConfig) -> Result<DirectorySource, InputError> {
         config.validate().map_err(DirectoryError::from)?;
         let root = Root::new(path.into(), config.files_by)?;
         Ok(DirectorySource { root, config, filter: None, state: Mutex::default() })

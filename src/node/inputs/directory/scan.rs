@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::config::{BadFiles, DirectoryConfig};
+use super::config::{BadFiles, DirectorySourceConfig};
 use super::error::DirectoryError;
 use super::file::{Dir, FileId, Stamp, TICK, look};
 use crate::ledger::InputError;
@@ -89,7 +89,7 @@ impl Troubles {
 
 pub(super) fn scan(
     dir: &Dir<'_>,
-    config: &DirectoryConfig,
+    config: &DirectorySourceConfig,
     filter: Option<&Filter>,
     troubles: &mut Troubles,
 ) -> Result<Index, InputError> {
@@ -119,7 +119,7 @@ fn is_of_all(error: &InputError) -> bool {
 
 struct Scan<'a> {
     dir: &'a Dir<'a>,
-    config: &'a DirectoryConfig,
+    config: &'a DirectorySourceConfig,
     filter: Option<&'a Filter>,
     index: Index,
     /// Of each directory, when it last changed before it was read.

@@ -12,8 +12,8 @@ fn key(batch: u64) -> BatchKey {
     BatchKey { ledger: LEDGER, batch: BatchId::new(batch) }
 }
 
-fn config(on_rerun: OnRerun) -> DirectoryConfig {
-    DirectoryConfig { on_rerun, ..DirectoryConfig::default() }
+fn config(on_rerun: OnRerun) -> DirectorySinkConfig {
+    DirectorySinkConfig { on_rerun, ..DirectorySinkConfig::default() }
 }
 
 fn open(dir: &Path, on_rerun: OnRerun) -> DirectorySink {
@@ -135,7 +135,7 @@ fn a_full_disk_does_not_poison() {
 fn a_claim_that_failed_is_no_claim() {
     for step in ["create", "write"] {
         let dir = tempfile::tempdir().unwrap();
-        let mut sink = DirectorySink::open(dir.path(), DirectoryConfig::default()).unwrap();
+        let mut sink = DirectorySink::open(dir.path(), DirectorySinkConfig::default()).unwrap();
         sink.directory.script.refuse = Some((step, 0, ErrorKind::StorageFull));
         sink.claim(LEDGER, false).unwrap_err();
         assert!(matches!(sink.store(key(1), b"one"), Err(SinkError::Unclaimed { .. })));
@@ -147,6 +147,6 @@ fn an_open_that_cannot_flush_the_directory_fails() {
     let dir = tempfile::tempdir().unwrap();
     let mut directory = Directory::open(dir.path()).unwrap();
     directory.script.refuse = Some(("flush directory", 0, ErrorKind::Other));
-    let opened = DirectorySink::recover(directory, DirectoryConfig::default());
+    let opened = DirectorySink::recover(directory, DirectorySinkConfig::default());
     assert!(matches!(opened, Err(SinkError::Io { op: "flush directory", .. })));
 }
