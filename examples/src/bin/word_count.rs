@@ -1,10 +1,12 @@
 //! Network word count, each word once, whatever crashes.
 //!
 //! ```text
-//! word_count run DIR [--listen ADDRESS] [--files DIR] [--interval MILLIS]   receive lines, count their words in batches
-//! word_count show DIR [COUNT]                                             what is counted so far
-//! word_count direct FILE...                                               the same, from files: to compare with
+//! word_count run DIR [--listen ADDRESS] [--files DIR] [--interval MILLIS] [--until-idle SECONDS]
+//! word_count show DIR [COUNT]      what is counted so far
+//! word_count direct FILE...        the same, from files: to compare with
 //! ```
+//!
+//! `run` receives lines and counts their words in batches, for ever, or until nothing has come for so long.
 //!
 //! Send with `seawall send FILE --to ADDRESS`. Kill either side whenever you like, and run it again.
 
@@ -13,7 +15,7 @@ use std::io::{BufRead, BufReader, BufWriter, Write, stdout};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use seawall::ledger::BatchLimits;
 use seawall::node::{
@@ -26,8 +28,7 @@ use seawall_examples::word_count::{Counts, run_batch, top};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-const USAGE: &str =
-    "word_count run DIR [--listen ADDRESS] [--files DIR] [--interval MILLIS] | show DIR [COUNT] | direct FILE...";
+const USAGE: &str = "word_count run DIR [--listen ADDRESS] [--files DIR] [--interval MILLIS] [--until-idle SECONDS] | show DIR [COUNT] | direct FILE...";
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -44,17 +45,22 @@ struct Options {
     listen: SocketAddr,
     files: Option<PathBuf>,
     interval: Duration,
+    until_idle: Option<Duration>,
 }
+
+/// Of one batch: counts are held in memory while it runs.
+const BATCH_BYTES_MAX: u64 = 16 << 20;
 
 impl Options {
     fn read(words: &[&str]) -> Result<Options> {
         let listen = SocketAddr::from(([127, 0, 0, 1], 7311));
-        let mut options = Options { listen, files: None, interval: Duration::from_millis(500) };
+        let mut options = Options { listen, files: None, interval: Duration::from_millis(500), until_idle: None };
         for pair in words.chunks(2) {
             match *pair {
                 ["--listen", address] => options.listen = address.parse()?,
                 ["--files", dir] => options.files = Some(dir.into()),
                 ["--interval", millis] => options.interval = Duration::from_millis(millis.parse()?),
+                ["--until-idle", seconds] => options.until_idle = Some(Duration::from_secs(seconds.parse()?)),
                 _ => return Err(USAGE.into()),
             }
         }
@@ -93,12 +99,18 @@ fn run(dir: &Path, options: &Options) -> Result<()> {
     for batch in ledger.pending() {
         count(&ledger, &mut sink, &batch)?;
     }
-    loop {
-        match ledger.allocate(&BatchLimits::default())? {
-            Some(batch) => count(&ledger, &mut sink, &batch)?,
+    let mut since = Instant::now();
+    while options.until_idle.is_none_or(|idle| since.elapsed() < idle) {
+        match ledger.allocate(&BatchLimits::bytes(BATCH_BYTES_MAX))? {
+            Some(batch) => {
+                count(&ledger, &mut sink, &batch)?;
+                since = Instant::now();
+            }
             None => std::thread::sleep(options.interval),
         }
     }
+    println!("idle: the end");
+    Ok(())
 }
 
 /// A batch: read, count, store, commit. Killed anywhere in between, it runs again, with the same records.
