@@ -55,6 +55,7 @@ fn whatever_happens_nothing_acknowledged_is_lost_and_nothing_comes_twice() {
         let each = [sum.cuts, sum.receiver_crashes, sum.source_crashes, sum.zombies, sum.rejects, sum.snapshots];
         assert!(each.iter().all(|count| *count > 500), "{sum:?}");
         assert!(sum.oversized > 100 && sum.trims > 100 && sum.gaps > 50 && sum.fulls > 100, "{sum:?}");
+        assert!(sum.rotten > 500 && sum.refused > 300 && sum.accepted > 100 && sum.losses_told > 10, "{sum:?}");
         assert!(sum.duplicates > 300 && sum.waited > 100 && sum.replaced > 100 && sum.byes > 500, "{sum:?}");
     }
 }
