@@ -6,7 +6,7 @@ use bytes::Bytes;
 use seawall::receiver::{
     Block, Code, Hello, Message, Nack, Outbox, Poison, RangeKind, Reject, RejectReason, Sequences, WaitFor,
 };
-use seawall::{Seq, SourceId};
+use seawall::{Seq, SourceEpoch, SourceId};
 
 use super::story::{Item, SourceStory};
 
@@ -24,6 +24,9 @@ pub struct Oracle {
     told: BTreeMap<SourceId, Seq>,
     /// What was forgotten of each when damage was accepted, each behind the first and up to the second.
     forgotten: BTreeMap<SourceId, Vec<(Seq, Seq)>>,
+    /// The highest epoch of each, and whose was forgotten: it may be given to another life again.
+    epochs: BTreeMap<SourceId, SourceEpoch>,
+    epochs_forgotten: BTreeSet<SourceId>,
     /// So many blocks were trimmed when damage was last accepted.
     trimmed_before_damage: usize,
     /// Of each connection: whose it is, and what was said in it last.
@@ -50,6 +53,8 @@ impl Oracle {
             ever: BTreeMap::new(),
             told: BTreeMap::new(),
             forgotten: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            epochs_forgotten: BTreeSet::new(),
             trimmed_before_damage: 0,
             connections: BTreeMap::new(),
             rejects_told: BTreeSet::new(),
@@ -84,6 +89,10 @@ impl Oracle {
                 return Err(format!("a block of {} bytes, the log was told {}", block.len(), self.block_bytes_max));
             }
             for (range, _) in Block::read(block).map_err(|e| e.to_string())?.ranges {
+                if let Some(id) = &range.source {
+                    let epoch = self.epochs.entry(id.clone()).or_default();
+                    *epoch = range.epoch.max(*epoch);
+                }
                 let moves = matches!(range.kind, RangeKind::Records | RangeKind::Skipped | RangeKind::Reject { .. });
                 if let (true, true, Some(id)) = (moves, range.sequences != Sequences::None, range.source) {
                     let durable = self.durable.entry(id.clone()).or_default();
@@ -107,14 +116,26 @@ impl Oracle {
         readable: impl Iterator<Item = &'a Bytes>,
     ) -> Result<(), String> {
         let mut known: BTreeMap<SourceId, Seq> = BTreeMap::new();
+        let mut epochs: BTreeMap<SourceId, SourceEpoch> = BTreeMap::new();
         for block in readable {
             for (range, _) in Block::read(block).map_err(|e| e.to_string())?.ranges {
+                if let Some(id) = &range.source {
+                    let epoch = epochs.entry(id.clone()).or_default();
+                    *epoch = range.epoch.max(*epoch);
+                }
                 // That a reject was told says nothing of records: who asks for them again loses none.
                 let is_told = matches!(range.kind, RangeKind::Seen | RangeKind::Unseen { .. } | RangeKind::Retired);
                 if let (false, false, Some(id)) = (is_told, range.sequences == Sequences::None, range.source) {
                     let known = known.entry(id).or_default();
                     *known = range.last.max(*known);
                 }
+            }
+        }
+        for (id, epoch) in &mut self.epochs {
+            let known = epochs.get(id).copied().unwrap_or_default();
+            if known < *epoch {
+                self.epochs_forgotten.insert(id.clone());
+                *epoch = known;
             }
         }
         for (id, durable) in &mut self.durable {
@@ -145,6 +166,11 @@ impl Oracle {
     /// Whether the receiver may say that it has less than this source was told.
     pub fn is_forgotten(&self, source: usize) -> bool {
         self.forgotten.contains_key(&self.sources[source].id)
+    }
+
+    /// Whether two lives of this source may have one epoch.
+    pub fn is_epoch_forgotten(&self, source: usize) -> bool {
+        self.epochs_forgotten.contains(&self.sources[source].id)
     }
 
     /// The receiver says this.

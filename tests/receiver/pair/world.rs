@@ -1011,11 +1011,7 @@ impl World {
                 }
             }
             Some(OutboxError::Refused { code: Code::OldEpoch | Code::Replaced, .. }) => {
-                self.note_finished(number);
-                self.players[number].is_alive = false;
-                if self.current[source] == number {
-                    self.current[source] = self.new_life(source);
-                }
+                self.replace(number);
             }
             Some(OutboxError::Refused { code: Code::Poison | Code::Oversized, .. }) => {
                 self.note_finished(number);
@@ -1032,23 +1028,28 @@ impl World {
                     .or_else(|| find(&[Item::GivenUp]))
                     .ok_or_else(|| format!("source {source} was refused a good record"))?;
                 self.give_up(source, culprit);
-                self.players[number].is_alive = false;
-                if self.current[source] == number {
-                    self.current[source] = self.new_life(source);
-                }
+                self.replace(number);
             }
             // What it was told is lost, and somebody has said that this is accepted: it starts anew without that memory.
             Some(OutboxError::AckedLoss { .. }) if self.oracle.is_forgotten(source) => {
                 self.done.losses_told += 1;
-                self.note_finished(number);
-                self.players[number].is_alive = false;
-                if self.current[source] == number {
-                    self.current[source] = self.new_life(source);
-                }
+                self.replace(number);
             }
+            // Its epoch was forgotten and given to another life, whose records are acknowledged to it.
+            Some(OutboxError::Protocol(_)) if self.oracle.is_epoch_forgotten(source) => self.replace(number),
             Some(error) => return Err(format!("source {source}: {error}")),
         }
         Ok(())
+    }
+
+    /// A life that can do no more; the source's newest is followed by another.
+    fn replace(&mut self, number: usize) {
+        let source = self.players[number].source;
+        self.note_finished(number);
+        self.players[number].is_alive = false;
+        if self.current[source] == number {
+            self.current[source] = self.new_life(source);
+        }
     }
 
     // --- the end ---------------------------------------------------------------------------------------------------
