@@ -5,7 +5,7 @@ use std::time::Duration;
 use seawall::SourceId;
 use seawall::receiver::{Poison, ReceiverConfig, Sequences, WaitFor};
 
-use crate::bed::{id, small};
+use super::super::bed::{id, small};
 
 /// Small and good enough: every choice comes from here.
 #[derive(Clone, Debug)]

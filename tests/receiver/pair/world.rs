@@ -15,7 +15,7 @@ use seawall::{Lsn, LsnRange, Seq, SourceEpoch, SourceId};
 use super::oracle::Oracle;
 use super::story::{Fault, Item, Lie, Random, Story};
 use super::wire::{Connection, Pipe, Reading, Time};
-use crate::bed::{no_x, seq};
+use super::super::bed::{no_x, seq};
 
 /// What was done, to see that something was.
 #[derive(Clone, Copy, Default, Debug)]
@@ -1022,10 +1022,12 @@ impl World {
                     Sequences::None => 0,
                     _ => story.plan.partition_point(|planned| planned.seq <= durable),
                 };
-                let find = |kinds: &[Item]| (from..story.plan.len()).find(|at| kinds.contains(&story.plan[*at].item));
-                // Another life may have met the same record, and given it up.
-                let culprit = find(&[Item::Poison, Item::Oversized])
-                    .or_else(|| find(&[Item::GivenUp]))
+                let find = |from: usize, kinds: &[Item]| {
+                    (from..story.plan.len()).find(|at| kinds.contains(&story.plan[*at].item))
+                };
+                // Another life may have met the same record, given it up and gone further.
+                let culprit = find(from, &[Item::Poison, Item::Oversized])
+                    .or_else(|| find(0, &[Item::GivenUp]))
                     .ok_or_else(|| format!("source {source} was refused a good record"))?;
                 self.give_up(source, culprit);
                 self.replace(number);
