@@ -26,7 +26,7 @@ impl Layer for Pairs {
     }
 
     fn goals(&self) -> Goals {
-        Goals { ci: 50_000, long: 10_000_000, share: Duration::from_secs(60) }
+        Goals { ci: 20_000, long: 10_000_000, share: Duration::from_secs(60) }
     }
 
     /// Each error a receiver could have, told by the harness.
