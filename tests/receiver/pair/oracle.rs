@@ -89,11 +89,14 @@ impl Oracle {
                 return Err(format!("a block of {} bytes, the log was told {}", block.len(), self.block_bytes_max));
             }
             for (range, _) in Block::read(block).map_err(|e| e.to_string())?.ranges {
-                if let Some(id) = &range.source {
+                let moves = matches!(range.kind, RangeKind::Records | RangeKind::Skipped | RangeKind::Reject { .. });
+                if let (false, Some(id)) = (range.sequences == Sequences::None, &range.source) {
                     let epoch = self.epochs.entry(id.clone()).or_default();
+                    if moves && range.epoch < *epoch {
+                        return Err(format!("{id}: a record of epoch {} behind one of {epoch}", range.epoch));
+                    }
                     *epoch = range.epoch.max(*epoch);
                 }
-                let moves = matches!(range.kind, RangeKind::Records | RangeKind::Skipped | RangeKind::Reject { .. });
                 if let (true, true, Some(id)) = (moves, range.sequences != Sequences::None, range.source) {
                     let durable = self.durable.entry(id.clone()).or_default();
                     if range.previous != *durable {
@@ -211,6 +214,12 @@ impl Oracle {
         (talk.received, talk.credit) = (received, credit);
         if !talk.is_sequenced {
             return Ok(());
+        }
+        if let Message::Welcome(welcome) = message {
+            let epoch = self.epochs.get(id).copied().unwrap_or_default();
+            if welcome.epoch != epoch {
+                return Err(format!("{id} is welcomed in epoch {}, {epoch} is durable", welcome.epoch));
+            }
         }
         let is_durable = self.durable.get(id).copied().unwrap_or_default();
         let told = self.told.entry(id.clone()).or_default();

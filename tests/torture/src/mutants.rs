@@ -91,7 +91,8 @@ pub(crate) fn run(args: &Args, layers: &[Box<dyn Layer>]) -> Result<bool, String
             && (args.names.is_empty() || args.names.contains(&mutant.name))
             && (args.layers.is_empty() || args.layers.iter().any(|name| name == layer))
     };
-    let program = build(&workspace, &mutants)?;
+    let needs_explorer = mutants.iter().any(|mutant| is_wanted(mutant, "concurrency"));
+    let program = build(&workspace, &mutants, needs_explorer)?;
     let (mut is_clean, mut skipped) = (true, BTreeMap::new());
     let mut caught: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut claims = 0;
@@ -180,7 +181,7 @@ fn look(program: &Path, mutant: &str, layer: &str, count: Option<u64>, args: &Ar
 }
 
 /// A program in which every mutant sleeps.
-fn build(workspace: &Path, mutants: &[Mutant]) -> Result<PathBuf, String> {
+fn build(workspace: &Path, mutants: &[Mutant], needs_explorer: bool) -> Result<PathBuf, String> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     let target = std::path::absolute(target).map_err(|error| error.to_string())?;
     let tree = target.join("mutants");
@@ -212,7 +213,7 @@ fn build(workspace: &Path, mutants: &[Mutant]) -> Result<PathBuf, String> {
     if !built.success() {
         return Err("the mutants cannot be built: an edit of tests/torture/mutants.toml does not fit the source".into());
     }
-    if mutants.iter().any(|mutant| mutant.caught_by.iter().any(|layer| layer == "concurrency")) {
+    if needs_explorer {
         concurrency::build(&tree, &target.join("mutants-target"))?;
     }
     Ok(target.join("mutants-target/release/torture"))
