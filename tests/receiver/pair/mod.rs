@@ -10,8 +10,8 @@ use std::time::Duration;
 
 pub use story::Random;
 use story::{Lie, Story};
-use world::World;
 pub use world::Done;
+use world::World;
 
 /// How to get there again.
 fn run(story: Story) -> Result<Done, String> {

@@ -191,10 +191,16 @@ impl Oracle {
             Message::Welcome(w) => (w.durable, w.committed, w.durable_lsn, Seq::ZERO, w.credit_bytes),
             Message::Nack(Nack { code, text, .. }) => {
                 let is_loss_known = *code == Code::AckedLoss && self.forgotten.contains_key(id);
-                let is_honest = is_loss_known || !matches!(
-                    code,
-                    Code::Protocol | Code::Credit | Code::Limit | Code::Version | Code::AckedLoss | Code::UnknownStream
-                );
+                let is_honest = is_loss_known
+                    || !matches!(
+                        code,
+                        Code::Protocol
+                            | Code::Credit
+                            | Code::Limit
+                            | Code::Version
+                            | Code::AckedLoss
+                            | Code::UnknownStream
+                    );
                 let name = format!("{id} was told {code:?}: {text}");
                 return if is_honest { Ok(()) } else { Err(name) };
             }

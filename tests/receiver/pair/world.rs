@@ -8,14 +8,15 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use seawall::receiver::{
     Block, Code, FrameHeader, HEADER_BYTES, Intake, IntakeStats, Message, Outbox, OutboxConfig, OutboxError,
-    OutboxOutput, Oversized, Preview, Replay, ReplayEnd, ReplayError, Reservation, Sequences, SessionKey, SessionOutput, decode, preview,
+    OutboxOutput, Oversized, Preview, Replay, ReplayEnd, ReplayError, Reservation, Sequences, SessionKey,
+    SessionOutput, decode, preview,
 };
 use seawall::{Lsn, LsnRange, Seq, SourceEpoch, SourceId};
 
+use super::super::bed::{no_x, seq};
 use super::oracle::Oracle;
 use super::story::{Fault, Item, Lie, Random, Story};
 use super::wire::{Connection, Pipe, Reading, Time};
-use super::super::bed::{no_x, seq};
 
 /// What was done, to see that something was.
 #[derive(Clone, Copy, Default, Debug)]

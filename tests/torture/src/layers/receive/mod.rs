@@ -105,7 +105,9 @@ fn lane(run: &Run<'_>, number: u64, program: &Path, lies: bool) -> Result<(Found
         rounds += 1;
         if let Err(what) = told {
             let kept = if lies { PathBuf::new() } else { place.keep() };
-            found.failures.push(format!("seed {seed}, round {rounds} of lane {number}: {what}\n    kept: {}", kept.display()));
+            found
+                .failures
+                .push(format!("seed {seed}, round {rounds} of lane {number}: {what}\n    kept: {}", kept.display()));
             if found.failures.len() >= run.plan.failures_max {
                 run.stop();
             }

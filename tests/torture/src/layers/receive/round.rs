@@ -146,7 +146,8 @@ impl<'a> Round<'a> {
                 return Err(format!("the receiver ended by itself: {:?}", status?));
             }
             if began.elapsed() > PATIENCE {
-                let left: Vec<_> = self.sources.iter().filter(|source| !source.is_done).map(|s| (&s.name, s.told)).collect();
+                let left: Vec<_> =
+                    self.sources.iter().filter(|source| !source.is_done).map(|s| (&s.name, s.told)).collect();
                 return Err(format!("after {PATIENCE:?} these have not sent everything: {left:?}"));
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -177,7 +178,12 @@ impl<'a> Round<'a> {
 
     fn start_receiver(&mut self) -> Result<SocketAddr, String> {
         let mut command = Command::new(self.program);
-        command.arg("receive").arg("--log").arg(self.dir.join("log")).arg("--config").arg(self.dir.join("receive.toml"));
+        command
+            .arg("receive")
+            .arg("--log")
+            .arg(self.dir.join("log"))
+            .arg("--config")
+            .arg(self.dir.join("receive.toml"));
         command.args(["--listen", "127.0.0.1:0", "--format", "json"]);
         let receiver = Process::start(&mut command, &self.dir.join("receiver.err"))?;
         let line = receiver.line().unwrap_or_default();
@@ -275,7 +281,10 @@ impl Source {
         for line in lines {
             let Some(offset) = line["offset"].as_u64() else { continue };
             if offset < self.told {
-                return Err(format!("{} was told that {} bytes are durable, later {offset}: {line}", self.name, self.told));
+                return Err(format!(
+                    "{} was told that {} bytes are durable, later {offset}: {line}",
+                    self.name, self.told
+                ));
             }
             self.told = offset;
         }
