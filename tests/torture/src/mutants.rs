@@ -208,15 +208,31 @@ fn build(workspace: &Path, mutants: &[Mutant], needs_explorer: bool) -> Result<P
         .args(["build", "--release", "--quiet", "-p", "seawall-torture", "--manifest-path"])
         .arg(tree.join("Cargo.toml"));
     // Beside the ordinary build, whose program must stay what it is.
-    cargo.arg("--target-dir").arg(target.join("mutants-target")).env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+    cargo.arg("--target-dir").arg(target.join("mutants-target"));
+    use_again(&target.join("release"), &target.join("mutants-target/release"));
     let built = cargo.status().map_err(|error| format!("cargo: {error}"))?;
     if !built.success() {
         return Err("the mutants cannot be built: an edit of tests/torture/mutants.toml does not fit the source".into());
     }
     if needs_explorer {
+        use_again(&target.join("shuttle/release"), &target.join("mutants-target/shuttle/release"));
         concurrency::build(&tree, &target.join("mutants-target"))?;
     }
     Ok(target.join("mutants-target/release/torture"))
+}
+
+/// Copies what was built of other people's crates, which no mutant changes: that is most of the time a build takes. Without
+/// it, everything is built.
+fn use_again(from: &Path, to: &Path) {
+    if to.exists() || std::fs::create_dir_all(to).is_err() {
+        return;
+    }
+    let parts = ["deps", "build", ".fingerprint"].map(|part| from.join(part));
+    // Their times as well, or cargo takes them for older than what they were made of.
+    let copied = Command::new("cp").arg("-a").args(parts).arg(to).stderr(Stdio::null()).status();
+    if !copied.is_ok_and(|status| status.success()) {
+        let _ = std::fs::remove_dir_all(to);
+    }
 }
 
 fn apply(file: &Path, edit: &Edit, name: &str) -> Result<(), String> {

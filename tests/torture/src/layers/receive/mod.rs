@@ -36,7 +36,7 @@ impl Layer for Receive {
 
     /// Half of them are the receiver's.
     fn goals(&self) -> Goals {
-        Goals { ci: 300, long: 2_000, share: Duration::from_secs(60) }
+        Goals { ci: 250, long: 2_000, share: Duration::from_secs(60) }
     }
 
     fn control(&self, plan: &Plan) -> Result<bool, CannotRun> {
