@@ -43,7 +43,7 @@ pub(super) fn replay<S: Storage>(
     let (first, end) = (log.first(), log.flushed());
     let mut replay = Replay::new(first, end, accept_damage);
     let (mut lsns, mut bytes) = (LsnRange::NONE, 0);
-    while let Some(wanted) = replay.next().map_err(|error| told(log, error))? {
+    while let Some(wanted) = replay.wanted().map_err(|error| told(log, error))? {
         lsns = wanted;
         bytes = 0;
         for frame in log.range(wanted) {

@@ -28,7 +28,7 @@ pub enum ReplayError {
     },
 }
 
-/// A replay under way: [`Replay::next`] says what to read, [`Replay::block`] and [`Replay::unreadable`] hear what is there.
+/// A replay under way: [`Replay::wanted`] says what to read, [`Replay::block`] and [`Replay::unreadable`] hear what is there.
 #[derive(Debug)]
 pub struct Replay {
     first: Lsn,
@@ -73,7 +73,7 @@ impl Replay {
     ///
     /// # Errors
     /// [`ReplayError`].
-    pub fn next(&mut self) -> Result<Option<LsnRange>, ReplayError> {
+    pub fn wanted(&mut self) -> Result<Option<LsnRange>, ReplayError> {
         let is_damaged = !self.damaged.is_empty();
         match self.phase {
             Phase::Pointer(at) if at >= self.first && at > Lsn::ZERO => Ok(Some(LsnRange::inclusive(at, at))),

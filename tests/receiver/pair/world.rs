@@ -441,7 +441,7 @@ impl World {
         let mut replay = Replay::new(first, end, accept_damage || lie == Some(Lie::AcceptRot));
         let mut is_pointer = true;
         loop {
-            let wanted = match replay.next() {
+            let wanted = match replay.wanted() {
                 Ok(Some(wanted)) => wanted,
                 Ok(None) => return Ok(Some(replay.end())),
                 Err(ReplayError::Damaged { lsns })
