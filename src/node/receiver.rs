@@ -186,6 +186,10 @@ impl<S: Storage> Receiver<S> {
         if let Some(check) = check {
             intake = intake.with_check(check);
         }
+        // Behind it, the next open needs none of what was given up now.
+        if !found.replayed.damaged.is_empty() {
+            intake.request_snapshot();
+        }
         let inner = Arc::new_cyclic(|me| Inner {
             state: Mutex::new(State { intake, wakers: Vec::new(), failure: None }),
             stream: Mutex::new(Stream::new(&log)),

@@ -4,7 +4,7 @@ use super::error::ReceiverError;
 use crate::error::Error;
 use crate::io::Storage;
 use crate::log::Log;
-use crate::receiver::{Block, BlockError, Sources};
+use crate::receiver::{Block, BlockError, Replay, ReplayError, Sources};
 use crate::types::{Lsn, LsnRange};
 
 /// What opening a receiver found.
@@ -34,73 +34,45 @@ pub(super) fn is_passed_over(error: &Error) -> bool {
     error.lsns().is_some() && (error.is_damage() || matches!(error, Error::Quarantined { .. }))
 }
 
-fn note(damaged: &mut Vec<LsnRange>, lsns: Option<LsnRange>) {
-    damaged.extend(lsns.filter(|lsns| !damaged.contains(lsns)));
-}
-
-/// Reads the stream's newest part. Where frames of it cannot be read, nobody can tell whose records they held: what comes
-/// behind them would say that a source's records are durable up to there. So that is refused unless `accept_damage`.
+/// Reads the stream's newest part; where `Replay` asks for it, all of it.
 pub(super) fn replay<S: Storage>(
     log: &Log<S>,
     accept_damage: bool,
     watch: &dyn Fn(u64, u64),
 ) -> Result<State, ReceiverError> {
     let (first, end) = (log.first(), log.flushed());
-    let mut replayed = Replayed { sources: 0, lsns: LsnRange::NONE, bytes: 0, damaged: Vec::new() };
-    let mut sources = Sources::default();
-    if end == Lsn::ZERO {
-        return Ok(State { sources, replay_from: Lsn::ZERO, replayed });
-    }
-    let replay_from = newest_pointer(log, first, end, &mut replayed.damaged)?;
-    let from = replay_from.max(Lsn::FIRST);
-    if from < first {
-        return Err(ReceiverError::StateLost { needed: from, first });
-    }
-    replayed.lsns = LsnRange::inclusive(from, end);
-    let total = end.since(from.previous());
-    for frame in log.range(replayed.lsns) {
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(error) if is_passed_over(&error) => {
-                note(&mut replayed.damaged, error.lsns());
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let block = read_block(log, frame.lsn, &frame.payload)?;
-        block.ranges.iter().for_each(|(range, _)| sources.apply(range));
-        replayed.bytes += frame.payload.len() as u64;
-        watch(frame.lsn.since(from.previous()), total);
-    }
-    if let Some(lsns) = replayed.damaged.first().filter(|_| !accept_damage) {
-        return Err(ReceiverError::StateDamaged { lsns: *lsns, log: format!("{log:?}") });
-    }
-    replayed.sources = sources.len();
-    Ok(State { sources, replay_from, replayed })
-}
-
-/// Where the newest block that can be read says that a replay begins.
-fn newest_pointer<S: Storage>(
-    log: &Log<S>,
-    first: Lsn,
-    end: Lsn,
-    damaged: &mut Vec<LsnRange>,
-) -> Result<Lsn, ReceiverError> {
-    let mut at = end;
-    while at >= first && at > Lsn::ZERO {
-        match log.read(at) {
-            Ok(frame) => return Ok(read_block(log, at, &frame.payload)?.replay_from),
-            Err(error) => match error.lsns() {
-                Some(lsns) if lsns.start <= at && is_passed_over(&error) => {
-                    note(damaged, Some(lsns));
-                    at = lsns.start.previous();
+    let mut replay = Replay::new(first, end, accept_damage);
+    let (mut lsns, mut bytes) = (LsnRange::NONE, 0);
+    while let Some(wanted) = replay.wanted().map_err(|error| told(log, error))? {
+        lsns = wanted;
+        bytes = 0;
+        for frame in log.range(wanted) {
+            match frame {
+                Ok(frame) => {
+                    replay.block(&read_block(log, frame.lsn, &frame.payload)?);
+                    bytes += frame.payload.len() as u64;
+                    // The one that says where to begin is not progress.
+                    if wanted.frames() > 1 {
+                        watch(frame.lsn.since(wanted.start.previous()), wanted.frames());
+                    }
                 }
-                _ => return Err(error.into()),
-            },
+                Err(error) => match error.lsns() {
+                    Some(lsns) if is_passed_over(&error) => replay.unreadable(lsns),
+                    _ => return Err(error.into()),
+                },
+            }
         }
     }
-    // Nothing can be read, or nothing is there: only a stream that was never trimmed can be replayed from its start.
-    Err(ReceiverError::StateLost { needed: end, first })
+    let found = replay.end();
+    let replayed = Replayed { sources: found.sources.len(), lsns, bytes, damaged: found.damaged };
+    Ok(State { sources: found.sources, replay_from: found.from, replayed })
+}
+
+fn told<S: Storage>(log: &Log<S>, error: ReplayError) -> ReceiverError {
+    match error {
+        ReplayError::Lost { needed, first } => ReceiverError::StateLost { needed, first },
+        ReplayError::Damaged { lsns } => ReceiverError::StateDamaged { lsns, log: format!("{log:?}") },
+    }
 }
 
 pub(super) fn read_block<S: Storage>(log: &Log<S>, lsn: Lsn, payload: &bytes::Bytes) -> Result<Block, ReceiverError> {

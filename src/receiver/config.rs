@@ -52,7 +52,7 @@ pub struct ReceiverConfig {
     /// What becomes of records that are too long or that the receiver's check refuses. Default stop.
     pub poison: Poison,
     /// Open although frames cannot be read that tell what sources have sent. Their records are given up; sources that do not
-    /// remember what they were told may repeat others. Default no.
+    /// remember what they were told may repeat what was trimmed since. Default no.
     pub accept_damage: bool,
     /// Rejects a source may leave unseen: 1 to 10 000. Default 256.
     pub rejects_unseen_max: u32,

@@ -7,6 +7,7 @@
 //! | `payload` | records inside a SEND and inside a block |
 //! | `block` | the drawn format of what goes into the log |
 //! | `sources` | who has sent how much: the one transition for live and replay |
+//! | `replay` | which blocks an open reads to know that, and what follows from damage |
 //! | `builder` | records grouped into blocks |
 //! | `budget` | bytes promised to sources |
 //! | `rate` | how fast the engine can take records |
@@ -25,6 +26,7 @@ mod outbox;
 mod payload;
 mod rate;
 mod reject;
+mod replay;
 mod sources;
 mod wire;
 
@@ -40,6 +42,7 @@ pub use message::{Ack, Code, Hello, Message, Nack, Reject, RejectReason, Send, S
 pub use outbox::{Outbox, OutboxConfig, OutboxError, OutboxOutput, Positions};
 pub use payload::{PayloadBuilder, PayloadError};
 pub use rate::{PidConfig, PidController, RateLimit};
+pub use replay::{Replay, ReplayEnd, ReplayError};
 pub use sources::Sources;
 #[cfg(feature = "net")]
 pub(crate) use wire::encode_send_head;

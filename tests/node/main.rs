@@ -32,6 +32,13 @@ impl Running {
         Running { log, receiver, thread: driver.spawn().expect("a thread") }
     }
 
+    /// Where something is given up.
+    fn open_damaged(log: Log, config: ReceiverConfig) -> Running {
+        let (receiver, driver, replayed) = Receiver::open(log.clone(), "test", config).expect("the receiver opens");
+        assert!(!replayed.damaged.is_empty());
+        Running { log, receiver, thread: driver.spawn().expect("a thread") }
+    }
+
     /// Ends in order.
     fn close(self) {
         self.receiver.shut_down();

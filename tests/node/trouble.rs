@@ -43,6 +43,62 @@ fn damage_in_what_tells_the_sources_is_refused_unless_it_is_given_up() {
     assert_eq!(receiver.source(&SourceId::new("a").unwrap()).unwrap().durable, Seq::new(3));
 }
 
+/// A source that sends nothing any more is told by the snapshot alone. Where that was damaged and given up, it was taken for
+/// a new one, and asked for everything again.
+#[test]
+fn what_a_lost_snapshot_told_is_told_by_the_blocks_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let often = || ReceiverConfig { snapshot_interval_bytes: 1024, ..ReceiverConfig::default() };
+    let quiet = SourceId::new("quiet").unwrap();
+    let running = Running::open(dir.path(), often());
+    running.receiver.local_blocking("quiet").unwrap().store_blocking(&["only"]).unwrap();
+    let mut source = running.receiver.local_blocking("a").unwrap();
+    for _ in 0..10 {
+        source.store_blocking(&[[7u8; 300]]).unwrap();
+    }
+    drop(source);
+    running.close();
+    // Behind its session and its record, only snapshots speak of it.
+    flip_each_bit_at(dir.path(), b"quiet", 2);
+    let quarantine = || Config { recovery: RecoveryMode::Quarantine, ..Config::default() };
+    let error = Receiver::open(reopen(dir.path(), &quarantine()), "test", often()).unwrap_err();
+    assert!(matches!(error, ReceiverError::StateDamaged { .. }), "{error}");
+    let given_up = ReceiverConfig { accept_damage: true, ..ReceiverConfig::default() };
+    let running = Running::open_damaged(reopen(dir.path(), &quarantine()), given_up);
+    assert_eq!(running.receiver.source(&quiet).unwrap().durable, Seq::new(1));
+    // It is written down anew at once: the next open needs no permission.
+    let began = std::time::Instant::now();
+    let end = running.log.flushed();
+    while running.log.flushed() == end {
+        assert!(began.elapsed() < PATIENCE, "no snapshot");
+        running.receiver.set_rate(None);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    running.close();
+    let (receiver, _driver, replayed) = Receiver::open(reopen(dir.path(), &quarantine()), "test", often()).unwrap();
+    assert!(replayed.damaged.is_empty(), "{replayed:?}");
+    assert_eq!(receiver.source(&quiet).unwrap().durable, Seq::new(1));
+}
+
+/// Flips a bit wherever the marker stands, but for the first places.
+fn flip_each_bit_at(dir: &std::path::Path, marker: &[u8], leave: usize) {
+    use std::os::unix::fs::FileExt;
+    let mut paths: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let mut left = leave;
+    for path in paths {
+        let Ok(bytes) = std::fs::read(&path) else { continue };
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        for at in (0..bytes.len().saturating_sub(marker.len())).filter(|at| bytes[*at..].starts_with(marker)) {
+            match left {
+                0 => file.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap(),
+                _ => left -= 1,
+            }
+        }
+        file.sync_all().unwrap();
+    }
+}
+
 fn flip_bit_at(dir: &std::path::Path, marker: &[u8]) {
     use std::os::unix::fs::FileExt;
     for entry in std::fs::read_dir(dir).unwrap() {

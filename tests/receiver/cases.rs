@@ -156,6 +156,36 @@ fn an_outbox_goes_on_behind_what_an_earlier_life_had_skipped() {
     assert_eq!(bed.intake.positions(key).unwrap().0, seq(120));
 }
 
+/// An earlier life's record that this one leaves out was received, and lost with the receiver's memory: the source took
+/// that for a loss of its own, and gave up.
+#[test]
+fn an_outbox_goes_back_before_what_an_earlier_life_had_sent() {
+    let bed = Bed::new(small());
+    let config = OutboxConfig { sequences: Sequences::Sparse, ..OutboxConfig::default() };
+    let mut outbox = welcomed(&bed, config, welcome(10));
+    outbox.push_at(seq(20), Bytes::from_static(b"20")).unwrap();
+    said(&bed, &mut outbox);
+    let earlier = Nack {
+        code: Code::Mismatch,
+        at: seq(10),
+        expected: seq(15),
+        retry_after_millis: 0,
+        fatal: false,
+        text: String::new(),
+    };
+    outbox.handle(bed.now, Message::Nack(earlier));
+    let previous = |outbox: &mut Outbox| match &said(&bed, outbox)[..] {
+        [Message::Send(send)] => send.previous,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(previous(&mut outbox), seq(15));
+    outbox.disconnected();
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(welcome(10)));
+    assert_eq!(outbox.failure(), None);
+    assert_eq!(previous(&mut outbox), seq(10));
+}
+
 /// What was skipped on behalf of records that were let go was itself let go, unsent.
 #[test]
 fn a_bridge_over_records_lost_at_most_once_is_sent() {

@@ -210,6 +210,7 @@ impl Sending<'_> {
         };
         let ended =
             pumped.and_then(|ending| settled.map(|settled| if ending == Ending::Done { settled } else { ending }));
+        tracker.note(&client.positions(), self.args.wait.watermark());
         tracker.catch_up();
         let rejected = take_rejects(&client);
         // Says goodbye, and that the rejects were taken note of.

@@ -61,6 +61,11 @@ impl Tracker {
         lock(&self.flights).queue.push_back((seq, Instant::now()));
     }
 
+    /// Takes note of where the client is now: the task that follows it may not have run yet when everything is over.
+    pub(super) fn note(&self, positions: &Positions, wait_for: WaitFor) {
+        lock(&self.flights).note(positions, wait_for);
+    }
+
     /// Takes over what has arrived since.
     pub(super) fn catch_up(&mut self) {
         let flights = lock(&self.flights);

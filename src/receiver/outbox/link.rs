@@ -171,8 +171,11 @@ impl Outbox {
     fn rewind_to(&mut self, expected: Seq) {
         let first_held = self.held.front().map_or(self.positions.pushed, |held| held.previous);
         if self.is_welcomed_once && expected < first_held {
-            // Those records were let go because they had reached the watermark this source waits for.
-            if self.config.wait_for == WaitFor::Received {
+            // Records that are not held were let go because they had reached the watermark this source waits for.
+            if self.config.sequences == Sequences::Sparse && expected >= self.let_go_upto && !self.held.is_empty() {
+                // An earlier life's records lay between, and went with the receiver's memory: none of this one's.
+                self.held[0].previous = expected;
+            } else if self.config.wait_for == WaitFor::Received {
                 // At most once: what was in the receiver's memory when it went is lost, and that was agreed to.
                 self.bridge(expected, first_held);
             } else {
@@ -217,6 +220,7 @@ impl Outbox {
         while self.held.front().is_some_and(|held| held.seq <= done) {
             let held = self.held.pop_front().expect("there is one");
             self.held_bytes -= cost(held.record.map_or(0, |record| record.len() as u64));
+            self.let_go_upto = held.seq;
             self.sent = self.sent.saturating_sub(1);
         }
     }

@@ -221,6 +221,8 @@ pub struct Outbox {
     is_over: bool,
     failed: Option<OutboxError>,
     resent: u64,
+    /// The last record that was let go.
+    let_go_upto: Seq,
 }
 
 impl Outbox {
@@ -243,6 +245,7 @@ impl Outbox {
             is_over: false,
             failed: None,
             resent: 0,
+            let_go_upto: Seq::ZERO,
         }
     }
 

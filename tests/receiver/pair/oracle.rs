@@ -6,7 +6,7 @@ use bytes::Bytes;
 use seawall::receiver::{
     Block, Code, Hello, Message, Nack, Outbox, Poison, RangeKind, Reject, RejectReason, Sequences, WaitFor,
 };
-use seawall::{Seq, SourceId};
+use seawall::{Seq, SourceEpoch, SourceId};
 
 use super::story::{Item, SourceStory};
 
@@ -18,8 +18,17 @@ pub struct Oracle {
     folded: usize,
     /// How far each source is durable.
     durable: BTreeMap<SourceId, Seq>,
+    /// How far each ever was: more than `durable` once damage was accepted.
+    ever: BTreeMap<SourceId, Seq>,
     /// How far each was told to be.
     told: BTreeMap<SourceId, Seq>,
+    /// What was forgotten of each when damage was accepted, each behind the first and up to the second.
+    forgotten: BTreeMap<SourceId, Vec<(Seq, Seq)>>,
+    /// The highest epoch of each, and whose was forgotten: it may be given to another life again.
+    epochs: BTreeMap<SourceId, SourceEpoch>,
+    epochs_forgotten: BTreeSet<SourceId>,
+    /// So many blocks were trimmed when damage was last accepted.
+    trimmed_before_damage: usize,
     /// Of each connection: whose it is, and what was said in it last.
     connections: BTreeMap<usize, Talk>,
     rejects_told: BTreeSet<(usize, u64)>,
@@ -41,7 +50,12 @@ impl Oracle {
             block_bytes_max,
             folded: 0,
             durable: BTreeMap::new(),
+            ever: BTreeMap::new(),
             told: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            epochs_forgotten: BTreeSet::new(),
+            trimmed_before_damage: 0,
             connections: BTreeMap::new(),
             rejects_told: BTreeSet::new(),
         }
@@ -76,17 +90,90 @@ impl Oracle {
             }
             for (range, _) in Block::read(block).map_err(|e| e.to_string())?.ranges {
                 let moves = matches!(range.kind, RangeKind::Records | RangeKind::Skipped | RangeKind::Reject { .. });
+                if let (false, Some(id)) = (range.sequences == Sequences::None, &range.source) {
+                    let epoch = self.epochs.entry(id.clone()).or_default();
+                    if moves && range.epoch < *epoch {
+                        return Err(format!("{id}: a record of epoch {} behind one of {epoch}", range.epoch));
+                    }
+                    *epoch = range.epoch.max(*epoch);
+                }
                 if let (true, true, Some(id)) = (moves, range.sequences != Sequences::None, range.source) {
                     let durable = self.durable.entry(id.clone()).or_default();
                     if range.previous != *durable {
                         return Err(format!("{id}: a range behind {} follows {durable}", range.previous));
                     }
                     *durable = range.last;
+                    let ever = self.ever.entry(id).or_default();
+                    *ever = range.last.max(*ever);
                 }
             }
         }
         self.folded = blocks.len();
         Ok(())
+    }
+
+    /// Damage is accepted: what can be read of the stream is all that is known from now on.
+    pub fn accept_damage<'a>(
+        &mut self,
+        trimmed: usize,
+        readable: impl Iterator<Item = &'a Bytes>,
+    ) -> Result<(), String> {
+        let mut known: BTreeMap<SourceId, Seq> = BTreeMap::new();
+        let mut epochs: BTreeMap<SourceId, SourceEpoch> = BTreeMap::new();
+        for block in readable {
+            for (range, _) in Block::read(block).map_err(|e| e.to_string())?.ranges {
+                if let Some(id) = &range.source {
+                    let epoch = epochs.entry(id.clone()).or_default();
+                    *epoch = range.epoch.max(*epoch);
+                }
+                // That a reject was told says nothing of records: who asks for them again loses none.
+                let is_told = matches!(range.kind, RangeKind::Seen | RangeKind::Unseen { .. } | RangeKind::Retired);
+                if let (false, false, Some(id)) = (is_told, range.sequences == Sequences::None, range.source) {
+                    let known = known.entry(id).or_default();
+                    *known = range.last.max(*known);
+                }
+            }
+        }
+        for (id, epoch) in &mut self.epochs {
+            let known = epochs.get(id).copied().unwrap_or_default();
+            if known < *epoch {
+                self.epochs_forgotten.insert(id.clone());
+                *epoch = known;
+            }
+        }
+        for (id, durable) in &mut self.durable {
+            let known = known.get(id).copied().unwrap_or_default();
+            if known < *durable {
+                self.forgotten.entry(id.clone()).or_default().push((known, *durable));
+                *durable = known;
+            }
+            if let Some(told) = self.told.get_mut(id) {
+                *told = known.min(*told);
+            }
+        }
+        self.trimmed_before_damage = trimmed;
+        Ok(())
+    }
+
+    /// A receiver opens with this state: what is durable, not less and not more.
+    pub fn opened(&self, mut durable: impl FnMut(&SourceId) -> Seq) -> Result<(), String> {
+        for (id, expected) in &self.durable {
+            let found = durable(id);
+            if found != *expected {
+                return Err(format!("a replay says that {id} is durable up to {found}, it is up to {expected}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the receiver may say that it has less than this source was told.
+    pub fn is_forgotten(&self, source: usize) -> bool {
+        self.forgotten.contains_key(&self.sources[source].id)
+    }
+
+    /// Whether two lives of this source may have one epoch.
+    pub fn is_epoch_forgotten(&self, source: usize) -> bool {
+        self.epochs_forgotten.contains(&self.sources[source].id)
     }
 
     /// The receiver says this.
@@ -103,10 +190,17 @@ impl Oracle {
             Message::Ack(ack) => (ack.durable, ack.committed, ack.durable_lsn, ack.received, ack.credit_bytes),
             Message::Welcome(w) => (w.durable, w.committed, w.durable_lsn, Seq::ZERO, w.credit_bytes),
             Message::Nack(Nack { code, text, .. }) => {
-                let is_honest = !matches!(
-                    code,
-                    Code::Protocol | Code::Credit | Code::Limit | Code::Version | Code::AckedLoss | Code::UnknownStream
-                );
+                let is_loss_known = *code == Code::AckedLoss && self.forgotten.contains_key(id);
+                let is_honest = is_loss_known
+                    || !matches!(
+                        code,
+                        Code::Protocol
+                            | Code::Credit
+                            | Code::Limit
+                            | Code::Version
+                            | Code::AckedLoss
+                            | Code::UnknownStream
+                    );
                 let name = format!("{id} was told {code:?}: {text}");
                 return if is_honest { Ok(()) } else { Err(name) };
             }
@@ -127,6 +221,12 @@ impl Oracle {
         if !talk.is_sequenced {
             return Ok(());
         }
+        if let Message::Welcome(welcome) = message {
+            let epoch = self.epochs.get(id).copied().unwrap_or_default();
+            if welcome.epoch != epoch {
+                return Err(format!("{id} is welcomed in epoch {}, {epoch} is durable", welcome.epoch));
+            }
+        }
         let is_durable = self.durable.get(id).copied().unwrap_or_default();
         let told = self.told.entry(id.clone()).or_default();
         if durable > is_durable {
@@ -146,7 +246,8 @@ impl Oracle {
     /// An outbox has taken in what it heard.
     pub fn heard(&mut self, source: usize, outbox: &Outbox) -> Result<(), String> {
         let story = &self.sources[source];
-        let is_durable = self.durable.get(&story.id).copied().unwrap_or_default();
+        // It may not have heard yet that damage was accepted.
+        let is_durable = self.ever.get(&story.id).copied().unwrap_or_default();
         let claims = outbox.positions().durable;
         if story.sequences != Sequences::None && claims > is_durable {
             return Err(format!("{}'s outbox says {claims} is durable, but {is_durable} is", story.id));
@@ -154,12 +255,17 @@ impl Oracle {
         Ok(())
     }
 
-    /// Everything is over, and this is what the stream holds.
-    pub fn end(&self, blocks: &[Bytes]) -> Result<(), String> {
+    /// Everything is over, and this is what the stream holds. Of the blocks in `rotten` nothing can be read: they name what
+    /// is lost.
+    pub fn end(&self, blocks: &[Bytes], rotten: &BTreeSet<usize>) -> Result<(), String> {
+        let mut all = Vec::new();
+        for block in blocks {
+            all.push(Block::read(block).map_err(|e| e.to_string())?);
+        }
         for (number, source) in self.sources.iter().enumerate() {
-            let (mut found, mut rejected) = (Vec::new(), Vec::new());
-            for block in blocks {
-                let block = Block::read(block).map_err(|e| e.to_string())?;
+            let (mut found, mut lost) = (Vec::new(), Vec::new());
+            let (mut rejected, mut rejects_lost) = (Vec::new(), Vec::new());
+            for (at, block) in all.iter().enumerate() {
                 let mine = |bytes: &[u8]| bytes[1..].starts_with(format!("{number}.").as_bytes());
                 for record in block.records() {
                     let record = record.map_err(|e| e.to_string())?;
@@ -168,34 +274,58 @@ impl Oracle {
                             return Err(format!("{}'s record is in another's name", source.id));
                         }
                         let continues = record.seq.get() > record.range.previous.get() + 1;
-                        found.push((record.seq.get(), record.record.to_vec(), continues));
+                        let record = (record.seq.get(), record.record.to_vec(), continues);
+                        if rotten.contains(&at) { lost.push(record) } else { found.push(record) }
                     }
                 }
                 for (range, payload) in &block.ranges {
                     if let (RangeKind::Reject { reason, .. }, Some(id)) = (range.kind, &range.source)
                         && *id == source.id
                     {
-                        rejected.push((range.last.get(), reason, payload.clone()));
+                        match rotten.contains(&at) {
+                            true => rejects_lost.push(range.last.get()),
+                            false => rejected.push((at, range.last.get(), reason, payload.clone())),
+                        }
                     }
                 }
             }
-            self.check_content(source, &found).map_err(|what| format!("{}: {what}", source.id))?;
-            self.check_rejects(number, source, &rejected).map_err(|what| format!("{}: {what}", source.id))?;
+            self.check_content(source, found, &lost).map_err(|what| format!("{}: {what}", source.id))?;
+            self.check_rejects(number, source, rejected, &rejects_lost)
+                .map_err(|what| format!("{}: {what}", source.id))?;
         }
         Ok(())
     }
 
-    fn check_content(&self, source: &SourceStory, found: &[(u64, Vec<u8>, bool)]) -> Result<(), String> {
+    /// Where what told of them could not be read, the source was asked for them again, as far as it is still there: what
+    /// it repeated is left out once, and their order is that of their sequences. Whatever else comes twice stays to be found.
+    fn forget_first_copies<T>(&self, id: &SourceId, all: &mut Vec<T>, seq: impl Fn(&T) -> u64) {
+        let Some(forgotten) = self.forgotten.get(id) else { return };
+        let may_repeat = |seq: u64| forgotten.iter().any(|(known, was)| known.get() < seq && seq <= was.get());
+        let mut later = BTreeSet::new();
+        all.reverse();
+        all.retain(|item| later.insert(seq(item)) || !may_repeat(seq(item)));
+        all.reverse();
+        all.sort_by_key(seq);
+    }
+
+    fn check_content(
+        &self,
+        source: &SourceStory,
+        mut found: Vec<(u64, Vec<u8>, bool)>,
+        lost: &[(u64, Vec<u8>, bool)],
+    ) -> Result<(), String> {
         let good: Vec<_> = source.plan.iter().filter(|planned| planned.item == Item::Record).collect();
         if source.sequences == Sequences::None {
-            return check_unnumbered(
-                source.wait_for,
-                &good.iter().map(|planned| &planned.bytes).collect::<Vec<_>>(),
-                found,
-            );
+            // What is lost is named: it is as good as found.
+            let good = good.iter().map(|planned| &planned.bytes).collect::<Vec<_>>();
+            return check_unnumbered(source.wait_for, &good, &found, lost);
         }
+        self.forget_first_copies(&source.id, &mut found, |(seq, ..)| *seq);
+        let seqs: BTreeSet<_> = found.iter().map(|(seq, ..)| *seq).collect();
+        let is_lost = |seq: u64| lost.iter().any(|(lost, ..)| *lost == seq) && !seqs.contains(&seq);
         let found: Vec<_> = found.iter().map(|(seq, bytes, _)| (*seq, bytes)).collect();
-        let good: Vec<_> = good.iter().map(|planned| (planned.seq, &planned.bytes)).collect();
+        let good = good.iter().map(|planned| (planned.seq, &planned.bytes));
+        let good: Vec<_> = good.filter(|(seq, _)| !is_lost(*seq)).collect();
         let seqs = |all: &[(u64, &Vec<u8>)]| all.iter().map(|(seq, _)| *seq).collect::<Vec<_>>();
         let holds = match source.wait_for {
             // Some may be lost; the others come once, in their order.
@@ -212,13 +342,15 @@ impl Oracle {
         &self,
         number: usize,
         source: &SourceStory,
-        rejected: &[(u64, RejectReason, Bytes)],
+        mut rejected: Vec<(usize, u64, RejectReason, Bytes)>,
+        lost: &[u64],
     ) -> Result<(), String> {
-        let seqs: Vec<_> = rejected.iter().map(|(seq, ..)| *seq).collect();
+        self.forget_first_copies(&source.id, &mut rejected, |(_, seq, ..)| *seq);
+        let seqs: Vec<_> = rejected.iter().map(|(_, seq, ..)| *seq).collect();
         if seqs.windows(2).any(|pair| pair[0] >= pair[1]) {
             return Err(format!("rejected twice, or out of order: {seqs:?}"));
         }
-        for (seq, reason, kept) in rejected {
+        for (block, seq, reason, kept) in &rejected {
             let planned = source.plan.iter().find(|planned| planned.seq == *seq).ok_or("a reject nobody sent")?;
             let is_right = match planned.item {
                 Item::Poison => *reason == RejectReason::Poison,
@@ -234,14 +366,19 @@ impl Oracle {
                     planned.item
                 ));
             }
-            if source.wait_for != WaitFor::Received && !self.rejects_told.contains(&(number, *seq)) {
+            // A snapshot said that nobody was told yet, and cannot be read.
+            let is_forgotten = *block < self.trimmed_before_damage;
+            // An older life had sent what the newest has given up, and was done without.
+            let is_given_up = planned.item == Item::GivenUp;
+            let is_told = is_given_up || self.rejects_told.contains(&(number, *seq));
+            if source.wait_for != WaitFor::Received && !is_told && !is_forgotten {
                 return Err(format!("nobody was told that {seq} was rejected"));
             }
         }
         let is_kept = self.poison == Poison::DeadLetter && source.wait_for != WaitFor::Received;
         let bad = source.plan.iter().filter(|planned| matches!(planned.item, Item::Poison | Item::Oversized));
         for planned in bad.filter(|_| is_kept && source.sequences != Sequences::None) {
-            if !seqs.contains(&planned.seq) {
+            if !seqs.contains(&planned.seq) && !lost.contains(&planned.seq) {
                 return Err(format!("{} was neither taken nor rejected", planned.seq));
             }
         }
@@ -250,7 +387,12 @@ impl Oracle {
 }
 
 /// At least once, and in order within a session.
-fn check_unnumbered(wait_for: WaitFor, good: &[&Vec<u8>], found: &[(u64, Vec<u8>, bool)]) -> Result<(), String> {
+fn check_unnumbered(
+    wait_for: WaitFor,
+    good: &[&Vec<u8>],
+    found: &[(u64, Vec<u8>, bool)],
+    lost: &[(u64, Vec<u8>, bool)],
+) -> Result<(), String> {
     let place = |bytes: &Vec<u8>| good.iter().position(|expected| *expected == bytes);
     for (seq, bytes, _) in found {
         // A record that was given up later may have come before.
@@ -258,7 +400,7 @@ fn check_unnumbered(wait_for: WaitFor, good: &[&Vec<u8>], found: &[(u64, Vec<u8>
             return Err(format!("nobody sent what is at {seq}: {}", bytes[..bytes.len().min(12)].escape_ascii()));
         }
     }
-    let missing = good.iter().find(|expected| !found.iter().any(|(_, bytes, _)| bytes == **expected));
+    let missing = good.iter().find(|expected| !found.iter().chain(lost).any(|(_, bytes, _)| bytes == **expected));
     if let (Some(missing), false) = (missing, wait_for == WaitFor::Received) {
         return Err(format!("{} is lost", missing[..missing.len().min(20)].escape_ascii()));
     }

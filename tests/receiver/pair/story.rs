@@ -5,7 +5,7 @@ use std::time::Duration;
 use seawall::SourceId;
 use seawall::receiver::{Poison, ReceiverConfig, Sequences, WaitFor};
 
-use crate::bed::{id, small};
+use super::super::bed::{id, small};
 
 /// Small and good enough: every choice comes from here.
 #[derive(Clone, Debug)]
@@ -86,10 +86,12 @@ pub enum Fault {
     Full,
     Slow,
     Snapshot,
+    /// Durable blocks cannot be read any more, which an open notices.
+    Rot,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 8] = [
+    pub const ALL: [Fault; 9] = [
         Fault::Cut,
         Fault::CrashSource,
         Fault::Zombie,
@@ -98,6 +100,7 @@ impl Fault {
         Fault::Full,
         Fault::Slow,
         Fault::Snapshot,
+        Fault::Rot,
     ];
 }
 
@@ -122,10 +125,14 @@ pub enum Lie {
     Swap,
     /// What a source waits for is never told.
     Mute,
+    /// A replay is not told of blocks that cannot be read.
+    HideRot,
+    /// Damage is accepted when a replay begins, though nobody said so.
+    AcceptRot,
 }
 
 impl Lie {
-    pub const ALL: [Lie; 9] = [
+    pub const ALL: [Lie; 11] = [
         Lie::AckReceived,
         Lie::ForgetSources,
         Lie::TakeGaps,
@@ -135,6 +142,8 @@ impl Lie {
         Lie::ReplayHalf,
         Lie::Swap,
         Lie::Mute,
+        Lie::HideRot,
+        Lie::AcceptRot,
     ];
 }
 
@@ -152,6 +161,8 @@ pub struct Story {
     /// No more faults after this.
     pub calm_after: Duration,
     pub delay_millis: u64,
+    /// The receiver's disk may rot.
+    pub rots: bool,
     pub lie: Option<Lie>,
 }
 
@@ -183,6 +194,7 @@ impl Story {
             fault_every: r.of(&[8, 20, 60]),
             calm_after: r.millis(50, 1500),
             delay_millis: r.of(&[2, 20]),
+            rots: r.one_in(3),
             lie: None,
         }
     }
@@ -265,6 +277,7 @@ impl Story {
             fault_every: 0,
             calm_after: Duration::ZERO,
             delay_millis: 3,
+            rots: true,
             lie: None,
         }
     }

@@ -1,6 +1,6 @@
 //! What happens: receiver, log, connections and sources, one event after the other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::AddAssign;
 use std::time::Instant;
@@ -8,14 +8,15 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use seawall::receiver::{
     Block, Code, FrameHeader, HEADER_BYTES, Intake, IntakeStats, Message, Outbox, OutboxConfig, OutboxError,
-    OutboxOutput, Oversized, Preview, Reservation, Sequences, SessionKey, SessionOutput, Sources, decode, preview,
+    OutboxOutput, Oversized, Preview, Replay, ReplayEnd, ReplayError, Reservation, Sequences, SessionKey,
+    SessionOutput, decode, preview,
 };
-use seawall::{Lsn, Seq, SourceEpoch, SourceId};
+use seawall::{Lsn, LsnRange, Seq, SourceEpoch, SourceId};
 
+use super::super::bed::{no_x, seq};
 use super::oracle::Oracle;
 use super::story::{Fault, Item, Lie, Random, Story};
 use super::wire::{Connection, Pipe, Reading, Time};
-use crate::bed::{no_x, seq};
 
 /// What was done, to see that something was.
 #[derive(Clone, Copy, Default, Debug)]
@@ -36,6 +37,12 @@ pub struct Done {
     pub snapshots: u64,
     pub trims: u64,
     pub byes: u64,
+    /// Blocks that became unreadable, opens refused because of it, and opens that accepted it.
+    pub rotten: u64,
+    pub refused: u64,
+    pub accepted: u64,
+    /// Sources told that what they had been told is lost.
+    pub losses_told: u64,
     pub trace: u64,
 }
 
@@ -58,6 +65,10 @@ impl AddAssign for Done {
             (&mut self.snapshots, other.snapshots),
             (&mut self.trims, other.trims),
             (&mut self.byes, other.byes),
+            (&mut self.rotten, other.rotten),
+            (&mut self.refused, other.refused),
+            (&mut self.accepted, other.accepted),
+            (&mut self.losses_told, other.losses_told),
         ];
         pairs.into_iter().for_each(|(sum, more)| *sum += more);
     }
@@ -71,6 +82,10 @@ pub struct SimLog {
     flushes: VecDeque<(Time, usize)>,
     /// So many of the first blocks are gone.
     trimmed: usize,
+    /// Blocks that cannot be read.
+    rotten: BTreeSet<usize>,
+    /// Those of them that were given up: no copy brings them back.
+    given_up: BTreeSet<usize>,
     retry_at: Option<Time>,
     full_until: Time,
     slow_until: Time,
@@ -326,6 +341,26 @@ impl World {
                     intake.request_snapshot();
                 }
             }
+            Fault::Rot => {
+                if self.story.rots {
+                    self.rot();
+                }
+                if self.r.one_in(2) || self.story.fault_every == 0 {
+                    self.crash_receiver();
+                }
+            }
+        }
+    }
+
+    /// Mostly in what a replay reads.
+    fn rot(&mut self) {
+        for _ in 0..self.r.within(1, 3) {
+            let (trimmed, durable) = (self.log.trimmed as u64, self.log.durable as u64);
+            if durable > trimmed {
+                let low = if self.r.one_in(3) { trimmed } else { trimmed.max(durable.saturating_sub(4)) };
+                let block = self.r.within(low, durable - 1) as usize;
+                self.done.rotten += u64::from(self.log.rotten.insert(block));
+            }
         }
     }
 
@@ -380,6 +415,7 @@ impl World {
             survivors = survivors.saturating_sub(self.r.below(4) as usize).max(log.trimmed);
         }
         log.blocks.truncate(survivors);
+        log.rotten.split_off(&survivors);
         log.durable = survivors;
         log.flushes.clear();
         log.retry_at = None;
@@ -398,38 +434,97 @@ impl World {
 
     // --- the receiver ----------------------------------------------------------------------------------------------
 
-    fn open_receiver(&mut self) -> Result<(), String> {
-        self.back_at = None;
-        let blocks = &self.log.blocks[..self.log.durable];
-        let mut sources = Sources::default();
-        let mut replay_from = Lsn::ZERO;
-        if let Some(newest) = blocks.last() {
-            replay_from = Block::read(newest).map_err(|e| e.to_string())?.replay_from;
-            let first = replay_from.get().saturating_sub(1) as usize;
-            if first < self.log.trimmed {
-                return Err(format!(
-                    "the replay begins at {replay_from}, and {} blocks were trimmed",
-                    self.log.trimmed
-                ));
-            }
-            let replayed = match self.story.lie {
-                Some(Lie::ForgetSources) => &[][..],
-                Some(Lie::ReplayHalf) => &blocks[(first + blocks.len()) / 2..],
-                _ => &blocks[first..],
+    /// Reads the stream as a node does. `None`: there is damage, and somebody has to decide.
+    fn replay(&mut self, accept_damage: bool) -> Result<Option<ReplayEnd>, String> {
+        let (first, end) = (Lsn::new(self.log.trimmed as u64 + 1), Lsn::new(self.log.durable as u64));
+        let lie = self.story.lie;
+        let mut replay = Replay::new(first, end, accept_damage || lie == Some(Lie::AcceptRot));
+        let mut is_pointer = true;
+        loop {
+            let wanted = match replay.wanted() {
+                Ok(Some(wanted)) => wanted,
+                Ok(None) => return Ok(Some(replay.end())),
+                Err(ReplayError::Damaged { lsns })
+                    if self.log.rotten.contains(&(lsns.start.get() as usize - 1)) && !accept_damage =>
+                {
+                    return Ok(None);
+                }
+                Err(error) => return Err(format!("{error:?}, and {} blocks were trimmed", self.log.trimmed)),
             };
-            for block in replayed {
-                let block = Block::read(block).map_err(|e| e.to_string())?;
-                block.ranges.iter().for_each(|(range, _)| sources.apply(range));
+            for number in wanted.start.get()..wanted.end.get() {
+                let half = (wanted.start.get() + wanted.end.get()) / 2;
+                let is_hidden = match lie {
+                    Some(Lie::ForgetSources) => !is_pointer,
+                    Some(Lie::ReplayHalf) => !is_pointer && number < half,
+                    _ => false,
+                };
+                let at = number as usize - 1;
+                if self.log.rotten.contains(&at) {
+                    if lie != Some(Lie::HideRot) || is_pointer {
+                        replay.unreadable(LsnRange::inclusive(Lsn::new(number), Lsn::new(number)));
+                    }
+                } else if !is_hidden {
+                    replay.block(&Block::read(&self.log.blocks[at]).map_err(|e| e.to_string())?);
+                    is_pointer = false;
+                }
             }
         }
+    }
+
+    fn open_receiver(&mut self) -> Result<(), String> {
+        self.back_at = None;
         self.oracle.durable(&self.log.blocks[..self.log.durable])?;
+        let found = match self.replay(false)? {
+            Some(found) => found,
+            None => {
+                self.done.refused += 1;
+                self.resolve_damage()?
+            }
+        };
         let config = self.story.config.clone();
         let durable = Lsn::new(self.log.durable as u64);
-        let mut intake = Intake::new(config, "in", sources, durable, replay_from, 0).with_check(no_x());
+        let is_damaged = !found.damaged.is_empty();
+        let mut intake = Intake::new(config, "in", found.sources, durable, found.from, 0).with_check(no_x());
         intake.set_rate(self.at(), self.story.rate);
+        if is_damaged {
+            intake.request_snapshot();
+        }
+        self.oracle.opened(|id| intake.source(id).map_or(Seq::ZERO, |source| source.durable))?;
         self.intake = Some(intake);
         self.tell(|| "the receiver is there".to_owned());
         Ok(())
+    }
+
+    /// The receiver does not open: blocks are brought back from a copy, or given up.
+    fn resolve_damage(&mut self) -> Result<ReplayEnd, String> {
+        if self.r.one_in(2) {
+            self.tell(|| "damage is repaired".to_owned());
+            let SimLog { rotten, given_up, .. } = &mut self.log;
+            rotten.retain(|block| given_up.contains(block));
+            if let Some(found) = self.replay(false)? {
+                return Ok(found);
+            }
+        }
+        self.done.accepted += 1;
+        let rotten = self.log.rotten.clone();
+        self.tell(|| format!("damage is accepted: {rotten:?}"));
+        let found = self.replay(true)?.ok_or("damage that is accepted is refused")?;
+        let log = &mut self.log;
+        let mut named = found.damaged.iter().flat_map(|lsns| lsns.start.get()..lsns.end.get());
+        let rotten: Vec<_> = log.rotten.range(log.trimmed..).map(|block| *block as u64 + 1).collect();
+        if !named.by_ref().eq(rotten.iter().copied()) {
+            return Err(format!("blocks {rotten:?} cannot be read, and {:?} are named", found.damaged));
+        }
+        log.given_up.extend(&log.rotten);
+        let readable = (log.trimmed..log.durable).filter(|block| !log.rotten.contains(block));
+        let blocks = &log.blocks;
+        self.oracle.accept_damage(log.trimmed, readable.map(|block| &blocks[block]))?;
+        // What is not known to be durable is not committed, as far as the receiver knows.
+        for (id, committed) in &mut self.committed {
+            let known = found.sources.durable(id).unwrap_or_default();
+            *committed = known.min(*committed);
+        }
+        Ok(found)
     }
 
     fn flush(&mut self) -> Result<(), String> {
@@ -917,11 +1012,7 @@ impl World {
                 }
             }
             Some(OutboxError::Refused { code: Code::OldEpoch | Code::Replaced, .. }) => {
-                self.note_finished(number);
-                self.players[number].is_alive = false;
-                if self.current[source] == number {
-                    self.current[source] = self.new_life(source);
-                }
+                self.replace(number);
             }
             Some(OutboxError::Refused { code: Code::Poison | Code::Oversized, .. }) => {
                 self.note_finished(number);
@@ -932,20 +1023,36 @@ impl World {
                     Sequences::None => 0,
                     _ => story.plan.partition_point(|planned| planned.seq <= durable),
                 };
-                let find = |kinds: &[Item]| (from..story.plan.len()).find(|at| kinds.contains(&story.plan[*at].item));
-                // Another life may have met the same record, and given it up.
-                let culprit = find(&[Item::Poison, Item::Oversized])
-                    .or_else(|| find(&[Item::GivenUp]))
+                let find = |from: usize, kinds: &[Item]| {
+                    (from..story.plan.len()).find(|at| kinds.contains(&story.plan[*at].item))
+                };
+                // Another life may have met the same record, given it up and gone further.
+                let culprit = find(from, &[Item::Poison, Item::Oversized])
+                    .or_else(|| find(0, &[Item::GivenUp]))
                     .ok_or_else(|| format!("source {source} was refused a good record"))?;
                 self.give_up(source, culprit);
-                self.players[number].is_alive = false;
-                if self.current[source] == number {
-                    self.current[source] = self.new_life(source);
-                }
+                self.replace(number);
             }
+            // What it was told is lost, and somebody has said that this is accepted: it starts anew without that memory.
+            Some(OutboxError::AckedLoss { .. }) if self.oracle.is_forgotten(source) => {
+                self.done.losses_told += 1;
+                self.replace(number);
+            }
+            // Its epoch was forgotten and given to another life, whose records are acknowledged to it.
+            Some(OutboxError::Protocol(_)) if self.oracle.is_epoch_forgotten(source) => self.replace(number),
             Some(error) => return Err(format!("source {source}: {error}")),
         }
         Ok(())
+    }
+
+    /// A life that can do no more; the source's newest is followed by another.
+    fn replace(&mut self, number: usize) {
+        let source = self.players[number].source;
+        self.note_finished(number);
+        self.players[number].is_alive = false;
+        if self.current[source] == number {
+            self.current[source] = self.new_life(source);
+        }
     }
 
     // --- the end ---------------------------------------------------------------------------------------------------
@@ -975,10 +1082,12 @@ impl World {
         if intake.stats().sessions != 0 {
             return Err(format!("{} sessions stay for ever", intake.stats().sessions));
         }
-        self.oracle.end(&self.log.blocks)?;
+        self.oracle.end(&self.log.blocks, &self.log.rotten)?;
         // A last replay says what the memory says.
         let remembered: Vec<_> = intake.sources().map(|source| (source.id, source.durable)).collect();
         self.intake = None;
+        let SimLog { rotten, given_up, .. } = &mut self.log;
+        rotten.retain(|block| given_up.contains(block));
         self.open_receiver()?;
         let replayed = self.intake.as_ref().expect("it is there");
         for (id, durable) in remembered {

@@ -23,6 +23,9 @@ mod layer;
 mod layers;
 mod mounts;
 mod mutants;
+#[allow(dead_code, unreachable_pub, unused_imports, missing_docs, reason = "shared with the tests")]
+mod pair;
+mod proxy;
 mod report;
 mod rng;
 #[allow(dead_code, unreachable_pub, unused_imports, missing_docs, reason = "shared with the tests")]

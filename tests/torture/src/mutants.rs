@@ -91,7 +91,8 @@ pub(crate) fn run(args: &Args, layers: &[Box<dyn Layer>]) -> Result<bool, String
             && (args.names.is_empty() || args.names.contains(&mutant.name))
             && (args.layers.is_empty() || args.layers.iter().any(|name| name == layer))
     };
-    let program = build(&workspace, &mutants)?;
+    let needs_explorer = mutants.iter().any(|mutant| is_wanted(mutant, "concurrency"));
+    let program = build(&workspace, &mutants, needs_explorer)?;
     let (mut is_clean, mut skipped) = (true, BTreeMap::new());
     let mut caught: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut claims = 0;
@@ -180,7 +181,7 @@ fn look(program: &Path, mutant: &str, layer: &str, count: Option<u64>, args: &Ar
 }
 
 /// A program in which every mutant sleeps.
-fn build(workspace: &Path, mutants: &[Mutant]) -> Result<PathBuf, String> {
+fn build(workspace: &Path, mutants: &[Mutant], needs_explorer: bool) -> Result<PathBuf, String> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     let target = std::path::absolute(target).map_err(|error| error.to_string())?;
     let tree = target.join("mutants");
@@ -207,15 +208,31 @@ fn build(workspace: &Path, mutants: &[Mutant]) -> Result<PathBuf, String> {
         .args(["build", "--release", "--quiet", "-p", "seawall-torture", "--manifest-path"])
         .arg(tree.join("Cargo.toml"));
     // Beside the ordinary build, whose program must stay what it is.
-    cargo.arg("--target-dir").arg(target.join("mutants-target")).env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+    cargo.arg("--target-dir").arg(target.join("mutants-target"));
+    use_again(&target.join("release"), &target.join("mutants-target/release"));
     let built = cargo.status().map_err(|error| format!("cargo: {error}"))?;
     if !built.success() {
         return Err("the mutants cannot be built: an edit of tests/torture/mutants.toml does not fit the source".into());
     }
-    if mutants.iter().any(|mutant| mutant.caught_by.iter().any(|layer| layer == "concurrency")) {
+    if needs_explorer {
+        use_again(&target.join("shuttle/release"), &target.join("mutants-target/shuttle/release"));
         concurrency::build(&tree, &target.join("mutants-target"))?;
     }
     Ok(target.join("mutants-target/release/torture"))
+}
+
+/// Copies what was built of other people's crates, which no mutant changes: that is most of the time a build takes. Without
+/// it, everything is built.
+fn use_again(from: &Path, to: &Path) {
+    if to.exists() || std::fs::create_dir_all(to).is_err() {
+        return;
+    }
+    let parts = ["deps", "build", ".fingerprint"].map(|part| from.join(part));
+    // Their times as well, or cargo takes them for older than what they were made of.
+    let copied = Command::new("cp").arg("-a").args(parts).arg(to).stderr(Stdio::null()).status();
+    if !copied.is_ok_and(|status| status.success()) {
+        let _ = std::fs::remove_dir_all(to);
+    }
 }
 
 fn apply(file: &Path, edit: &Edit, name: &str) -> Result<(), String> {

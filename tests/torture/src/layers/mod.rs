@@ -8,6 +8,8 @@ mod faultfs;
 mod fuzz;
 mod kill;
 mod lives;
+mod pairs;
+mod receive;
 mod shutdown;
 mod simulated;
 
@@ -17,6 +19,7 @@ use super::layer::Layer;
 pub(crate) fn all() -> Vec<Box<dyn Layer>> {
     vec![
         Box::new(fuzz::Fuzz),
+        Box::new(pairs::Pairs),
         Box::new(simulated::Simulated::ERRORS),
         Box::new(simulated::Simulated::ROT),
         Box::new(simulated::Simulated::STATES),
@@ -24,6 +27,7 @@ pub(crate) fn all() -> Vec<Box<dyn Layer>> {
         Box::new(checked::Checked::MIRI),
         Box::new(checked::Checked::THREADS),
         Box::new(kill::Kill),
+        Box::new(receive::Receive),
         Box::new(faultfs::Power),
         Box::new(calls::Calls::RING),
         Box::new(calls::Calls::PWRITE),
