@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! magic 4 "SWLC" | version 4 | ledger 16 | ballot 16 | last input 4 | allocated 8 | settled 8
-//! inputs: count 4, each: id 4, kind 1, identity 16, name, trimmed 8, allocated 8, committed 8, lost 8 (records)
+//! inputs: count 4, each: id 4, kind 1, identity 16, name, removed 1, trimmed 8, allocated 8, committed 8, lost 8 (records)
 //!         parts: count 4, each: key, label, allocated 8, digest 8, committed 8
 //! batches: count 4, each: id 8, allocated at 8, status, ranges
 //! settled batches: count 4, each: id 8, allocated at 8, status, ranges 8, records 8, bytes 8
@@ -69,6 +69,7 @@ impl State {
             out.put_u8(input.kind as u8);
             out.put_u128_le(input.identity.0);
             put_text(&mut out, &input.name);
+            out.put_u8(u8::from(input.is_removed));
             let counts = [input.trimmed, input.records_allocated, input.records_settled, input.records_lost];
             counts.into_iter().for_each(|n| out.put_u64_le(n));
             out.put_u32_le(input.parts.len() as u32);
@@ -146,7 +147,13 @@ fn read_input(r: &mut Reader<'_>) -> Result<Input, CheckpointError> {
     let kind = input_kind(r.u8()?)?;
     let identity = Identity(r.u128()?);
     let name = text(r)?;
+    let is_removed = match r.u8()? {
+        0 => false,
+        1 => true,
+        _ => return Err(EventError::Field.into()),
+    };
     let mut input = Input::new(kind, identity, name, Default::default(), r.u64()?);
+    input.is_removed = is_removed;
     [input.records_allocated, input.records_settled, input.records_lost] = [r.u64()?, r.u64()?, r.u64()?];
     for _ in 0..r.u32()? {
         let key = key(r)?;

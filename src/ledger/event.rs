@@ -66,14 +66,16 @@ pub enum Event {
         /// Of a stream, the chain before it.
         digest: u64,
     },
-    /// An operator has looked: what is there now under this name is the input, although it is not what was there before.
+    /// What is there now under this name is the input: although it is not what was there before, by an operator's word; or
+    /// again, after it was removed.
     InputAdopted {
         /// Which.
         input: InputId,
         /// What it is recognized by from now on.
         identity: Identity,
     },
-    /// Records of this input go into batches no more. Nothing of it is pending.
+    /// Records of this input go into batches no more, until it is adopted again; its positions are kept. Nothing of it is
+    /// pending.
     InputRemoved {
         /// Which.
         input: InputId,

@@ -30,7 +30,7 @@ pub trait Parts {
     /// One part; `None` when no range of it is in a batch yet.
     fn get(&self, key: &PartKey) -> Option<Part>;
 
-    /// Every part, in the order of the keys.
+    /// Every part, in the order of the keys. The ledger's state is held meanwhile: `take` must not ask the ledger anything.
     fn each(&self, take: &mut dyn FnMut(&PartKey, &Part));
 }
 

@@ -81,11 +81,14 @@ impl Replay {
     pub fn frame(&mut self, lsn: Lsn, payload: &Bytes) -> Result<(), ReplayError> {
         let envelope = Envelope::decode(payload).map_err(|source| ReplayError::Event { lsn, source })?;
         self.events += 1;
-        let is_stale = envelope.ballot < self.state.ballot();
+        // Whoever writes a checkpoint has taken over from those below, although the state that says so is in its pieces.
+        let newest = self.pieces.as_ref().map_or(Ballot::ZERO, |pieces| pieces.ballot).max(self.state.ballot());
+        if envelope.ballot < newest {
+            self.fenced += 1;
+            return Ok(());
+        }
         match &envelope.event {
-            Event::Checkpoint { index, count, piece } if !is_stale => {
-                self.piece(lsn, envelope.ballot, *index, *count, piece)
-            }
+            Event::Checkpoint { index, count, piece } => self.piece(lsn, envelope.ballot, *index, *count, piece),
             Event::LedgerCreated { .. } => self.apply(lsn, &envelope),
             _ if self.state.ledger().is_none() => Err(ReplayError::NoBeginning { lsn }),
             _ => self.apply(lsn, &envelope),
@@ -93,13 +96,9 @@ impl Replay {
     }
 
     fn apply(&mut self, lsn: Lsn, envelope: &Envelope) -> Result<(), ReplayError> {
-        let counts = self.state.apply(envelope).map_err(|source| ReplayError::Broken { lsn, source })?;
-        if counts {
-            // Whoever began it did not end it.
-            self.pieces = None;
-        } else {
-            self.fenced += 1;
-        }
+        self.state.apply(envelope).map_err(|source| ReplayError::Broken { lsn, source })?;
+        // Whoever began it did not end it.
+        self.pieces = None;
         Ok(())
     }
 

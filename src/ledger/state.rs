@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::event::{Envelope, Event};
+use super::event::{Envelope, Event, TEXT_BYTES_MAX};
 use super::range::{Identity, InputKind, PartKey, Range};
 use crate::types::{Ballot, BatchId, InputId, LedgerId};
 
@@ -44,6 +44,8 @@ pub struct Input {
     pub parts: BTreeMap<PartKey, PartState>,
     /// Everything up to this position may be gone.
     pub trimmed: u64,
+    /// Nothing of it goes into batches any more, until it is added again.
+    pub is_removed: bool,
     /// Records in batches so far.
     pub records_allocated: u64,
     /// Of these, in batches of the settled prefix: committed or abandoned.
@@ -82,13 +84,13 @@ impl Batch {
     /// How many records it holds.
     #[must_use]
     pub fn records(&self) -> u64 {
-        self.ranges.iter().map(|range| range.records).sum()
+        self.ranges.iter().fold(0, |sum, range| sum.saturating_add(range.records))
     }
 
     /// Their bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.ranges.iter().map(|range| range.bytes).sum()
+        self.ranges.iter().fold(0, |sum, range| sum.saturating_add(range.bytes))
     }
 }
 
@@ -283,14 +285,20 @@ impl State {
     /// [`Broken`] says why not.
     pub fn check(&self, event: &Event) -> Result<(), Broken> {
         match event {
-            Event::LedgerCreated { .. } if self.ledger.is_some() => {
+            // Twice with one name: two drivers found it empty. The later one has taken over, as by `DriverBegan`.
+            Event::LedgerCreated { ledger } if self.ledger.is_some_and(|known| known != *ledger) => {
                 return Err(Broken::Order("a ledger is created once"));
             }
             Event::LedgerCreated { .. } => return Ok(()),
             _ if self.ledger.is_none() => return Err(Broken::Order("a ledger begins with its creation")),
             Event::DriverBegan | Event::Checkpoint { .. } => {}
-            Event::InputAdded { input, name, kind, start, .. } => self.check_input(*input, name, *kind, *start)?,
-            Event::InputAdopted { input, .. } => drop(self.known(*input)?),
+            Event::InputAdded { input, name, kind, identity, start, .. } => {
+                self.check_input(*input, name, *kind, *identity, *start)?;
+            }
+            Event::InputAdopted { input, identity } => {
+                let known = self.inputs.get(input).ok_or(Broken::NoInput(*input))?;
+                self.check_identity(*input, &known.name, *identity)?;
+            }
             Event::InputRemoved { input } => {
                 let known = self.known(*input)?;
                 if let Some((part, _)) = known.parts.iter().find(|(_, part)| part.outstanding > 0) {
@@ -348,8 +356,12 @@ impl State {
                 self.inputs.insert(*input, Input::new(*kind, *identity, name.clone(), parts, trimmed));
                 self.last_input = *input;
             }
-            Event::InputAdopted { input, identity } => self.input_mut(*input).identity = *identity,
-            Event::InputRemoved { input } => drop(self.inputs.remove(input)),
+            Event::InputAdopted { input, identity } => {
+                let known = self.input_mut(*input);
+                (known.identity, known.is_removed) = (*identity, false);
+            }
+            // Its positions stay: whoever adds it again must not get its records again.
+            Event::InputRemoved { input } => self.input_mut(*input).is_removed = true,
             Event::PartsForgotten { input, parts } => {
                 let known = self.input_mut(*input);
                 parts.iter().for_each(|part| drop(known.parts.remove(part)));
@@ -357,7 +369,7 @@ impl State {
             Event::BatchAllocated { batch, ranges } => {
                 for range in ranges {
                     let input = self.input_mut(range.input);
-                    input.records_allocated += range.records;
+                    input.records_allocated = input.records_allocated.saturating_add(range.records);
                     input.advance(range).outstanding += 1;
                 }
                 let status = BatchStatus::Pending;
@@ -374,7 +386,7 @@ impl State {
             }
             Event::RangeDropped { range, .. } => {
                 let input = self.input_mut(range.input);
-                input.records_lost += range.records;
+                input.records_lost = input.records_lost.saturating_add(range.records);
                 input.advance(range).catch_up();
             }
             Event::Trimmed { input, upto } => {
@@ -388,14 +400,34 @@ impl State {
     // --- checks ----------------------------------------------------------------------------------------------------
 
     fn known(&self, input: InputId) -> Result<&Input, Broken> {
-        self.inputs.get(&input).ok_or(Broken::NoInput(input))
+        self.inputs.get(&input).filter(|known| !known.is_removed).ok_or(Broken::NoInput(input))
     }
 
-    fn check_input(&self, input: InputId, name: &[u8], kind: InputKind, start: u64) -> Result<(), Broken> {
+    /// One thing under two names would be in batches twice.
+    fn check_identity(&self, input: InputId, name: &[u8], identity: Identity) -> Result<(), Broken> {
+        let is_other = |(id, known): (&InputId, &Input)| *id != input && known.identity == identity;
+        if identity == Identity::default() || !self.inputs.iter().any(is_other) {
+            return Ok(());
+        }
+        let what = "it is an input already, under another name";
+        Err(Broken::InputTaken { input, name: name.escape_ascii().to_string(), what })
+    }
+
+    fn check_input(
+        &self,
+        input: InputId,
+        name: &[u8],
+        kind: InputKind,
+        identity: Identity,
+        start: u64,
+    ) -> Result<(), Broken> {
+        self.check_identity(input, name, identity)?;
         let what = if input != self.last_input.next() {
             "its number is not the next one"
         } else if name.is_empty() {
             "it has no name"
+        } else if name.len() > TEXT_BYTES_MAX {
+            "its name is longer than 1024 bytes"
         } else if self.inputs.values().any(|known| known.name == name) {
             "its name is taken"
         } else if kind == InputKind::Stream && start == 0 {
@@ -466,8 +498,8 @@ impl State {
             let is_lost = matches!(batch.status, BatchStatus::Abandoned { .. });
             for range in &batch.ranges {
                 let input = self.input_mut(range.input);
-                input.records_settled += range.records;
-                input.records_lost += if is_lost { range.records } else { 0 };
+                input.records_settled = input.records_settled.saturating_add(range.records);
+                input.records_lost = input.records_lost.saturating_add(if is_lost { range.records } else { 0 });
                 let part = input.parts.get_mut(&range.part).expect("outstanding parts stay");
                 part.committed = range.to;
                 part.outstanding -= 1;
@@ -492,7 +524,17 @@ impl Input {
         parts: BTreeMap<PartKey, PartState>,
         trimmed: u64,
     ) -> Input {
-        Input { kind, identity, name, parts, trimmed, records_allocated: 0, records_settled: 0, records_lost: 0 }
+        Input {
+            kind,
+            identity,
+            name,
+            parts,
+            trimmed,
+            is_removed: false,
+            records_allocated: 0,
+            records_settled: 0,
+            records_lost: 0,
+        }
     }
 
     /// The only part of a stream.

@@ -231,10 +231,10 @@ impl<S: Storage> Receiver<S> {
         self.inner.state.lock().intake.config().clone()
     }
 
-    /// How far the stream is durable.
+    /// How far the stream is durable, as far as the receiver has heard and told its sources.
     #[must_use]
     pub fn durable(&self) -> Lsn {
-        self.inner.log.flushed()
+        self.inner.state.lock().intake.durable_lsn()
     }
 
     /// What was counted.
@@ -279,20 +279,22 @@ impl<S: Storage> Receiver<S> {
     /// # Errors
     /// The log's, and [`ReceiverError::NotABlock`]. Frames that cannot be read are passed over.
     pub fn committed(&self, lsn: Lsn) -> Result<(), ReceiverError> {
-        let (before, durable, known) = {
+        let first = self.inner.log.first();
+        let (before, durable, known, derives) = {
             // In one look: what becomes durable behind it is neither among the blocks read nor in these positions.
             let state = self.inner.state.lock();
             let before = state.intake.committed_lsn();
-            let known: Vec<_> = match before {
-                Lsn::ZERO => state.intake.sources().map(|source| (source.id, source.durable)).collect(),
-                _ => Vec::new(),
+            // The first time, or when blocks since the last call are gone: by what comes behind them instead.
+            let derives = before == Lsn::ZERO || before.next() < first;
+            let known: Vec<_> = match derives {
+                true => state.intake.sources().map(|source| (source.id, source.durable)).collect(),
+                false => Vec::new(),
             };
-            (before, state.intake.durable_lsn(), known)
+            (before, state.intake.durable_lsn(), known, derives)
         };
         let mut positions = HashMap::new();
-        let first = self.inner.log.first();
         let mut is_derived = false;
-        if before == Lsn::ZERO {
+        if derives {
             let mut later = HashMap::new();
             is_derived = self.each_block(lsn.next().max(first), durable, |block| {
                 for (range, _) in block.sequenced() {
@@ -322,7 +324,8 @@ impl<S: Storage> Receiver<S> {
         for frame in self.inner.log.range(LsnRange::inclusive(from, to)) {
             match frame {
                 Ok(frame) => each(&read_block(&self.inner.log, frame.lsn, &frame.payload)?),
-                Err(error) if is_passed_over(&error) => is_whole = false,
+                // Trimmed meanwhile: it was committed.
+                Err(error) if is_passed_over(&error) || matches!(error, Error::Trimmed { .. }) => is_whole = false,
                 Err(error) => return Err(error.into()),
             }
         }

@@ -27,7 +27,7 @@ impl Ballot {
     /// A ballot above this one.
     #[must_use]
     pub fn above(self, proposer: u64) -> Ballot {
-        Ballot { round: self.round + 1, proposer }
+        Ballot { round: self.round.saturating_add(1), proposer }
     }
 }
 

@@ -350,3 +350,162 @@ fn configurations_that_make_no_sense_are_named() {
         assert!(matches!(Ledger::open(log, config), Err(LedgerError::Config { .. })));
     }
 }
+
+#[test]
+fn a_block_that_says_nothing_does_not_keep_out_one_that_fits_no_limit() {
+    let bed = Bed::new();
+    let mut source = bed.stream.receiver.local_blocking("s").unwrap();
+    // The session is a block of its own; the records are one piece, larger than any limit.
+    let ten: Vec<String> = (0..10).map(|i| format!("{i}")).collect();
+    source.store_blocking(&ten).unwrap();
+    for limits in [BatchLimits { records_max: 3, ..ALL }, BatchLimits { bytes_max: 1, ..ALL }] {
+        let batch = bed.ledger.allocate(&limits).unwrap().expect("one piece is always taken");
+        assert_eq!(records(&batch).len(), 10);
+        source.store_blocking(&ten).unwrap();
+        bed.stream.receiver.local_blocking("t").unwrap();
+    }
+}
+
+#[test]
+fn damage_behind_a_block_that_says_nothing_is_told() {
+    let bed = Bed::new();
+    bed.stream.store("s", 0..1);
+    bed.ledger.commit(bed.allocate().unwrap().id(), "").unwrap();
+    // Another source's session, then its records, which rot.
+    let mut source = bed.stream.receiver.local_blocking("t").unwrap();
+    let before = bed.stream.receiver.log().flushed();
+    source.store_blocking(&["lost"]).unwrap();
+    let last = bed.stream.receiver.log().flushed();
+    assert!(last > before);
+    bed.stream.receiver.log().quarantine(LsnRange::inclusive(last, last)).unwrap();
+    assert!(matches!(bed.ledger.allocate(&ALL), Err(LedgerError::Unreadable { .. })));
+}
+
+#[test]
+fn one_stream_is_one_input_and_goes_on_where_it_was_removed() {
+    let bed = Bed::new();
+    bed.stream.store("s", 0..3);
+    let error = bed.ledger.add_stream("again", bed.stream.receiver.clone()).unwrap_err();
+    assert!(error.to_string().contains("under another name"), "{error}");
+    let batch = bed.allocate().unwrap();
+    assert!(bed.ledger.remove_input("stream").is_err(), "its batch is pending");
+    bed.ledger.commit(batch.id(), "").unwrap();
+    bed.ledger.remove_input("stream").unwrap();
+    bed.stream.store("s", 3..5);
+    assert!(bed.allocate().is_none());
+    bed.ledger.checkpoint().unwrap();
+    drop(batch);
+    let Bed { dir, stream, ledger } = bed;
+    drop(ledger);
+    let ledger = open_ledger(dir.path());
+    assert!(ledger.allocate(&ALL).unwrap().is_none());
+    assert!(ledger.add_stream("again", stream.receiver.clone()).is_err());
+    ledger.add_stream("stream", stream.receiver.clone()).unwrap();
+    assert_eq!(records(&ledger.allocate(&ALL).unwrap().unwrap()), numbered("s", 3..5));
+}
+
+#[test]
+fn texts_are_as_long_as_they_are_written_down() {
+    let bed = Bed::new();
+    let second = Stream::open(bed.dir.path(), "second");
+    assert!(bed.ledger.add_stream(&"n".repeat(1100), second.receiver.clone()).is_err());
+    bed.stream.store("s", 0..2);
+    let batch = bed.allocate().unwrap().id();
+    bed.ledger.abandon(batch, &"because ".repeat(400), |_| Ok(())).unwrap();
+    // A checkpoint, and the events before it still there: both must say the same.
+    bed.ledger.with_log(|log| {
+        for event in bed.ledger.with_state(|state| state.checkpoint(1 << 16)) {
+            let envelope = seawall::ledger::Envelope { ballot: bed.ledger.ballot(), time_micros: 0, event };
+            log.append(&envelope.encode()).unwrap().wait().unwrap();
+        }
+    });
+    let bed = bed.restart();
+    assert!(bed.ledger.pending().is_empty());
+}
+
+#[test]
+fn what_is_committed_goes_also_when_nothing_new_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = Stream::open_with(dir.path(), "stream", small_log());
+    let ledger = open_ledger(dir.path());
+    ledger.add_stream("stream", stream.receiver.clone()).unwrap();
+    let mut source = stream.receiver.local_blocking("s").unwrap();
+    for _ in 0..100 {
+        source.store_blocking(&[vec![b'x'; 20_000]]).unwrap();
+    }
+    let batch = ledger.allocate(&ALL).unwrap().unwrap();
+    ledger.commit(batch.id(), "").unwrap();
+    let began = Instant::now();
+    while stream.receiver.log().first() < Lsn::new(90) && began.elapsed() < Duration::from_secs(20) {
+        assert!(ledger.allocate(&ALL).unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(stream.receiver.log().first() >= Lsn::new(90), "{}", stream.receiver.log().first());
+}
+
+/// Says that a part is gone, and plans it.
+struct Contrary(Mutex<u64>);
+
+impl seawall::ledger::Replayable for Contrary {
+    fn identity(&self) -> Result<seawall::ledger::Identity, seawall::ledger::InputError> {
+        Ok(seawall::ledger::Identity(77))
+    }
+    fn latest(&self, _: &dyn seawall::ledger::Parts) -> Result<seawall::ledger::Latest, seawall::ledger::InputError> {
+        Ok(seawall::ledger::Latest::default())
+    }
+    fn plan(
+        &self,
+        known: &dyn seawall::ledger::Parts,
+        _: seawall::ledger::Share,
+    ) -> Result<seawall::ledger::Plan, seawall::ledger::InputError> {
+        let part = seawall::ledger::PartKey::default();
+        let from = known.get(&part).map(|part| part.allocated);
+        let opens = from.is_none().then(|| bytes::Bytes::from_static(b"part"));
+        let from = from.unwrap_or(0);
+        let input = seawall::InputId::default();
+        let range = seawall::ledger::Range {
+            input,
+            part: part.clone(),
+            opens,
+            from,
+            to: from + 1,
+            digest: 1,
+            records: 0,
+            bytes: 0,
+        };
+        Ok(seawall::ledger::Plan { ranges: vec![range], gone: vec![part], has_more: false })
+    }
+    fn read(
+        &self,
+        _: &seawall::ledger::Range,
+    ) -> Result<seawall::ledger::ReplayedRecords, seawall::ledger::InputError> {
+        Ok(Box::new(std::iter::empty()))
+    }
+}
+
+#[test]
+fn a_part_that_is_planned_is_not_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    for life in 0..3 {
+        let ledger = open_ledger(dir.path());
+        ledger.add_input("contrary", Arc::new(Contrary(Mutex::new(0)))).unwrap();
+        for round in 0..3 {
+            let batch = ledger.allocate(&ALL).unwrap().expect("a range");
+            assert_eq!(batch.ranges()[0].from, life * 3 + round);
+            ledger.commit(batch.id(), "").unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_log_that_trims_by_itself_is_no_place_for_a_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    for config in [
+        Config { retain_bytes: Some(1 << 30), ..Config::default() },
+        Config { retain_for: Some(Duration::from_secs(1)), ..Config::default() },
+        Config { when_full: seawall::WhenFull::DropOldest, byte_limit: Some(1 << 30), ..Config::default() },
+    ] {
+        let error = Ledger::open(reopen(&dir.path().join("ledger"), config), LedgerConfig::default()).unwrap_err();
+        assert!(matches!(error, LedgerError::Config { .. }), "{error}");
+    }
+}

@@ -19,7 +19,7 @@ fn begun() -> State {
 
 fn added(input: u32, kind: InputKind, name: &'static str, start: u64) -> Event {
     let name = Bytes::from_static(name.as_bytes());
-    Event::InputAdded { input: InputId::new(input), kind, identity: Identity(9), name, start, digest: 77 }
+    Event::InputAdded { input: InputId::new(input), kind, identity: Identity(u128::from(input)), name, start, digest: 77 }
 }
 
 fn part(name: &'static str) -> PartKey {
@@ -252,4 +252,33 @@ fn a_checkpoint_that_says_something_else_is_damage() {
         let found = middle(event);
         assert!(matches!(found, Err(crate::ledger::ReplayError::NoBeginning { .. })), "{found:?}");
     }
+}
+
+#[test]
+fn two_drivers_may_find_a_ledger_empty() {
+    let mut state = begun();
+    let later = Envelope { ballot: BALLOT.above(1), ..envelope(Event::LedgerCreated { ledger: LedgerId::new(5) }) };
+    let inputs = state.inputs.clone();
+    assert_eq!(state.apply(&later), Ok(true));
+    assert_eq!((state.ballot(), &state.inputs), (later.ballot, &inputs));
+}
+
+#[test]
+fn what_a_fenced_driver_writes_between_the_pieces_of_a_checkpoint_does_not_count() {
+    let mut state = begun();
+    let ballot = BALLOT.above(1);
+    state.apply(&Envelope { ballot, ..envelope(Event::DriverBegan) }).unwrap();
+    let late = [committed(1), begun().checkpoint(1 << 20).remove(0), Event::DriverBegan];
+    let mut replay = Replay::default();
+    let mut lsn = Lsn::ZERO;
+    let mut write = |replay: &mut Replay, ballot, event| {
+        lsn = lsn.next();
+        replay.frame(lsn, &Envelope { ballot, ..envelope(event) }.encode()).unwrap();
+    };
+    for piece in state.checkpoint(40) {
+        write(&mut replay, ballot, piece);
+        late.iter().for_each(|event| write(&mut replay, BALLOT, event.clone()));
+    }
+    assert_eq!(replay.state(), &state);
+    assert!(replay.fenced() >= 6);
 }

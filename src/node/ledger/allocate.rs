@@ -14,6 +14,13 @@ use crate::ledger::{BatchLimits, Event, Input, InputKind, Latest, Part, PartKey,
 use crate::receiver::{Block, Gist};
 use crate::types::{InputId, Lsn, LsnRange};
 
+/// Streams give up what is committed with every so-many-th batch, and when nothing comes: each time their sources are written
+/// down anew.
+const TRIM_EVERY_BATCHES: u64 = 8;
+
+/// An event is a frame, and must fit into one.
+const PARTS_AN_EVENT_MAX: usize = 10_000;
+
 impl<S: Storage> Ledger<S> {
     /// Allocates the next batch: durable when it returns. `None` when there is nothing new (unless
     /// [`BatchLimits::allow_empty`]). Inputs that are not attached wait.
@@ -32,23 +39,31 @@ impl<S: Storage> Ledger<S> {
         if pending >= limit {
             return Err(LedgerError::TooManyPending { pending, limit });
         }
-        let mut planned = inner.plan(batch.get(), limits)?;
-        if planned.ranges.is_empty() && !limits.allow_empty {
-            inner.forget(std::mem::take(&mut planned.gone))?;
+        let planned = inner.plan(batch.get(), limits)?;
+        let is_batch = !planned.ranges.is_empty() || limits.allow_empty;
+        // A part that is there after all is not gone.
+        let allocated = |id: InputId, key: &PartKey| planned.ranges.iter().any(|r| r.input == id && r.part == *key);
+        let mut gone = planned.gone;
+        gone.iter_mut().for_each(|(id, parts)| parts.retain(|key| !allocated(*id, key)));
+        // What goes with a batch costs no flush of its own; when nothing comes, it goes by itself.
+        let mut events = if is_batch && batch.get() % TRIM_EVERY_BATCHES != 0 { Vec::new() } else { inner.trims_due() };
+        events.extend(inner.forgettable(gone));
+        let ranges = planned.ranges;
+        if is_batch {
+            events.push(Event::BatchAllocated { batch, ranges: ranges.clone() });
+        }
+        let trims = events.iter().any(|event| matches!(event, Event::Trimmed { .. }));
+        if !events.is_empty() {
+            inner.write(events)?;
+        }
+        if trims || !is_batch {
+            // Written down before anything goes.
+            inner.trim_streams();
+        }
+        if !is_batch {
             return Ok(None);
         }
-        let mut events = inner.trims_due();
-        events.extend(inner.forgettable(planned.gone));
-        let trims: Vec<(InputId, u64)> = events
-            .iter()
-            .filter_map(|e| if let Event::Trimmed { input, upto } = e { Some((*input, *upto)) } else { None })
-            .collect();
-        let ranges = planned.ranges;
-        events.push(Event::BatchAllocated { batch, ranges: ranges.clone() });
-        inner.write(events)?;
         inner.pace.lock().allocated(batch, super::now());
-        // Written down before anything goes.
-        inner.trim_streams(&trims)?;
         Ok(Some(self.batch(batch, ranges)))
     }
 
@@ -193,27 +208,34 @@ impl<S: Storage> Inner<S> {
             let frame = match frame {
                 Ok(frame) => frame,
                 // What can be read before it goes into a batch first.
-                Err(_) if range.to > range.from => break,
+                Err(_) if says_something => break,
                 Err(source) => {
                     let lsns = source.lsns().unwrap_or(LsnRange::inclusive(from, from));
                     return Err(LedgerError::Unreadable { name: self.name_of(id), lsns, source });
                 }
             };
-            let Gist { records, moves } = Block::gist(&frame.payload).map_err(|source| LedgerError::NotABlock {
-                name: self.name_of(id),
-                lsn: frame.lsn,
-                source,
-            })?;
-            says_something |= moves;
-            let bytes = frame.payload.len() as u64;
-            if !share.has_room(records, bytes) {
-                plan.has_more = true;
-                break;
+            if frame.lsn.get() != range.to {
+                let what = format!("frame {} is followed by frame {}", Lsn::new(range.to).previous(), frame.lsn);
+                return Err(LedgerError::StreamDamaged { name: self.name_of(id), what });
             }
-            // All its blocks are one range.
-            let ranges = share.ranges;
-            share.take(records, bytes);
-            share.ranges = ranges.max(1);
+            let Gist { records, moves } = match Block::gist(&frame.payload) {
+                Ok(gist) => gist,
+                Err(_) if says_something => break,
+                Err(source) => return Err(LedgerError::NotABlock { name: self.name_of(id), lsn: frame.lsn, source }),
+            };
+            let bytes = frame.payload.len() as u64;
+            // A block that only says how sources stand is no piece: were it one, records behind it might never fit.
+            if moves {
+                if !share.has_room(records, bytes) {
+                    plan.has_more = true;
+                    break;
+                }
+                says_something = true;
+                // All its blocks are one range.
+                let ranges = share.ranges;
+                share.take(records, bytes);
+                share.ranges = ranges.max(1);
+            }
             (range.to, range.digest) = (frame.lsn.next().get(), frame.chain.get());
             range.records += records;
             range.bytes += bytes;
@@ -258,14 +280,11 @@ impl<S: Storage> Inner<S> {
         };
         gone.into_iter()
             .map(|(input, parts)| (input, parts.into_iter().filter(|key| settled(&state, input, key)).collect()))
-            .filter(|(_, parts): &(InputId, Vec<PartKey>)| !parts.is_empty())
-            .map(|(input, parts)| Event::PartsForgotten { input, parts })
+            .flat_map(|(input, parts): (InputId, Vec<PartKey>)| {
+                let event = |parts: &[PartKey]| Event::PartsForgotten { input, parts: parts.to_vec() };
+                parts.chunks(PARTS_AN_EVENT_MAX).map(event).collect::<Vec<_>>()
+            })
             .collect()
-    }
-
-    fn forget(&self, gone: Vec<(InputId, Vec<PartKey>)>) -> Result<(), LedgerError> {
-        let events = self.forgettable(gone);
-        if events.is_empty() { Ok(()) } else { self.write(events) }
     }
 }
 

@@ -295,7 +295,9 @@ impl<S: Storage> Iterator for BatchRecords<S> {
 
 fn take_apart(block: &StreamBlock) -> Result<Vec<BatchRecord>, crate::receiver::BlockError> {
     let StreamBlock { input, lsn, time_micros, block } = block;
-    let mut all = Vec::with_capacity(block.ranges.iter().map(|(range, _)| range.records as usize).sum());
+    // A claim is not believed before the bytes are there: a record takes one at least.
+    let claimed = |(range, payload): &(crate::receiver::Range, Bytes)| (range.records as usize).min(payload.len());
+    let mut all = Vec::with_capacity(block.ranges.iter().map(claimed).sum());
     for (index, found) in (0..).zip(block.records()) {
         let found = found?;
         all.push(BatchRecord {

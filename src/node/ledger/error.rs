@@ -18,7 +18,10 @@ pub enum LedgerError {
     Receiver(#[from] ReceiverError),
     /// The ledger's stream is damaged, or was written by something else. Nothing of it may be passed over: records could
     /// be in two batches then.
-    #[error("the ledger in {log}: {source}; restore its directory from a copy, or begin a new ledger")]
+    #[error(
+        "the ledger in {log}: {source}; restore it together with its streams and outputs, all from one point in time: an older \
+         ledger beside newer outputs would take other records for batches that are stored"
+    )]
     Replay {
         /// The log.
         log: String,

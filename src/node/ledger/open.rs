@@ -10,9 +10,10 @@ use super::port::StreamPort;
 use super::settle::Pace;
 use super::write::{Writer, append, checkpoint_bytes};
 use super::{Inner, Ledger, Source, now, now_micros};
+use crate::config::WhenFull;
 use crate::error::Error;
 use crate::io::{Storage, random};
-use crate::ledger::{Envelope, Event, Identity, Input, InputKind, Replay, Replayable};
+use crate::ledger::{BatchStatus, Envelope, Event, Identity, Input, InputKind, Replay, Replayable};
 use crate::log::Log;
 use crate::types::{Ballot, InputId, LedgerId, Lsn, LsnRange, Promise};
 
@@ -51,6 +52,7 @@ impl<S: Storage> Ledger<S> {
         watch: &dyn Fn(u64, u64),
     ) -> Result<(Ledger<S>, Opened), LedgerError> {
         config.validate()?;
+        check_log(&log)?;
         let mut replay = Replay::default();
         let begin = log.first();
         let end = log.flushed();
@@ -77,7 +79,7 @@ impl<S: Storage> Ledger<S> {
             events: replay.events(),
             fenced_events: replay.fenced(),
             lsns: LsnRange::inclusive(begin, began.last),
-            pending: replay.state().batches().len(),
+            pending: replay.state().batches().filter(|(_, batch)| batch.status == BatchStatus::Pending).count(),
         };
         let state = replay.into_state();
         let writer = Writer { checkpoint_bytes: checkpoint_bytes(&state), ..Writer::default() };
@@ -104,18 +106,20 @@ impl<S: Storage> Ledger<S> {
     /// what was allocated; [`Error::OtherLedger`] and [`Error::Fenced`] from the stream.
     pub fn add_stream(&self, input: &str, port: impl StreamPort + 'static) -> Result<InputId, LedgerError> {
         let inner = &self.inner;
-        port.claim(Promise { ledger: inner.ledger, ballot: inner.ballot })?;
         let identity = Identity(port.id().get());
+        // Before it is claimed: another ledger's stream must not become ours by a wrong name.
         let known = inner.recognize(input, InputKind::Stream, identity)?;
+        port.claim(Promise { ledger: inner.ledger, ballot: inner.ballot })?;
         let id = match known {
             Some((id, known)) => {
                 check_stream(input, &known, &port)?;
+                inner.come_back(id, &known)?;
                 id
             }
             None => {
                 let (first, _) = port.bounds();
                 let start = first.max(Lsn::FIRST);
-                let digest = port.chain_at(start.previous()).map(|chain| chain.get()).unwrap_or_default();
+                let digest = known_chain(&port, start.previous())?;
                 inner.add(input, InputKind::Stream, identity, start.get(), digest)?
             }
         };
@@ -131,7 +135,10 @@ impl<S: Storage> Ledger<S> {
         let inner = &self.inner;
         let identity = source.identity().map_err(|source| LedgerError::Input { name: input.to_owned(), source })?;
         let id = match inner.recognize(input, InputKind::Replayable, identity)? {
-            Some((id, _)) => id,
+            Some((id, known)) => {
+                inner.come_back(id, &known)?;
+                id
+            }
             None => inner.add(input, InputKind::Replayable, identity, 0, 0)?,
         };
         inner.attach(id, Source::Replayable(source))?;
@@ -148,7 +155,7 @@ impl<S: Storage> Ledger<S> {
         self.inner.write(vec![Event::InputAdopted { input: id, identity }])
     }
 
-    /// Forgets an input, of which no batch is pending. Its number is not given again; its name may be.
+    /// Stops an input of which no batch is pending. How far it was is kept: added again under its name, it goes on there.
     ///
     /// # Errors
     /// [`LedgerError::NoInput`], [`LedgerError::Broken`] while batches of it are pending.
@@ -204,11 +211,18 @@ impl<S: Storage> Inner<S> {
         Ok(id)
     }
 
-    fn attach(&self, id: InputId, source: Source) -> Result<(), LedgerError> {
-        self.sources.lock().insert(id, source.clone());
-        if let Source::Stream(port) = source {
-            self.tell_stream(id, &*port)?;
+    fn come_back(&self, id: InputId, known: &Input) -> Result<(), LedgerError> {
+        if known.is_removed {
+            self.write(vec![Event::InputAdopted { input: id, identity: known.identity }])?;
         }
+        Ok(())
+    }
+
+    fn attach(&self, id: InputId, source: Source) -> Result<(), LedgerError> {
+        if let Source::Stream(port) = &source {
+            self.tell_stream(id, &**port)?;
+        }
+        self.sources.lock().insert(id, source);
         Ok(())
     }
 }
@@ -228,13 +242,35 @@ fn check_stream(input: &str, known: &Input, port: &impl StreamPort) -> Result<()
         ));
     }
     match port.chain_at(last) {
-        Ok(chain) if chain.get() == part.digest => Ok(()),
+        // Behind what was dropped unread the chain was not known.
+        Ok(chain) if chain.get() == part.digest || part.digest == 0 => Ok(()),
         Ok(chain) => damaged(format!("frame {last} has chain {chain}, {:016x} was allocated", part.digest)),
         // Trimmed exactly there, where the chain could not be read; or damage that a batch which needs it will tell.
         Err(Error::Trimmed { .. }) => Ok(()),
         Err(error) if error.is_damage() || matches!(error, Error::Quarantined { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The chain at a position; 0 where the frame is gone, or cannot be read.
+pub(super) fn known_chain(port: &dyn StreamPort, lsn: Lsn) -> Result<u64, LedgerError> {
+    match port.chain_at(lsn) {
+        Ok(chain) => Ok(chain.get()),
+        Err(Error::Trimmed { .. } | Error::Quarantined { .. }) => Ok(0),
+        Err(error) if error.is_damage() => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What trims by itself would trim events.
+fn check_log<S: Storage>(log: &Log<S>) -> Result<(), LedgerError> {
+    let of_log = log.config();
+    if of_log.when_full == WhenFull::DropOldest || of_log.retain_for.is_some() || of_log.retain_bytes.is_some() {
+        let problem =
+            "of the log would trim the ledger's events behind its back: the ledger trims them itself".to_owned();
+        return Err(LedgerError::Config { field: "when_full, retain_for or retain_bytes", problem });
+    }
+    Ok(())
 }
 
 pub(super) fn fold<S: Storage>(

@@ -7,12 +7,15 @@ use bytes::Bytes;
 
 use super::config::LedgerConfig;
 use super::error::LedgerError;
+use super::open::known_chain;
 use super::port::StreamPort;
 use super::{Inner, Ledger, Source, name};
+use crate::events::event;
 use crate::io::Storage;
-use crate::ledger::{BatchKey, BatchStatus, Event, Input, PartKey, Range, SinkError};
-use crate::receiver::PidController;
-use crate::types::{BatchId, InputId, Lsn};
+use crate::ledger::{BatchKey, BatchStatus, Broken, Event, Input, PartKey, Range, SinkError};
+use crate::node::ReceiverError;
+use crate::receiver::{Block, PidController};
+use crate::types::{BatchId, InputId, Lsn, LsnRange};
 
 impl<S: Storage> Ledger<S> {
     /// The batch's output is there: durable when it returns. Said twice with one token it is said once.
@@ -36,9 +39,14 @@ impl<S: Storage> Ledger<S> {
             None => return Err(LedgerError::NotPending { batch, ledger: inner.ledger }),
         }
         let records = inner.state.lock().batch(batch).map(|known| (known.records(), known.bytes()));
-        inner.write(vec![Event::BatchCommitted { batch, token }])?;
+        match inner.write(vec![Event::BatchCommitted { batch, token: token.clone() }]) {
+            // Somebody else has just said it.
+            Err(LedgerError::Broken(Broken::NotPending(_))) => return self.commit(batch, token),
+            written => written?,
+        }
         inner.pace.lock().committed(batch, records.unwrap_or_default(), super::now());
-        inner.tell_streams()
+        inner.tell_streams();
+        Ok(())
     }
 
     /// An operator gives a batch up: its records are in no output, and never in another batch. The output is fenced first, so
@@ -64,7 +72,8 @@ impl<S: Storage> Ledger<S> {
         fence(self.key(batch)).map_err(|source| LedgerError::Sink { batch, source })?;
         inner.write(vec![Event::BatchAbandoned { batch, reason: reason.as_bytes().to_vec().into() }])?;
         inner.pace.lock().forget(batch);
-        inner.tell_streams()
+        inner.tell_streams();
+        Ok(())
     }
 
     /// An operator gives frames of a stream up that are in no batch: everything that is not allocated, through `last`. For
@@ -83,10 +92,17 @@ impl<S: Storage> Ledger<S> {
         let (_, durable) = port.bounds();
         let to = last.min(durable).next().get();
         // Behind what cannot be read, the chain may be unknown: then the next batch tells it.
-        let digest = port.chain_at(Lsn::new(to).previous()).map(|chain| chain.get()).unwrap_or_default();
-        let range = Range { input: id, part: PartKey::default(), opens: None, from, to, digest, records: 0, bytes: 0 };
+        let digest = known_chain(&*port, Lsn::new(to).previous())?;
+        // Of what can be read it is known how much is given up.
+        let (mut records, mut bytes) = (0, 0);
+        for frame in port.frames(LsnRange::new(Lsn::new(from), Lsn::new(to))).flatten() {
+            records += Block::gist(&frame.payload).map_or(0, |gist| gist.records);
+            bytes += frame.payload.len() as u64;
+        }
+        let range = Range { input: id, part: PartKey::default(), opens: None, from, to, digest, records, bytes };
         inner.write(vec![Event::RangeDropped { range, reason: reason.as_bytes().to_vec().into() }])?;
-        inner.tell_streams()
+        inner.tell_streams();
+        Ok(())
     }
 }
 
@@ -97,18 +113,20 @@ impl<S: Storage> Inner<S> {
         open.or_else(|| state.recent().rev().find(|settled| settled.batch == batch).map(|s| s.status.clone()))
     }
 
-    /// What is committed by now, and how much may come.
-    fn tell_streams(&self) -> Result<(), LedgerError> {
+    /// What is committed by now, and how much may come. A stream that cannot be told now is told with the next commit: the
+    /// commit itself is durable.
+    fn tell_streams(&self) {
         let sources = self.sources.lock().clone();
         for (id, source) in sources {
-            if let Source::Stream(port) = source {
-                self.tell_stream(id, &*port)?;
+            if let Source::Stream(port) = source
+                && let Err(_error) = self.tell_stream(id, &*port)
+            {
+                event!(warn, input = id.get(), error = %_error, "a stream could not be told what is committed");
             }
         }
-        Ok(())
     }
 
-    pub(super) fn tell_stream(&self, id: InputId, port: &dyn StreamPort) -> Result<(), LedgerError> {
+    pub(super) fn tell_stream(&self, id: InputId, port: &dyn StreamPort) -> Result<(), ReceiverError> {
         let upto = {
             let state = self.state.lock();
             let input = state.input(id);
@@ -117,13 +135,10 @@ impl<S: Storage> Inner<S> {
             part.map(|part| Lsn::new(part.committed).previous())
         };
         let first = port.bounds().0;
-        if let Some(upto) = upto.filter(|upto| *upto >= first) {
+        if let Some(upto) = upto.filter(|upto| upto.next() >= first) {
             port.committed(self.ballot, upto)?;
         }
-        if let Some(rate) = self.rate_of(id) {
-            port.set_rate(self.ballot, Some(rate))?;
-        }
-        Ok(())
+        port.set_rate(self.ballot, self.rate_of(id))
     }
 
     /// Bytes a second that a stream's sources may send.
@@ -138,13 +153,18 @@ impl<S: Storage> Inner<S> {
         Some(self.pace.lock().bytes_per_second()? / count as f64)
     }
 
-    pub(super) fn trim_streams(&self, trims: &[(InputId, u64)]) -> Result<(), LedgerError> {
-        for (id, upto) in trims {
-            if let Ok(Source::Stream(port)) = self.source(*id) {
-                port.trim(self.ballot, Lsn::new(*upto))?;
+    /// Streams give up what the ledger says is trimmed. One that held something back, or could not, is asked again the next time.
+    pub(super) fn trim_streams(&self) {
+        let sources = self.sources.lock().clone();
+        for (id, source) in sources {
+            let Source::Stream(port) = source else { continue };
+            let upto = Lsn::new(self.state.lock().input(id).map_or(0, |input| input.trimmed));
+            if port.bounds().0 <= upto
+                && let Err(_error) = port.trim(self.ballot, upto)
+            {
+                event!(warn, input = id.get(), error = %_error, "a stream could not be trimmed");
             }
         }
-        Ok(())
     }
 }
 

@@ -1,10 +1,12 @@
 //! Events made durable, then applied. One at a time, in the order of the ledger's stream.
 
+use std::collections::HashSet;
+
 use super::error::LedgerError;
 use super::{Inner, now_micros};
 use crate::error::Error;
 use crate::io::Storage;
-use crate::ledger::{Envelope, Event, State};
+use crate::ledger::{Broken, Envelope, Event, ReplayError, State};
 use crate::log::Log;
 use crate::types::{Ballot, Lsn};
 
@@ -32,13 +34,18 @@ impl<S: Storage> Inner<S> {
         if let Some(failed) = &writer.failed {
             return Err(LedgerError::Failed(Box::new(failed.clone())));
         }
-        {
-            let state = self.state.lock();
-            events.iter().try_for_each(|event| state.check(event))?;
-        }
         let time_micros = now_micros();
-        let envelopes: Vec<Envelope> =
-            events.into_iter().map(|event| Envelope { ballot: self.ballot, time_micros, event }).collect();
+        let mut envelopes = Vec::with_capacity(events.len());
+        for event in events {
+            // What a replay will read: texts may be cut.
+            let encoded = Envelope { ballot: self.ballot, time_micros, event }.encode();
+            let decoded = Envelope::decode(&encoded);
+            envelopes.push(decoded.map_err(|source| LedgerError::Replay {
+                log: format!("{:?}", self.log),
+                source: ReplayError::Event { lsn: self.log.flushed().next(), source },
+            })?);
+        }
+        self.check(&envelopes)?;
         let outcome = match append(&self.log, &envelopes, self.ballot) {
             Ok(Written { bytes, count, refused, .. }) => {
                 writer.bytes += bytes;
@@ -50,6 +57,26 @@ impl<S: Storage> Inner<S> {
         let refused = outcome.inspect_err(|error| writer.failed = Some(error.clone()))?;
         self.checkpoint_if_due(&mut writer);
         refused.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Each is checked against the state before all of them: what they do to each other is checked here.
+    fn check(&self, envelopes: &[Envelope]) -> Result<(), Broken> {
+        let state = self.state.lock();
+        let mut forgotten = HashSet::new();
+        for Envelope { event, .. } in envelopes {
+            state.check(event)?;
+            match event {
+                Event::PartsForgotten { input, parts } => forgotten.extend(parts.iter().map(|part| (*input, part))),
+                Event::BatchAllocated { ranges, .. } => {
+                    if let Some(range) = ranges.iter().find(|range| forgotten.contains(&(range.input, &range.part))) {
+                        let what = "is forgotten and allocated at once";
+                        return Err(Broken::Part { input: range.input, part: range.part.clone(), what });
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn apply(&self, envelopes: &[Envelope]) -> Result<(), LedgerError> {
@@ -76,6 +103,8 @@ impl<S: Storage> Inner<S> {
         let written =
             append(&self.log, &envelopes, self.ballot).inspect_err(|error| writer.failed = Some(error.clone()))?;
         if let Some(error) = written.refused {
+            // Tried again after as much more: each try takes of the room that is left.
+            writer.bytes = 0;
             return Err(error.into());
         }
         (writer.bytes, writer.checkpoint_bytes) = (0, written.bytes);
