@@ -46,6 +46,9 @@ pub(crate) enum Failure {
     Log { dir: String, source: seawall::Error },
     #[error("{0}")]
     Refused(String),
+    /// The events of a ledger are not what a driver wrote.
+    #[error("{0}")]
+    Ledger(String),
     #[error("the receiver: {0}")]
     Receiver(String),
     #[error("standard output: {0}")]
@@ -69,6 +72,7 @@ impl Failure {
             Failure::OutputClosed => 0,
             Failure::Log { source: seawall::Error::Locked { .. }, .. } => 5,
             Failure::Log { source, .. } if source.is_damage() => 2,
+            Failure::Ledger(_) => 2,
             Failure::Refused(_) => 4,
             Failure::Receiver(_) => 6,
             Failure::Interrupted => 130,

@@ -6,12 +6,14 @@
 //! | [`receive`], [`send`] | the same from elsewhere: a receiver, and a file's way to one |
 //! | [`tail`], [`dump`] | records back out |
 //! | [`inspect`] | what a log is and how far it has come |
+//! | [`batches`] | which records are in which batch, and how far behind the batches are |
 //! | [`verify`], [`repair`] | every byte checked; what is damaged is set aside |
 //! | [`mod@bench`] | the log against the device, in the same run |
 //! | [`manual`] | shell completions and manual pages |
 //!
 //! Exit codes: [`exit`]. What a record of `ingest` looks like: [`envelope`].
 
+mod batches;
 mod bench;
 mod dump;
 mod envelope;
@@ -30,6 +32,7 @@ mod send;
 mod sequence;
 mod show;
 mod source;
+mod table;
 mod tail;
 mod verify;
 mod walk;
@@ -75,6 +78,7 @@ enum Command {
     Tail(tail::Args),
     Dump(dump::Args),
     Inspect(inspect::Args),
+    Batches(batches::Args),
     Verify(verify::Args),
     Repair(repair::Args),
     Bench(bench::Args),
@@ -113,6 +117,7 @@ fn run(cli: &Cli) -> Result<Ending, Failure> {
         Command::Tail(args) => tail::run(args, global),
         Command::Dump(args) => dump::run(args, global),
         Command::Inspect(args) => inspect::run(args, global),
+        Command::Batches(args) => batches::run(args, global),
         Command::Verify(args) => verify::run(args, global),
         Command::Repair(args) => repair::run(args, global),
         Command::Bench(args) => bench::run(args, global),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -106,6 +107,15 @@ pub(crate) fn micros(micros: f64) -> String {
     }
 }
 
+/// How long something took or is ago, for people: below a minute as [`micros`], then "2h 5m".
+pub(crate) fn span(span_micros: u64) -> String {
+    if span_micros < 60_000_000 {
+        return micros(span_micros as f64);
+    }
+    let whole = humantime::format_duration(Duration::from_secs(span_micros / 1_000_000)).to_string();
+    whole.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,5 +133,7 @@ mod tests {
         assert_eq!(grouped(1_234_567), "1,234,567");
         assert_eq!(micros(310.2), "310 µs");
         assert_eq!(micros(1_240.0), "1.24 ms");
+        assert_eq!(span(2_500_000), "2.50 s");
+        assert_eq!(span(7_501_000_000), "2h 5m");
     }
 }
