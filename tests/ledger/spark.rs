@@ -15,6 +15,7 @@ fn a_hundred_thousand_blocks_in_one_batch() {
     for chunk in payloads.chunks(1000) {
         bed.stream.receiver.log().append_many(chunk).unwrap().wait().unwrap();
     }
+    let bed = bed.restart();
     let batch = bed.allocate().expect("all of them");
     assert_eq!((batch.ranges().len(), batch.records()), (1, 100_000));
     assert_eq!(batch.read().unwrap().map(Result::unwrap).count(), 100_000);

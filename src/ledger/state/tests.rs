@@ -19,7 +19,14 @@ fn begun() -> State {
 
 fn added(input: u32, kind: InputKind, name: &'static str, start: u64) -> Event {
     let name = Bytes::from_static(name.as_bytes());
-    Event::InputAdded { input: InputId::new(input), kind, identity: Identity(u128::from(input)), name, start, digest: 77 }
+    Event::InputAdded {
+        input: InputId::new(input),
+        kind,
+        identity: Identity(u128::from(input)),
+        name,
+        start,
+        digest: 77,
+    }
 }
 
 fn part(name: &'static str) -> PartKey {

@@ -21,7 +21,8 @@ pub struct LedgerView {
     pub checkpoint: Option<Lsn>,
 }
 
-/// Reads the ledger in `log`, which may be open read-only beside its driver.
+/// Reads the ledger in `log`, which may be open read-only beside its driver: then it sees what the driver's log has proven to
+/// readers; while the driver trims, a look may fail with [`crate::Error::Trimmed`], or find nothing: open the log again, and look once more.
 ///
 /// # Errors
 /// [`LedgerError::Replay`] when the log holds something else or is damaged, and the log's.

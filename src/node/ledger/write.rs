@@ -34,6 +34,10 @@ impl<S: Storage> Inner<S> {
         if let Some(failed) = &writer.failed {
             return Err(LedgerError::Failed(Box::new(failed.clone())));
         }
+        {
+            let state = self.state.lock();
+            events.iter().try_for_each(|event| state.check(event))?;
+        }
         let time_micros = now_micros();
         let mut envelopes = Vec::with_capacity(events.len());
         for event in events {
@@ -45,7 +49,7 @@ impl<S: Storage> Inner<S> {
                 source: ReplayError::Event { lsn: self.log.flushed().next(), source },
             })?);
         }
-        self.check(&envelopes)?;
+        Self::check_together(&envelopes)?;
         let outcome = match append(&self.log, &envelopes, self.ballot) {
             Ok(Written { bytes, count, refused, .. }) => {
                 writer.bytes += bytes;
@@ -59,12 +63,10 @@ impl<S: Storage> Inner<S> {
         refused.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Each is checked against the state before all of them: what they do to each other is checked here.
-    fn check(&self, envelopes: &[Envelope]) -> Result<(), Broken> {
-        let state = self.state.lock();
+    /// Each was checked against the state before all of them: what they do to each other is checked here.
+    fn check_together(envelopes: &[Envelope]) -> Result<(), Broken> {
         let mut forgotten = HashSet::new();
         for Envelope { event, .. } in envelopes {
-            state.check(event)?;
             match event {
                 Event::PartsForgotten { input, parts } => forgotten.extend(parts.iter().map(|part| (*input, part))),
                 Event::BatchAllocated { ranges, .. } => {
