@@ -17,6 +17,8 @@ use seawall::{Config, Log, WhenFull};
 use super::sim::{CrashChoice, DiskOptions, Effect, Fault, OpKind, Rng, SimDisk, SimStorage, Target, errno};
 use super::sink::{Output, Row};
 
+/// What is left of a life.
+type Left = (Option<Front>, Option<Back>);
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// What is broken, to see whether it is found.
@@ -191,11 +193,7 @@ impl World {
     // --- lives -----------------------------------------------------------------------------------------------------
 
     /// One life, in which `trouble` may come. What outlives it is handed on.
-    fn live(
-        &mut self,
-        before: Option<(Option<Front>, Option<Back>)>,
-        trouble: bool,
-    ) -> Result<Option<(Option<Front>, Option<Back>)>, String> {
+    fn live(&mut self, before: Option<Left>, trouble: bool) -> Result<Option<Left>, String> {
         let (front, back) = before.unwrap_or_default();
         if !trouble {
             self.stream_disk.heal();
@@ -249,9 +247,8 @@ impl World {
                 }
             }
         }
-        if !trouble && front.is_some() && back.is_some() {
+        if let (false, Some(front), Some(back)) = (trouble, &front, &back) {
             let told: Vec<_> = self.sources.iter().map(|s| (s.borrow().told, s.borrow().total)).collect();
-            let (front, back) = (front.expect("checked"), back.expect("checked"));
             let state = back.ledger.with_state(|state| format!("{:?}", state.inputs().collect::<Vec<_>>()));
             let (pending, stats, bounds) = (back.ledger.pending(), front.receiver.stats(), front.receiver.bounds());
             return Err(format!(
@@ -262,7 +259,7 @@ impl World {
     }
 
     /// How a life ends: all of it, or one of its processes.
-    fn end(&mut self, front: Option<Front>, back: Option<Back>) -> Option<(Option<Front>, Option<Back>)> {
+    fn end(&mut self, front: Option<Front>, back: Option<Back>) -> Option<Left> {
         let (mut front, mut back) = (front, back);
         match self.rng.below(4) {
             0 if front.is_some() => {
