@@ -39,7 +39,7 @@ mod tests {
     fn digests_are_what_they_were() {
         assert_eq!(Digest::new(0).get(), 0x2D06_8005_38D3_94C2);
         assert_eq!(Digest::of(0, b""), 0x2D06_8005_38D3_94C2);
-        let long: Vec<u8> = (0..100_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let long: Vec<u8> = (0..100_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
         let mut pieces = Digest::new(7);
         long.chunks(777).for_each(|piece| pieces.add(piece));
         assert_eq!(pieces.get(), Digest::of(7, &long));
