@@ -135,3 +135,37 @@ fn a_ledger_that_cannot_be_read_whole_does_not_open() {
     assert!(matches!(error, LedgerError::Log(Error::Quarantined { .. })), "{error}");
     stream.close();
 }
+
+#[test]
+fn a_takeover_succeeds_beside_a_driver_that_writes_and_trims() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = reopen(&dir.path().join("ledger"), Config::default());
+    let mut driver = Ledger::open(log.clone(), LedgerConfig::default()).unwrap().0;
+    let mut committed = 0;
+    for _ in 0..20 {
+        let busy = std::thread::spawn(move || {
+            let mut committed = 0;
+            let empty = BatchLimits { allow_empty: true, ..ALL };
+            while let Ok(Some(batch)) = driver.allocate(&empty) {
+                if driver.commit(batch.id(), "").is_err() {
+                    break;
+                }
+                committed += 1;
+                if driver.checkpoint().is_err() {
+                    break;
+                }
+            }
+            committed
+        });
+        std::thread::sleep(Duration::from_millis(5));
+        let (next, _) = Ledger::open(log.clone(), LedgerConfig::default()).expect("it takes over");
+        committed += busy.join().unwrap();
+        let settled = next.with_state(|state| state.settled().get());
+        assert!(settled >= committed, "{settled} are settled, {committed} were told to be");
+        for batch in next.pending() {
+            next.commit(batch.id(), "").unwrap();
+        }
+        committed = next.with_state(|state| state.settled().get());
+        driver = next;
+    }
+}

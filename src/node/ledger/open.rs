@@ -72,8 +72,15 @@ impl<S: Storage> Ledger<S> {
         if let Some(refused) = began.refused {
             return Err(refused.into());
         }
-        // What the driver before wrote until then counts.
-        fold(&log, &mut replay, end.next(), began.last, watch)?;
+        // What the driver before wrote until then counts. It may also have written its state down anew, and given up the
+        // events before that; now it is fenced, and does so no more.
+        match fold(&log, &mut replay, end.next(), began.last, watch) {
+            Err(LedgerError::Log(Error::Trimmed { .. })) => {
+                replay = Replay::default();
+                fold(&log, &mut replay, log.first(), began.last, watch)?;
+            }
+            folded => folded?,
+        }
         let opened = Opened {
             created,
             events: replay.events(),
