@@ -17,6 +17,9 @@ use crate::ledger::{BatchStatus, Envelope, Event, Identity, Input, InputKind, Re
 use crate::log::Log;
 use crate::types::{Ballot, InputId, LedgerId, Lsn, LsnRange, Promise};
 
+/// A replay begins anew so often when events are given up meanwhile.
+const LOOKS_MAX: u32 = 20;
+
 /// What opening a ledger found.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -53,10 +56,7 @@ impl<S: Storage> Ledger<S> {
     ) -> Result<(Ledger<S>, Opened), LedgerError> {
         config.validate()?;
         check_log(&log)?;
-        let mut replay = Replay::default();
-        let begin = log.first();
-        let end = log.flushed();
-        fold(&log, &mut replay, begin, end, watch)?;
+        let (mut replay, mut begin, end) = replay_beside_a_driver(&log, watch)?;
         let created = replay.state().ledger().is_none();
         let [id, proposer] =
             random().map_err(|source| Error::io("draw an identity for", format!("{log:?}"), source))?;
@@ -76,8 +76,8 @@ impl<S: Storage> Ledger<S> {
         // events before that; now it is fenced, and does so no more.
         match fold(&log, &mut replay, end.next(), began.last, watch) {
             Err(LedgerError::Log(Error::Trimmed { .. })) => {
-                replay = Replay::default();
-                fold(&log, &mut replay, log.first(), began.last, watch)?;
+                (replay, begin) = (Replay::default(), log.first());
+                fold(&log, &mut replay, begin, began.last, watch)?;
             }
             folded => folded?,
         }
@@ -267,6 +267,21 @@ pub(super) fn known_chain(port: &dyn StreamPort, lsn: Lsn) -> Result<u64, Ledger
         Err(error) if error.is_damage() => Ok(0),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Everything there is. A driver that is still at work may write its state down anew and give up what is being read.
+fn replay_beside_a_driver<S: Storage>(
+    log: &Log<S>,
+    watch: &dyn Fn(u64, u64),
+) -> Result<(Replay, Lsn, Lsn), LedgerError> {
+    for looks in 1.. {
+        let (mut replay, begin, end) = (Replay::default(), log.first(), log.flushed());
+        match fold(log, &mut replay, begin, end, watch) {
+            Err(LedgerError::Log(Error::Trimmed { .. })) if looks < LOOKS_MAX => {}
+            folded => return folded.map(|()| (replay, begin, end)),
+        }
+    }
+    unreachable!("the last look returns")
 }
 
 /// What trims by itself would trim events.
