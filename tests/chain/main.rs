@@ -6,6 +6,7 @@
 
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+mod modes;
 #[path = "../support/sim/mod.rs"]
 mod sim;
 mod sink;
