@@ -206,7 +206,8 @@ fn beside_a_running_driver() {
     let found = until(&|found| found["last_allocated"] == 4 && found["streams"][0]["pending"]["records"] == 13);
     assert_eq!((&found["last_settled"], &found["streams"][0]["lag"]["records"]), (&3.into(), &0.into()));
     assert!(found["checkpoint_lsn"].as_u64().unwrap() > 1);
-    assert_eq!(found["inputs"][0]["committed_lsn"], found["inputs"][0]["trimmed"], "{found}");
+    // What is committed goes with a later batch.
+    assert!(found["inputs"][0]["trimmed"].as_u64() <= found["inputs"][0]["committed_lsn"].as_u64(), "{found}");
 }
 
 #[test]

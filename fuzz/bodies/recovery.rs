@@ -132,7 +132,7 @@ impl Damaged {
             }
             10 => {
                 let bytes = self.image[&name].clone();
-                let number = base::number(&name).unwrap_or(0) + u64::from(damage.value);
+                let number = base::number(&name).unwrap_or(0).saturating_add(u64::from(damage.value));
                 let new = match damage.count % 5 {
                     0 => format!("{number:020}.seg"),
                     1 => format!("{number:020}.seg.new"),

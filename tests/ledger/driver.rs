@@ -317,6 +317,13 @@ fn a_ledger_is_seen_beside_its_driver() {
     assert!(
         matches!(&settled[..], [one] if one.records == 4 && matches!(&one.status, BatchStatus::Committed { token, .. } if token == "token"))
     );
+    // Also what is written when nothing new comes.
+    assert!(bed.allocate().is_none());
+    let began = Instant::now();
+    while seawall::node::read_ledger(&open()).unwrap().state.inputs().all(|(_, input)| input.trimmed == 0) {
+        assert!(began.elapsed() < Duration::from_secs(30), "it is never shown");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let latest = bed.ledger.latest().unwrap();
     assert_eq!((latest[0].records_allocated, latest[0].records_settled), (5, 4));
 }

@@ -169,10 +169,11 @@ impl<S: Storage> Shared<S> {
 
     /// Stops for good with `cause`: what is queued is not written, what is in flight may still be proven.
     pub(super) fn abandon(&self, cause: Error) {
-        self.closed.store(true, Ordering::Relaxed);
         {
             let mut pipe = self.pipe.lock();
             pipe.abandon(cause);
+            // Under the lock, and not before the cause: an append in between would be told that the log was closed.
+            self.closed.store(true, Ordering::Relaxed);
             self.publish(&pipe);
         }
         self.over.store(true, Ordering::Release);
