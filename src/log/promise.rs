@@ -26,7 +26,7 @@ impl<S: Storage> Shared<S> {
             return Ok(());
         }
         self.try_update_control(|control| {
-            if let Some(known) = read(&control.extension) {
+            if let Some(known) = read(&control.extension)? {
                 if known.ledger != promise.ledger {
                     return Err(Error::OtherLedger { owner: known.ledger, ledger: promise.ledger });
                 }
@@ -40,7 +40,7 @@ impl<S: Storage> Shared<S> {
     }
 
     pub(super) fn promised(&self) -> Option<Promise> {
-        read(&self.control.lock().extension)
+        read(&self.control.lock().extension).ok().flatten()
     }
 
     /// The chain at the trim point, when that is where `lsn` is; unknown where a trim could not read it.
@@ -61,9 +61,11 @@ fn entry<'a>(reader: &mut Reader<'a>) -> Result<(u16, &'a [u8]), Truncated> {
     Ok((head as u16, reader.bytes((head >> 16) as usize)?))
 }
 
-fn read(extension: &[u8]) -> Option<Promise> {
-    let (_, body) = entries(extension).find(|(kind, _)| *kind == DRIVER)?;
-    decode(body).ok()
+/// An error where there is a promise that this version does not understand: it is kept, and nobody is promised anything.
+fn read(extension: &[u8]) -> Result<Option<Promise>> {
+    let Some((_, body)) = entries(extension).find(|(kind, _)| *kind == DRIVER) else { return Ok(None) };
+    let what = "the control file holds a driver's promise that this version cannot read; use a newer build";
+    decode(body).map(Some).map_err(|_| Error::Invalid { what: what.to_owned() })
 }
 
 fn decode(body: &[u8]) -> Result<Promise, Truncated> {
@@ -102,9 +104,10 @@ mod tests {
         let bytes = with(&with(&stranger, promise(1, 2, 3)), promise(1, 5, 6));
         assert_eq!(&bytes[..7], stranger);
         assert_eq!(bytes.len(), 7 + 4 + 32);
-        assert_eq!(read(&bytes), Some(promise(1, 5, 6)));
-        assert_eq!(read(&stranger), None);
-        assert_eq!(read(&bytes[..20]), None);
+        assert_eq!(read(&bytes).expect("ours"), Some(promise(1, 5, 6)));
+        assert_eq!(read(&stranger).expect("not ours"), None);
+        // A later version's, with more in it.
+        assert!(read(&[1, 0, 3, 0, 1, 2, 3]).is_err());
     }
 
     #[test]
