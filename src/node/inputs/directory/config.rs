@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::{Unusable, spans, within};
 use crate::error::{Error, Result};
 
 const KIB: u64 = 1024;
@@ -125,16 +126,13 @@ impl DirectorySourceConfig {
     /// # Errors
     /// [`Error::Config`], naming the first such field.
     pub fn validate(&self) -> Result<()> {
-        let wrong = |field, problem: String| Err(Error::Config { field, problem });
-        let within = |field, value: u64, low: u64, high: u64| match (low..=high).contains(&value) {
-            true => Ok(()),
-            false => wrong(field, format!("is {value}, must be within {low} and {high}")),
-        };
+        self.check().map_err(|Unusable { field, problem }| Error::Config { field, problem })
+    }
+
+    fn check(&self) -> Result<(), Unusable> {
+        let wrong = |field, problem: String| Err(Unusable { field, problem });
         const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-        let spans = |field, value: Duration| match value <= YEAR {
-            true => Ok(()),
-            false => wrong(field, format!("is {value:?}, must be at most {YEAR:?}")),
-        };
+        let brief = |field, value| spans(field, value, Duration::ZERO, YEAR);
         within("record_bytes_max", self.record_bytes_max, 1, 1024 * MIB)?;
         within("depth_max", self.depth_max.into(), 0, 64)?;
         within("files_max", self.files_max, 1, 100_000_000)?;
@@ -146,7 +144,7 @@ impl DirectorySourceConfig {
             _ => {}
         }
         if let Finished::UnchangedFor(time) = self.finished {
-            spans("finished", time)?;
+            brief("finished", time)?;
         }
         let empty = |names: &[String]| names.iter().any(String::is_empty);
         if empty(&self.ignored_prefixes) {
@@ -158,7 +156,7 @@ impl DirectorySourceConfig {
         if self.names.as_deref() == Some("") {
             return wrong("names", "is empty, which no name matches".into());
         }
-        spans("gone_after", self.gone_after)
+        brief("gone_after", self.gone_after)
     }
 
     pub(super) fn is_ignored(&self, name: &[u8]) -> bool {
