@@ -3,7 +3,7 @@
 //! Inputs take turns in being first: the first one takes at least one piece, whatever the limits. Each is offered a fair
 //! share, then what the others left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::batch::Batch;
 use super::error::LedgerError;
@@ -42,9 +42,9 @@ impl<S: Storage> Ledger<S> {
         let planned = inner.plan(batch.get(), limits)?;
         let is_batch = !planned.ranges.is_empty() || limits.allow_empty;
         // A part that is there after all is not gone.
-        let allocated = |id: InputId, key: &PartKey| planned.ranges.iter().any(|r| r.input == id && r.part == *key);
+        let allocated: HashSet<_> = planned.ranges.iter().map(|range| (range.input, &range.part)).collect();
         let mut gone = planned.gone;
-        gone.iter_mut().for_each(|(id, parts)| parts.retain(|key| !allocated(*id, key)));
+        gone.iter_mut().for_each(|(id, parts)| parts.retain(|key| !allocated.contains(&(*id, key))));
         // What goes with a batch costs no flush of its own; when nothing comes, it goes by itself.
         let mut events = if is_batch && batch.get() % TRIM_EVERY_BATCHES != 0 { Vec::new() } else { inner.trims_due() };
         events.extend(inner.forgettable(gone));
