@@ -186,6 +186,38 @@ fn an_outbox_goes_back_before_what_an_earlier_life_had_sent() {
     assert_eq!(previous(&mut outbox), seq(10));
 }
 
+/// The same behind a record of this life, and in a SEND of its own: the receiver took it for one that was on its way, passed it
+/// over, and the source waited for ever.
+#[test]
+fn an_outbox_forgets_where_an_earlier_life_had_been_when_the_receiver_does() {
+    let bed = Bed::new(small());
+    // One record a SEND.
+    let config = OutboxConfig { sequences: Sequences::Sparse, send_bytes: 1, ..OutboxConfig::default() };
+    let mut outbox = welcomed(&bed, config, welcome(10));
+    for n in [20, 60, 120] {
+        outbox.push_at(seq(n), Bytes::from_static(b"record")).unwrap();
+    }
+    let chain = |outbox: &mut Outbox| -> Vec<u64> {
+        let said = said(&bed, outbox);
+        said.iter().filter_map(|m| if let Message::Send(send) = m { Some(send.previous.get()) } else { None }).collect()
+    };
+    assert_eq!(chain(&mut outbox), [10, 20, 60]);
+    let earlier = Nack {
+        code: Code::Mismatch,
+        at: seq(10),
+        expected: seq(100),
+        retry_after_millis: 0,
+        fatal: false,
+        text: String::new(),
+    };
+    outbox.handle(bed.now, Message::Nack(earlier));
+    assert_eq!(chain(&mut outbox), [100]);
+    outbox.disconnected();
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(welcome(10)));
+    assert_eq!(chain(&mut outbox), [10, 20, 60]);
+}
+
 /// What was skipped on behalf of records that were let go was itself let go, unsent.
 #[test]
 fn a_bridge_over_records_lost_at_most_once_is_sent() {

@@ -171,11 +171,8 @@ impl Outbox {
     fn rewind_to(&mut self, expected: Seq) {
         let first_held = self.held.front().map_or(self.positions.pushed, |held| held.previous);
         if self.is_welcomed_once && expected < first_held {
-            // Records that are not held were let go because they had reached the watermark this source waits for.
-            if self.config.sequences == Sequences::Sparse && expected >= self.let_go_upto && !self.held.is_empty() {
-                // An earlier life's records lay between, and went with the receiver's memory: none of this one's.
-                self.held[0].previous = expected;
-            } else if self.config.wait_for == WaitFor::Received {
+            // Those records were let go because they had reached the watermark this source waits for.
+            if self.config.wait_for == WaitFor::Received {
                 // At most once: what was in the receiver's memory when it went is lost, and that was agreed to.
                 self.bridge(expected, first_held);
             } else {
@@ -184,9 +181,7 @@ impl Outbox {
         }
         let again = self.held.partition_point(|held| held.seq <= expected);
         // Nothing of this source lies between: an earlier life skipped, or sent, what this one leaves out.
-        if let Some(next) = self.held.get_mut(again) {
-            next.previous = next.previous.max(expected);
-        }
+        self.resume_behind = expected;
         self.resent += self.sent.saturating_sub(again) as u64;
         self.sent = again;
     }
@@ -220,7 +215,6 @@ impl Outbox {
         while self.held.front().is_some_and(|held| held.seq <= done) {
             let held = self.held.pop_front().expect("there is one");
             self.held_bytes -= cost(held.record.map_or(0, |record| record.len() as u64));
-            self.let_go_upto = held.seq;
             self.sent = self.sent.saturating_sub(1);
         }
     }
@@ -274,9 +268,12 @@ impl Outbox {
         let first = self.held.get(self.sent)?;
         let base = if self.config.sequences == Sequences::None { agreed.base.get() } else { 0 };
         let own = |seq: Seq| Seq::new(seq.get() - base);
+        // A record that the receiver says to have passed already is sent as it is: it is found to be there, or refused.
+        let previous =
+            if self.resume_behind < first.seq { first.previous.max(self.resume_behind) } else { first.previous };
         let Some(record) = &first.record else {
             self.sent += 1;
-            return Some(Message::Skip { previous: first.previous, to: first.seq });
+            return Some(Message::Skip { previous, to: first.seq });
         };
         let header = header_bytes(self.config.sequences) as u64;
         let credit = agreed.credit_bytes.saturating_sub(agreed.sent_bytes);
@@ -286,7 +283,7 @@ impl Outbox {
             return None;
         }
         let limit = self.config.send_bytes.min(agreed.frame_bytes_max).min(credit);
-        let mut payload = PayloadBuilder::new(self.config.sequences, own(first.previous));
+        let mut payload = PayloadBuilder::new(self.config.sequences, own(previous));
         let (mut records, mut bytes) = (0, 0);
         for record in self.held.range(self.sent..).map_while(|held| held.record.as_ref()) {
             let longer = bytes + header + record.len() as u64;

@@ -221,8 +221,9 @@ pub struct Outbox {
     is_over: bool,
     failed: Option<OutboxError>,
     resent: u64,
-    /// The last record that was let go.
-    let_go_upto: Seq,
+    /// Where the receiver said to go on: what it has of an earlier life's records may lie between two of this one's. Until
+    /// it says something else: what it had only in its memory it may lose.
+    resume_behind: Seq,
 }
 
 impl Outbox {
@@ -245,7 +246,7 @@ impl Outbox {
             is_over: false,
             failed: None,
             resent: 0,
-            let_go_upto: Seq::ZERO,
+            resume_behind: Seq::ZERO,
         }
     }
 
