@@ -130,7 +130,7 @@ fn a_million_sources_fit() {
     // A snapshot goes out in parts, none of which takes long.
     let config = ReceiverConfig::default();
     let mut intake = Intake::new(config, "in", sources, Lsn::new(7), Lsn::ZERO, 0);
-    intake.request_snapshot();
+    intake.request_snapshot(seawall::Lsn::MAX);
     let (mut blocks, mut longest, began) = (Vec::new(), Duration::ZERO, Instant::now());
     loop {
         let part = Instant::now();

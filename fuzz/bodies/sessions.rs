@@ -155,7 +155,7 @@ impl Bench {
                         let _ = self.sources[n].outbox.skip(Seq::new(last + 1));
                     }
                 }
-                _ => self.intake.request_snapshot(),
+                _ => self.intake.request_snapshot(seawall::Lsn::MAX),
             },
             13 => self.crash(much),
             14 => self.pass(Duration::from_millis([1, 100, 1000, 10_000][much % 4])),

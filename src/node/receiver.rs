@@ -77,6 +77,8 @@ pub(super) struct Inner<S: Storage> {
     is_shut_down: AtomicBool,
     /// Somebody will wake the driver: there is never more than one such timer.
     is_alarm_set: AtomicBool,
+    /// What was committed before this receiver was opened has been told from what comes behind it.
+    is_derived: AtomicBool,
     /// Why the log has no room for the block that waits.
     full: Mutex<Option<Error>>,
     stream_name: String,
@@ -188,7 +190,7 @@ impl<S: Storage> Receiver<S> {
         }
         // Behind it, the next open needs none of what was given up now.
         if !found.replayed.damaged.is_empty() {
-            intake.request_snapshot();
+            intake.request_snapshot(Lsn::MAX);
         }
         let inner = Arc::new_cyclic(|me| Inner {
             state: Mutex::new(State { intake, wakers: Vec::new(), failure: None }),
@@ -198,6 +200,7 @@ impl<S: Storage> Receiver<S> {
             waker: Waker::from(Arc::new(WakeDriver(me.clone()))),
             is_shut_down: AtomicBool::new(false),
             is_alarm_set: AtomicBool::new(false),
+            is_derived: AtomicBool::new(false),
             full: Mutex::new(None),
             stream_name,
         });
@@ -285,7 +288,7 @@ impl<S: Storage> Receiver<S> {
             let state = self.inner.state.lock();
             let before = state.intake.committed_lsn();
             // The first time, or when blocks since the last call are gone: by what comes behind them instead.
-            let derives = before == Lsn::ZERO || before.next() < first;
+            let derives = !self.inner.is_derived.load(Ordering::Relaxed) || before.next() < first;
             let known: Vec<_> = match derives {
                 true => state.intake.sources().map(|source| (source.id, source.durable)).collect(),
                 false => Vec::new(),
@@ -304,8 +307,11 @@ impl<S: Storage> Receiver<S> {
             positions.extend(known);
             positions.extend(later.into_iter().filter_map(|(id, previous)| Some((id?, previous))));
         }
-        // Where a block behind cannot be read, nobody knows whose records it holds: only what is seen is committed.
-        if !is_derived {
+        // Where a block behind cannot be read, nobody knows whose records it holds: only what is seen is committed, and the
+        // next call tries again.
+        if is_derived {
+            self.inner.is_derived.store(true, Ordering::Relaxed);
+        } else {
             positions.clear();
             self.each_block(before.next().max(first), lsn, |block| {
                 positions.extend(block.reached().map(|(id, seq)| (id.clone(), seq)));
@@ -341,7 +347,7 @@ impl<S: Storage> Receiver<S> {
         let bound = self.inner.with(|intake, _| {
             let bound = intake.trim_bound();
             if bound <= upto {
-                intake.request_snapshot();
+                intake.request_snapshot(upto);
             }
             bound
         });

@@ -17,7 +17,6 @@ fn a_driver_that_was_taken_over_from_neither_allocates_nor_commits_nor_trims() {
     let (new, opened) = Ledger::open(log.clone(), LedgerConfig::default()).unwrap();
     assert_eq!(opened.pending, 1);
     assert!(new.ballot() > old.ballot());
-    stream.store("s", 3..4);
     let events = log.flushed();
     for refused in [old.allocate(&ALL).map(drop), old.commit(batch.id(), "x"), old.checkpoint()] {
         let error = refused.unwrap_err();
@@ -26,6 +25,7 @@ fn a_driver_that_was_taken_over_from_neither_allocates_nor_commits_nor_trims() {
         assert!(is_fenced, "{error}");
     }
     assert_eq!(log.flushed(), events, "nothing was written");
+    stream.store("s", 3..4);
     new.add_stream("stream", stream.receiver.clone()).unwrap();
     assert_eq!(new.pending().len(), 1);
     new.commit(batch.id(), "y").unwrap();
@@ -120,6 +120,30 @@ fn a_log_of_something_else_is_no_ledger() {
     let error = Ledger::open(log.clone(), LedgerConfig::default()).unwrap_err();
     assert!(matches!(error, LedgerError::Replay { .. }), "{error}");
     assert_eq!((log.promised(), log.flushed()), (None, Lsn::new(1)), "nothing was changed");
+}
+
+#[test]
+fn a_ledger_whose_events_were_given_up_does_not_begin_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = reopen(&dir.path().join("ledger"), Config::default());
+    let (ledger, _) = Ledger::open(log.clone(), LedgerConfig::default()).unwrap();
+    drop(ledger);
+    log.trim(log.flushed()).unwrap();
+    let error = Ledger::open(log, LedgerConfig::default()).unwrap_err();
+    assert!(matches!(error, LedgerError::Replay { .. }), "{error}");
+}
+
+#[test]
+fn two_drivers_that_find_a_ledger_empty_have_the_same_one() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let log = reopen(&dir.path().join("ledger"), Config::default());
+        let open = |log: Log| std::thread::spawn(move || Ledger::open(log, LedgerConfig::default()));
+        let both = [open(log.clone()), open(log.clone())].map(|thread| thread.join().unwrap());
+        assert!(both.iter().any(Result::is_ok));
+        drop(both);
+        Ledger::open(log, LedgerConfig::default()).expect("whoever came last, it opens");
+    }
 }
 
 #[test]

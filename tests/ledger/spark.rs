@@ -189,7 +189,7 @@ fn spark_19347_a_retried_add_is_not_a_duplicate() {
 }
 
 /// Runs a future on this thread.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let thread = std::thread::current();
     struct Unpark(std::thread::Thread);

@@ -440,7 +440,7 @@ fn no_block_is_longer_than_the_log_was_told() {
         bed.settle();
         assert!(bed.last_ack(key).is_some(), "of credit too");
     }
-    bed.intake.request_snapshot();
+    bed.intake.request_snapshot(seawall::Lsn::MAX);
     bed.send(key, dense(2000, &[b"r"]));
     for _ in 0..50 {
         bed.append();

@@ -95,10 +95,8 @@ fn explained(dir: &Path, log: &Log, error: LedgerError) -> Failure {
         {
             Failure::Usage(format!("{} holds no ledger, but {}", dir.display(), whose(log)))
         }
-        LedgerError::Replay { source, .. } => {
-            let advice = "restore its directory from a copy, or begin a new ledger";
-            Failure::Ledger(format!("the ledger in {}: {source}; {advice}", dir.display()))
-        }
+        // What to do is said by the library.
+        LedgerError::Replay { .. } => Failure::Ledger(error.to_string()),
         other => Failure::Ledger(format!("the ledger in {}: {other}", dir.display())),
     }
 }

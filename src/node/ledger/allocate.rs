@@ -8,9 +8,13 @@ use std::collections::{BTreeMap, HashSet};
 use super::batch::Batch;
 use super::error::LedgerError;
 use super::port::StreamPort;
+use super::write::PIECE_BYTES_MAX;
 use super::{Inner, InputStatus, Ledger, Source, name};
 use crate::io::Storage;
-use crate::ledger::{BatchLimits, Event, Input, InputKind, Latest, Part, PartKey, Parts, Plan, Range, Share, State};
+use crate::ledger::{
+    BatchLimits, Event, Input, InputKind, Latest, Part, PartKey, PartState, Parts, Plan, Range, Share,
+};
+use crate::node::replay::is_passed_over;
 use crate::receiver::{Block, Gist};
 use crate::types::{InputId, Lsn, LsnRange};
 
@@ -18,8 +22,9 @@ use crate::types::{InputId, Lsn, LsnRange};
 /// down anew.
 const TRIM_EVERY_BATCHES: u64 = 8;
 
-/// An event is a frame, and must fit into one.
-const PARTS_AN_EVENT_MAX: usize = 10_000;
+/// Blocks without records that wait for some to go with: no more than this.
+const SILENT_BYTES_MAX: u64 = 16 << 20;
+const SILENT_BLOCKS_MAX: u64 = 1000;
 
 impl<S: Storage> Ledger<S> {
     /// Allocates the next batch: durable when it returns. `None` when there is nothing new (unless
@@ -31,6 +36,8 @@ impl<S: Storage> Ledger<S> {
     pub fn allocate(&self, limits: &BatchLimits) -> Result<Option<Batch<S>>, LedgerError> {
         let inner = &self.inner;
         let _planning = inner.planner.lock();
+        // Also when there is nothing to write: "nothing new" from a driver that has ended would be a lie.
+        inner.check_alive()?;
         let (batch, pending) = {
             let state = inner.state.lock();
             (state.allocated().next(), state.batches().len())
@@ -41,25 +48,18 @@ impl<S: Storage> Ledger<S> {
         }
         let planned = inner.plan(batch.get(), limits)?;
         let is_batch = !planned.ranges.is_empty() || limits.allow_empty;
-        // A part that is there after all is not gone.
-        let allocated: HashSet<_> = planned.ranges.iter().map(|range| (range.input, &range.part)).collect();
-        let mut gone = planned.gone;
-        gone.iter_mut().for_each(|(id, parts)| parts.retain(|key| !allocated.contains(&(*id, key))));
         // What goes with a batch costs no flush of its own; when nothing comes, it goes by itself.
         let mut events = if is_batch && batch.get() % TRIM_EVERY_BATCHES != 0 { Vec::new() } else { inner.trims_due() };
-        events.extend(inner.forgettable(gone));
-        let ranges = planned.ranges;
+        let Planned { ranges, gone } = planned;
+        events.extend(inner.forgettable(gone, &ranges));
         if is_batch {
             events.push(Event::BatchAllocated { batch, ranges: ranges.clone() });
         }
-        let trims = events.iter().any(|event| matches!(event, Event::Trimmed { .. }));
         if !events.is_empty() {
             inner.write(events)?;
         }
-        if trims || !is_batch {
-            // Written down before anything goes.
-            inner.trim_streams();
-        }
+        // Written down before anything goes; what a stream held back is asked for again.
+        inner.trim_streams();
         if !is_batch {
             return Ok(None);
         }
@@ -200,19 +200,16 @@ impl<S: Storage> Inner<S> {
         };
         let mut plan = Plan::default();
         let mut says_something = false;
-        if share.ranges == 0 && !share.takes_one {
-            plan.has_more = durable >= from;
-            return Ok(plan);
-        }
         for frame in port.frames(LsnRange::inclusive(from, durable)) {
             let frame = match frame {
                 Ok(frame) => frame,
                 // What can be read before it goes into a batch first.
                 Err(_) if says_something => break,
-                Err(source) => {
+                Err(source) if is_passed_over(&source) => {
                     let lsns = source.lsns().unwrap_or(LsnRange::inclusive(from, from));
                     return Err(LedgerError::Unreadable { name: self.name_of(id), lsns, source });
                 }
+                Err(error) => return Err(error.into()),
             };
             if frame.lsn.get() != range.to {
                 let what = format!("frame {} is followed by frame {}", Lsn::new(range.to).previous(), frame.lsn);
@@ -235,13 +232,18 @@ impl<S: Storage> Inner<S> {
                 let ranges = share.ranges;
                 share.take(records, bytes);
                 share.ranges = ranges.max(1);
+            } else if range.bytes >= SILENT_BYTES_MAX && !says_something {
+                plan.has_more = true;
+                break;
             }
             (range.to, range.digest) = (frame.lsn.next().get(), frame.chain.get());
             range.records += records;
             range.bytes += bytes;
         }
-        // Blocks that only tell how sources stand go with the next records: they are no news to an engine.
-        if range.to > range.from && says_something {
+        // Blocks that only tell how sources stand go with the next records: they are no news to an engine. So many of them
+        // are a batch without records all the same: what is never in one is never trimmed.
+        let is_much = range.bytes >= SILENT_BYTES_MAX || range.to - range.from >= SILENT_BLOCKS_MAX;
+        if range.to > range.from && (says_something || is_much) {
             plan.ranges.push(range);
         }
         Ok(plan)
@@ -272,19 +274,35 @@ impl<S: Storage> Inner<S> {
         state.inputs().filter_map(due).collect()
     }
 
-    fn forgettable(&self, gone: Vec<(InputId, Vec<PartKey>)>) -> Vec<Event> {
+    /// Parts that are gone, of which nothing is outstanding or planned: an event may hold no more of them than a frame does.
+    fn forgettable(&self, gone: Vec<(InputId, Vec<PartKey>)>, planned: &[Range]) -> Vec<Event> {
+        let mut taken: HashSet<(InputId, PartKey)> =
+            planned.iter().map(|range| (range.input, range.part.clone())).collect();
+        let event_bytes_max = PIECE_BYTES_MAX.min((self.log.config().record_bytes_max as usize).saturating_sub(64));
         let state = self.state.lock();
-        let settled = |state: &State, id, key: &PartKey| {
-            let part = state.input(id).and_then(|input| input.parts.get(key));
-            part.is_some_and(|part| part.is_settled())
+        let is_settled = |id, key: &PartKey| {
+            state.input(id).and_then(|input| input.parts.get(key)).is_some_and(PartState::is_settled)
         };
-        gone.into_iter()
-            .map(|(input, parts)| (input, parts.into_iter().filter(|key| settled(&state, input, key)).collect()))
-            .flat_map(|(input, parts): (InputId, Vec<PartKey>)| {
-                let event = |parts: &[PartKey]| Event::PartsForgotten { input, parts: parts.to_vec() };
-                parts.chunks(PARTS_AN_EVENT_MAX).map(event).collect::<Vec<_>>()
-            })
-            .collect()
+        let mut events = Vec::new();
+        for (input, keys) in gone {
+            let (mut parts, mut bytes) = (Vec::new(), 0);
+            for key in keys {
+                if !is_settled(input, &key) || !taken.insert((input, key.clone())) {
+                    continue;
+                }
+                let longer = bytes + 1 + key.as_bytes().len();
+                if longer > event_bytes_max && bytes > 0 {
+                    events.push(Event::PartsForgotten { input, parts: std::mem::take(&mut parts) });
+                    bytes = 0;
+                }
+                bytes += 1 + key.as_bytes().len();
+                parts.push(key);
+            }
+            if !parts.is_empty() {
+                events.push(Event::PartsForgotten { input, parts });
+            }
+        }
+        events
     }
 }
 

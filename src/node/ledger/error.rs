@@ -114,7 +114,10 @@ pub enum LedgerError {
         source: SinkError,
     },
     /// Too many batches wait for their commit.
-    #[error("{pending} batches are pending, the limit is {limit} (pending_batches_max): commit or abandon one")]
+    #[error(
+        "{pending} batches are pending, or done behind one that is; the limit is {limit} (pending_batches_max): commit or \
+         abandon the oldest"
+    )]
     TooManyPending {
         /// How many.
         pending: usize,

@@ -13,7 +13,7 @@ use super::{Inner, Ledger, Source, now, now_micros};
 use crate::config::WhenFull;
 use crate::error::Error;
 use crate::io::{Storage, random};
-use crate::ledger::{BatchStatus, Envelope, Event, Identity, Input, InputKind, Replay, Replayable};
+use crate::ledger::{BatchStatus, Envelope, Event, Identity, Input, InputKind, Replay, ReplayError, Replayable};
 use crate::log::Log;
 use crate::types::{Ballot, InputId, LedgerId, Lsn, LsnRange, Promise};
 
@@ -58,6 +58,11 @@ impl<S: Storage> Ledger<S> {
         check_log(&log)?;
         let (mut replay, mut begin, end) = replay_beside_a_driver(&log, watch)?;
         let created = replay.state().ledger().is_none();
+        // Where its events were given up by somebody else, a ledger would begin again under the same name.
+        if created && log.first() > Lsn::FIRST {
+            let source = ReplayError::NoBeginning { lsn: log.first() };
+            return Err(LedgerError::Replay { log: format!("{log:?}"), source });
+        }
         let [id, proposer] =
             random().map_err(|source| Error::io("draw an identity for", format!("{log:?}"), source))?;
         // One that promised and ended before it wrote its beginning has given the ledger its name.
@@ -76,8 +81,7 @@ impl<S: Storage> Ledger<S> {
         // events before that; now it is fenced, and does so no more.
         match fold(&log, &mut replay, end.next(), began.last, watch) {
             Err(LedgerError::Log(Error::Trimmed { .. })) => {
-                (replay, begin) = (Replay::default(), log.first());
-                fold(&log, &mut replay, begin, began.last, watch)?;
+                (replay, begin, _) = replay_beside_a_driver(&log, watch)?;
             }
             folded => folded?,
         }
@@ -113,9 +117,13 @@ impl<S: Storage> Ledger<S> {
     /// what was allocated; [`Error::OtherLedger`] and [`Error::Fenced`] from the stream.
     pub fn add_stream(&self, input: &str, port: impl StreamPort + 'static) -> Result<InputId, LedgerError> {
         let inner = &self.inner;
+        let _planning = inner.planner.lock();
         let identity = Identity(port.id().get());
         // Before it is claimed: another ledger's stream must not become ours by a wrong name.
         let known = inner.recognize(input, InputKind::Stream, identity)?;
+        if known.is_none() {
+            inner.check_new(input, InputKind::Stream, identity)?;
+        }
         port.claim(Promise { ledger: inner.ledger, ballot: inner.ballot })?;
         let id = match known {
             Some((id, known)) => {
@@ -130,7 +138,7 @@ impl<S: Storage> Ledger<S> {
                 inner.add(input, InputKind::Stream, identity, start.get(), digest)?
             }
         };
-        inner.attach(id, Source::Stream(Arc::new(port)))?;
+        inner.attach(id, Source::Stream(Arc::new(port)));
         Ok(id)
     }
 
@@ -140,6 +148,7 @@ impl<S: Storage> Ledger<S> {
     /// [`LedgerError::OtherInput`] when the name was another input's; [`LedgerError::Input`].
     pub fn add_input(&self, input: &str, source: Arc<dyn Replayable>) -> Result<InputId, LedgerError> {
         let inner = &self.inner;
+        let _planning = inner.planner.lock();
         let identity = source.identity().map_err(|source| LedgerError::Input { name: input.to_owned(), source })?;
         let id = match inner.recognize(input, InputKind::Replayable, identity)? {
             Some((id, known)) => {
@@ -148,7 +157,7 @@ impl<S: Storage> Ledger<S> {
             }
             None => inner.add(input, InputKind::Replayable, identity, 0, 0)?,
         };
-        inner.attach(id, Source::Replayable(source))?;
+        inner.attach(id, Source::Replayable(source));
         Ok(id)
     }
 
@@ -158,6 +167,7 @@ impl<S: Storage> Ledger<S> {
     /// # Errors
     /// [`LedgerError::NoInput`]; a failure to write it down.
     pub fn adopt_input(&self, input: &str, identity: Identity) -> Result<(), LedgerError> {
+        let _planning = self.inner.planner.lock();
         let id = self.inner.known(input)?;
         self.inner.write(vec![Event::InputAdopted { input: id, identity }])
     }
@@ -170,7 +180,10 @@ impl<S: Storage> Ledger<S> {
         let _planning = self.inner.planner.lock();
         let id = self.inner.known(input)?;
         self.inner.write(vec![Event::InputRemoved { input: id }])?;
-        self.inner.sources.lock().remove(&id);
+        let source = self.inner.sources.lock().remove(&id);
+        if let (Some(Source::Stream(port)), true) = (source, self.inner.config.rate.is_some()) {
+            port.set_rate(self.inner.ballot, None)?;
+        }
         Ok(())
     }
 
@@ -225,12 +238,18 @@ impl<S: Storage> Inner<S> {
         Ok(())
     }
 
-    fn attach(&self, id: InputId, source: Source) -> Result<(), LedgerError> {
-        if let Source::Stream(port) = &source {
-            self.tell_stream(id, &**port)?;
+    fn attach(&self, id: InputId, source: Source) {
+        self.sources.lock().insert(id, source.clone());
+        if let Source::Stream(port) = source {
+            self.tell_stream_or_later(id, &*port);
         }
-        self.sources.lock().insert(id, source);
-        Ok(())
+    }
+
+    /// Whether a name may be added, before anything is claimed for it.
+    fn check_new(&self, input: &str, kind: InputKind, identity: Identity) -> Result<(), LedgerError> {
+        let state = self.state.lock();
+        let (id, name) = (state.next_input(), input.as_bytes().to_vec().into());
+        Ok(state.check(&Event::InputAdded { input: id, kind, identity, name, start: 1, digest: 0 })?)
     }
 }
 

@@ -70,7 +70,12 @@ impl<S: Storage> Ledger<S> {
             None => return Err(LedgerError::NotPending { batch, ledger: inner.ledger }),
         }
         fence(self.key(batch)).map_err(|source| LedgerError::Sink { batch, source })?;
-        inner.write(vec![Event::BatchAbandoned { batch, reason: reason.as_bytes().to_vec().into() }])?;
+        match inner.write(vec![Event::BatchAbandoned { batch, reason: reason.as_bytes().to_vec().into() }]) {
+            Err(LedgerError::Broken(Broken::NotPending(_))) => {
+                return Err(LedgerError::Settled { batch, what: "settled by somebody else".to_owned() });
+            }
+            written => written?,
+        }
         inner.pace.lock().forget(batch);
         inner.tell_streams();
         Ok(())
@@ -118,15 +123,19 @@ impl<S: Storage> Inner<S> {
     fn tell_streams(&self) {
         let sources = self.sources.lock().clone();
         for (id, source) in sources {
-            if let Source::Stream(port) = source
-                && let Err(_error) = self.tell_stream(id, &*port)
-            {
-                event!(warn, input = id.get(), error = %_error, "a stream could not be told what is committed");
+            if let Source::Stream(port) = source {
+                self.tell_stream_or_later(id, &*port);
             }
         }
     }
 
-    pub(super) fn tell_stream(&self, id: InputId, port: &dyn StreamPort) -> Result<(), ReceiverError> {
+    pub(super) fn tell_stream_or_later(&self, id: InputId, port: &dyn StreamPort) {
+        if let Err(_error) = self.tell_stream(id, port) {
+            event!(warn, input = id.get(), error = %_error, "a stream could not be told what is committed");
+        }
+    }
+
+    fn tell_stream(&self, id: InputId, port: &dyn StreamPort) -> Result<(), ReceiverError> {
         let upto = {
             let state = self.state.lock();
             let input = state.input(id);
@@ -138,23 +147,24 @@ impl<S: Storage> Inner<S> {
         if let Some(upto) = upto.filter(|upto| upto.next() >= first) {
             port.committed(self.ballot, upto)?;
         }
-        port.set_rate(self.ballot, self.rate_of(id))
+        // Without a rate of ours, a limit that somebody else has set stays.
+        match self.rate_of() {
+            Some(rate) => port.set_rate(self.ballot, Some(rate)),
+            None => Ok(()),
+        }
     }
 
     /// Bytes a second that a stream's sources may send.
-    fn rate_of(&self, id: InputId) -> Option<f64> {
-        let streams: Vec<InputId> = self
-            .sources
-            .lock()
-            .iter()
-            .filter_map(|(id, source)| matches!(source, Source::Stream(_)).then_some(*id))
-            .collect();
-        let count = if streams.contains(&id) { streams.len() } else { streams.len() + 1 };
-        Some(self.pace.lock().bytes_per_second()? / count as f64)
+    fn rate_of(&self) -> Option<f64> {
+        let streams = self.sources.lock().values().filter(|source| matches!(source, Source::Stream(_))).count();
+        Some(self.pace.lock().bytes_per_second()? / streams.max(1) as f64)
     }
 
     /// Streams give up what the ledger says is trimmed. One that held something back, or could not, is asked again the next time.
     pub(super) fn trim_streams(&self) {
+        if !self.config.trim_streams {
+            return;
+        }
         let sources = self.sources.lock().clone();
         for (id, source) in sources {
             let Source::Stream(port) = source else { continue };
@@ -202,14 +212,15 @@ impl Pace {
     }
 
     fn committed(&mut self, batch: BatchId, (records, bytes): (u64, u64), now: Instant) {
+        // Also one that an earlier driver had allocated: what comes behind it has waited for it.
+        let before = self.ended.replace(now);
         let (Some(pid), Some(allocated)) = (&mut self.pid, self.allocated.remove(&batch)) else { return };
-        let began = self.ended.map_or(allocated, |ended| ended.max(allocated));
+        let began = before.map_or(allocated, |ended| ended.max(allocated));
         let (waited, took) = (began.saturating_duration_since(allocated), now.saturating_duration_since(began));
         pid.completed(now.saturating_duration_since(self.began), records, took, waited);
         if records > 0 {
             self.record_bytes = (bytes as f64 / records as f64).max(1.0);
         }
-        self.ended = Some(now);
     }
 
     fn bytes_per_second(&self) -> Option<f64> {

@@ -11,7 +11,7 @@ use crate::log::Log;
 use crate::types::{Ballot, Lsn};
 
 /// A checkpoint's pieces are at most this long: each is a frame.
-const PIECE_BYTES_MAX: usize = 256 * 1024;
+pub(super) const PIECE_BYTES_MAX: usize = 256 * 1024;
 
 /// What writing knows.
 #[derive(Debug, Default)]
@@ -27,8 +27,8 @@ pub(super) struct Writer {
 }
 
 impl<S: Storage> Inner<S> {
-    /// Writes events, durable when it returns, and applies them. `refused` by the rules, by a full disk or by a record that
-    /// is too large nothing has happened; any other failure leaves it unknown, and ends this driver.
+    /// Writes events, durable when it returns, and applies them. Refused by the rules nothing has happened; refused by a full
+    /// disk, or because one is too large, those before it have. Any other failure leaves it unknown, and ends this driver.
     pub(super) fn write(&self, events: Vec<Event>) -> Result<(), LedgerError> {
         let mut writer = self.writer.lock();
         if let Some(failed) = &writer.failed {
@@ -68,7 +68,11 @@ impl<S: Storage> Inner<S> {
         let mut forgotten = HashSet::new();
         for Envelope { event, .. } in envelopes {
             match event {
-                Event::PartsForgotten { input, parts } => forgotten.extend(parts.iter().map(|part| (*input, part))),
+                Event::PartsForgotten { input, parts } => {
+                    if let Some(part) = parts.iter().find(|part| !forgotten.insert((*input, *part))) {
+                        return Err(Broken::Part { input: *input, part: part.clone(), what: "is forgotten twice" });
+                    }
+                }
                 Event::BatchAllocated { ranges, .. } => {
                     if let Some(range) = ranges.iter().find(|range| forgotten.contains(&(range.input, &range.part))) {
                         let what = "is forgotten and allocated at once";
@@ -79,6 +83,14 @@ impl<S: Storage> Inner<S> {
             }
         }
         Ok(())
+    }
+
+    /// Whether this driver still drives: a look, without writing anything.
+    pub(super) fn check_alive(&self) -> Result<(), LedgerError> {
+        if let Some(failed) = &self.writer.lock().failed {
+            return Err(LedgerError::Failed(Box::new(failed.clone())));
+        }
+        check_ballot(&self.log, self.ballot)
     }
 
     fn apply(&self, envelopes: &[Envelope]) -> Result<(), LedgerError> {

@@ -202,8 +202,8 @@ impl Intake {
         self.snapshots.trim_bound()
     }
 
-    /// Has all sources written down anew soon, so that the trim bound can move.
-    pub fn request_snapshot(&mut self) {
-        self.snapshots.request();
+    /// Has all sources written down anew soon, so that the trim bound can move beyond `upto`.
+    pub fn request_snapshot(&mut self, upto: Lsn) {
+        self.snapshots.request(upto);
     }
 }

@@ -68,9 +68,12 @@ impl Snapshots {
         self.bytes_since += bytes as u64;
     }
 
-    /// Begins one at the next occasion, unless one is being written.
-    pub(super) fn request(&mut self) {
-        self.bytes_since = u64::MAX / 2;
+    /// Begins one at the next occasion, unless one that is written, or on its way, lets everything up to `upto` go.
+    pub(super) fn request(&mut self, upto: Lsn) {
+        let begins = self.running.as_ref().map_or(self.last, |running| running.begin);
+        if begins <= upto {
+            self.bytes_since = u64::MAX / 2;
+        }
     }
 
     /// The last part of the snapshot from `begin` on is durable.
@@ -85,7 +88,8 @@ impl Snapshots {
         }
         let due = self.bytes_since >= self.interval_bytes.max(4 * self.last_bytes);
         if self.running.is_none() {
-            if !due || sources.is_empty() {
+            // Without sources as well: what lies before it is not needed any more.
+            if !due {
                 return None;
             }
             self.bytes_since = 0;

@@ -338,7 +338,7 @@ impl World {
             Fault::Slow => self.log.slow_until = self.now + self.r.millis(1, 500),
             Fault::Snapshot => {
                 if let Some(intake) = &mut self.intake {
-                    intake.request_snapshot();
+                    intake.request_snapshot(seawall::Lsn::MAX);
                 }
             }
             Fault::Rot => {
@@ -487,7 +487,7 @@ impl World {
         let mut intake = Intake::new(config, "in", found.sources, durable, found.from, 0).with_check(no_x());
         intake.set_rate(self.at(), self.story.rate);
         if is_damaged {
-            intake.request_snapshot();
+            intake.request_snapshot(seawall::Lsn::MAX);
         }
         self.oracle.opened(|id| intake.source(id).map_or(Seq::ZERO, |source| source.durable))?;
         self.intake = Some(intake);
