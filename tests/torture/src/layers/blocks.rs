@@ -217,7 +217,7 @@ impl Recording {
         ))))
     }
 
-    /// As a machine does that boots: what does not mount is repaired first.
+    /// As a machine does that boots: what does not mount is repaired first, where that loses nothing of what was synced.
     fn mount(&self, device: &Path, at: &Path) -> std::io::Result<Mount> {
         let mount = || Mount::new(device, at, self.kind, self.kind.options());
         mount().or_else(|error| {
