@@ -138,9 +138,9 @@ fn two_drivers_that_find_a_ledger_empty_have_the_same_one() {
     for _ in 0..20 {
         let dir = tempfile::tempdir().unwrap();
         let log = reopen(&dir.path().join("ledger"), Config::default());
-        let open = |log: Log| std::thread::spawn(move || Ledger::open(log, LedgerConfig::default()));
+        let open = |log: Log| std::thread::spawn(move || Ledger::open(log, LedgerConfig::default()).ok());
         let both = [open(log.clone()), open(log.clone())].map(|thread| thread.join().unwrap());
-        assert!(both.iter().any(Result::is_ok));
+        assert!(both.iter().any(Option::is_some));
         drop(both);
         Ledger::open(log, LedgerConfig::default()).expect("whoever came last, it opens");
     }
