@@ -38,7 +38,7 @@ impl Place {
 /// What a frame's header says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Facts {
-    /// 1: data; 129: seal; 130: flush marker; 131: index.
+    /// 1: data; 129: seal; 130: flush marker; 131: index; 132: blank.
     pub kind: u8,
     /// Bit 0: the payload is compressed.
     pub flags: u8,
