@@ -122,6 +122,15 @@ fn read(c: &mut Criterion) {
     group.bench_function("batch, records", |b| {
         b.iter(|| batch.read().expect("there").map(|r| r.expect("a record").record.len()).sum::<usize>());
     });
+    group.bench_function("batch, records lent", |b| {
+        b.iter(|| {
+            let (mut records, mut bytes) = (batch.read().expect("there"), 0);
+            while let Some(record) = records.lend().expect("a record") {
+                bytes += record.record.len();
+            }
+            bytes
+        });
+    });
     group.finish();
     drop(source);
     receiver.shut_down();

@@ -5,6 +5,7 @@
 pub(crate) struct Truncated;
 
 /// Reads little-endian fields from a slice.
+#[derive(Clone)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }

@@ -73,8 +73,8 @@ pub use inputs::{
 };
 #[cfg(feature = "ledger")]
 pub use ledger::{
-    Batch, BatchRecord, BatchRecords, Frames, InputStatus, Ledger, LedgerConfig, LedgerError, LedgerView, Opened,
-    Place, StreamBlock, StreamBlocks, StreamPort, read_ledger,
+    Batch, BatchRecord, BatchRecords, Frames, InputStatus, Ledger, LedgerConfig, LedgerError, LedgerView, LentRecord,
+    Opened, Place, StreamBlock, StreamBlocks, StreamPort, read_ledger,
 };
 #[cfg(feature = "http")]
 pub use lines::{LineNames, LinesConfig, LinesGateway, LinesStats, LinesWatch};

@@ -36,6 +36,8 @@ use crate::types::{Lsn, Seq, SourceEpoch, SourceId};
 const MAGIC: u32 = u32::from_le_bytes(*b"SWB1");
 const HEADER_BYTES: usize = 16;
 const RANGE_BYTES: usize = 36;
+/// In a range.
+const NAME_LENGTH_AT: usize = 1;
 
 /// A block has at most this many ranges.
 pub(crate) const RANGES_MAX: usize = u16::MAX as usize;
@@ -176,21 +178,18 @@ impl Block {
     pub fn read(payload: &Bytes) -> Result<Block, BlockError> {
         let mut reader = Reader::new(payload);
         let (replay_from, count) = read_head(&mut reader)?;
+        let mut at = payload.len() - payload_bytes_behind(&reader, count)?;
         let mut ranges = Vec::with_capacity(count);
         for _ in 0..count {
-            ranges.push(read_range(&mut reader)?);
-        }
-        let mut at = payload.len() - reader.remaining();
-        let mut with_payloads = Vec::with_capacity(count);
-        for (range, bytes) in ranges {
+            let (range, bytes) = read_range(&mut reader)?;
             let end = at.checked_add(bytes).filter(|end| *end <= payload.len()).ok_or(BlockError::Length)?;
-            with_payloads.push((range, payload.slice(at..end)));
+            ranges.push((range, payload.slice(at..end)));
             at = end;
         }
         if at != payload.len() {
             return Err(BlockError::Length);
         }
-        Ok(Block { replay_from, ranges: with_payloads })
+        Ok(Block { replay_from, ranges })
     }
 
     /// What a frame's payload holds, by what is announced before the records.
@@ -238,7 +237,7 @@ impl Block {
     /// The records, in order, each with its source and sequence. Rejects are not among them.
     #[must_use]
     pub fn records(&self) -> BlockRecords<'_> {
-        BlockRecords { ranges: self.ranges.iter(), current: None }
+        BlockRecords { block: self, cursor: RecordCursor::default() }
     }
 }
 
@@ -256,6 +255,17 @@ fn read_head(reader: &mut Reader<'_>) -> Result<(Lsn, usize), BlockError> {
         return Err(BlockError::Length);
     }
     Ok((replay_from, count))
+}
+
+/// How many bytes stand behind so many ranges: the names' lengths alone say it, and each range's payload can then be
+/// taken with the range.
+fn payload_bytes_behind(heads: &Reader<'_>, ranges: usize) -> Result<usize, BlockError> {
+    let mut heads = heads.clone();
+    for _ in 0..ranges {
+        let name = heads.bytes(RANGE_BYTES)?[NAME_LENGTH_AT];
+        heads.bytes(usize::from(name))?;
+    }
+    Ok(heads.remaining())
 }
 
 fn read_range(reader: &mut Reader<'_>) -> Result<(Range, usize), BlockError> {
@@ -290,47 +300,72 @@ pub struct Sequenced<'a> {
 /// The records of a block. Ends after the first error.
 #[derive(Debug)]
 pub struct BlockRecords<'a> {
-    ranges: std::slice::Iter<'a, (Range, Bytes)>,
-    current: Option<Current<'a>>,
-}
-
-#[derive(Debug)]
-struct Current<'a> {
-    range: &'a Range,
-    payload: &'a Bytes,
-    walk: Walk<'a>,
-    seen: u32,
+    block: &'a Block,
+    cursor: RecordCursor,
 }
 
 impl<'a> Iterator for BlockRecords<'a> {
     type Item = Result<Sequenced<'a>, BlockError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        match self.cursor.advance(self.block)? {
+            Ok(found) => {
+                let (range, payload) = &self.block.ranges[found.range];
+                Some(Ok(Sequenced { range, seq: found.seq, record: payload.slice(found.start..found.end) }))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+/// Where a record stands in its block.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Found {
+    /// In which range.
+    pub(crate) range: usize,
+    /// Where its bytes begin in the range's payload.
+    pub(crate) start: usize,
+    /// Where they end.
+    pub(crate) end: usize,
+    /// Its sequence.
+    pub(crate) seq: Seq,
+}
+
+/// Goes through the records of a block that it does not borrow: who owns the block may keep both.
+#[derive(Debug, Default)]
+pub(crate) struct RecordCursor {
+    range: usize,
+    /// Where the range's next record begins.
+    at: usize,
+    /// The sequence before it; of a range that is not begun yet it is the range's own.
+    previous: Option<Seq>,
+    seen: u32,
+}
+
+impl RecordCursor {
+    /// The next record; after an error, and after the last one, there is none. Always to be given the same block.
+    #[inline]
+    pub(crate) fn advance(&mut self, block: &Block) -> Option<Result<Found, BlockError>> {
         loop {
-            let Some(current) = &mut self.current else {
-                let (range, payload) = self.ranges.find(|(range, _)| range.kind == RangeKind::Records)?;
-                let walk = Walk::new(range.sequences, range.previous, payload);
-                self.current = Some(Current { range, payload, walk, seen: 0 });
+            let (range, payload) = block.ranges.get(self.range)?;
+            if range.kind != RangeKind::Records {
+                self.range += 1;
                 continue;
-            };
-            match current.walk.next() {
+            }
+            let previous = self.previous.unwrap_or(range.previous);
+            match Walk::resume(range.sequences, previous, payload, self.at).next() {
                 Some(Ok(placed)) => {
-                    current.seen += 1;
-                    let record = current.payload.slice_ref(placed.record);
-                    return Some(Ok(Sequenced { range: current.range, seq: placed.seq, record }));
+                    (self.at, self.previous, self.seen) = (placed.end, Some(placed.seq), self.seen + 1);
+                    let start = placed.end - placed.record.len();
+                    return Some(Ok(Found { range: self.range, start, end: placed.end, seq: placed.seq }));
                 }
-                Some(Err(error)) => {
-                    self.ranges = [].iter();
-                    self.current = None;
-                    return Some(Err(error.into()));
+                None if self.seen == range.records => {
+                    *self = RecordCursor { range: self.range + 1, ..RecordCursor::default() };
                 }
-                None => {
-                    let whole = current.seen == current.range.records;
-                    self.current = None;
-                    if !whole {
-                        self.ranges = [].iter();
-                        return Some(Err(PayloadError::Count.into()));
-                    }
+                wrong => {
+                    self.range = block.ranges.len();
+                    let what = wrong.and_then(Result::err).unwrap_or(PayloadError::Count);
+                    return Some(Err(what.into()));
                 }
             }
         }

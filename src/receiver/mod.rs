@@ -34,6 +34,8 @@ mod wire;
 pub mod protocol {}
 
 pub use block::{Block, BlockError, BlockRecords, Gist, Range, RangeKind, Sequenced};
+#[cfg(feature = "ledger")]
+pub(crate) use block::{Found, RecordCursor};
 pub use config::{Poison, ReceiverConfig};
 pub use intake::{
     Intake, IntakeStats, Oversized, RecordCheck, Refusal, Reservation, SessionKey, SessionOutput, SourceStatus,

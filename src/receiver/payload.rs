@@ -59,7 +59,12 @@ pub(crate) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(sequences: Sequences, previous: Seq, bytes: &'a [u8]) -> Walk<'a> {
-        Walk { sequences, bytes, at: 0, previous }
+        Walk::resume(sequences, previous, bytes, 0)
+    }
+
+    /// Goes on at `at`, where the next record begins, behind the one with sequence `previous`.
+    pub(crate) fn resume(sequences: Sequences, previous: Seq, bytes: &'a [u8], at: usize) -> Walk<'a> {
+        Walk { sequences, bytes, at, previous }
     }
 
     fn step(&mut self) -> Result<Placed<'a>, PayloadError> {

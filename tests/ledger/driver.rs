@@ -1,9 +1,9 @@
 //! What a driver does from day to day.
 
-use seawall::ledger::{BatchLimits, BatchStatus, SinkError};
+use seawall::ledger::{BatchLimits, BatchStatus, Identity, SinkError};
 use std::sync::{Arc, Mutex};
 
-use seawall::node::{Frames, Ledger, LedgerConfig, LedgerError, Place, ReceiverError, StreamPort};
+use seawall::node::{Frames, Ledger, LedgerConfig, LedgerError, MemoryPartitions, Place, ReceiverError, StreamPort};
 use seawall::receiver::PidConfig;
 use seawall::{Ballot, BatchId, Chain, Config, LogId, Lsn, LsnRange, Promise};
 
@@ -25,6 +25,41 @@ fn every_record_is_in_one_batch_with_its_address() {
     // Read again, also after it was committed: the same.
     bed.ledger.commit(batch.id(), "x").unwrap();
     assert_eq!(records(&batch), numbered("s", 0..5));
+}
+
+#[test]
+fn records_are_lent_as_they_are_given() {
+    let bed = Bed::new();
+    let mut source = bed.stream.receiver.local_blocking("s").expect("a source");
+    for block in 0..4 {
+        let records: Vec<String> = (0..block * 3 + 1).map(|i| format!("{block}.{i}")).collect();
+        source.store_blocking(&records).expect("stored");
+    }
+    drop(source);
+    let partitions = MemoryPartitions::new(Identity(7));
+    for record in ["a", "", "c"] {
+        partitions.append(0, record);
+    }
+    bed.ledger.add_input("partitions", Arc::new(partitions)).unwrap();
+    let batch = bed.allocate().expect("something new");
+    let given: Vec<_> = batch.read().unwrap().map(Result::unwrap).collect();
+    assert_eq!(given.len(), 22 + 3);
+    let mut lent = Vec::new();
+    let mut records = batch.read().unwrap();
+    while let Some(record) = records.lend().unwrap() {
+        let kept = record.to_record();
+        assert_eq!(
+            (record.record, record.source, record.place()),
+            (&kept.record[..], kept.source.as_ref(), kept.place.clone())
+        );
+        lent.push(kept);
+    }
+    assert_eq!(lent, given);
+    assert!(records.lend().unwrap().is_none() && records.next().is_none(), "the end is the end");
+    // Both ways of one reader go on where the other stood.
+    let mut records = batch.read().unwrap();
+    assert_eq!(records.lend().unwrap().unwrap().to_record(), given[0]);
+    assert_eq!(records.next().unwrap().unwrap(), given[1]);
 }
 
 #[test]

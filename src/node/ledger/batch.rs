@@ -9,8 +9,8 @@ use super::error::LedgerError;
 use super::port::Frames;
 use super::{Inner, Source};
 use crate::io::{Disk, Storage};
-use crate::ledger::{BatchKey, PartKey, Range, ReplayedRecords};
-use crate::receiver::Block;
+use crate::ledger::{BatchKey, InputError, PartKey, Range, ReplayedRecord, ReplayedRecords};
+use crate::receiver::{Block, Found, RecordCursor};
 use crate::types::{BatchId, InputId, Lsn, LsnRange, Seq, SourceId};
 
 /// An allocated batch. Its content never changes: where an input cannot give it again, reading fails.
@@ -85,6 +85,10 @@ impl<S: Storage> Batch<S> {
         one.read()
     }
 
+    fn input_error(&self, input: InputId, source: InputError) -> LedgerError {
+        LedgerError::Input { name: self.inner.name_of(input), source }
+    }
+
     /// The blocks of a stream's range, for engines that take records apart themselves.
     ///
     /// # Errors
@@ -141,6 +145,58 @@ pub struct BatchRecord {
     pub record: Bytes,
 }
 
+/// A record of a batch, lent by [`BatchRecords::lend`]: what a [`BatchRecord`] holds, without a share of the block.
+#[derive(Clone, Copy, Debug)]
+pub struct LentRecord<'a> {
+    /// Of which input.
+    pub input: InputId,
+    /// Who sent it; nobody that has a name, or a file.
+    pub source: Option<&'a SourceId>,
+    /// Its sequence at the source; of other inputs its position.
+    pub seq: Seq,
+    /// When it was received, µs since the Unix epoch; 0 when nobody noted that.
+    pub time_micros: u64,
+    /// Its bytes.
+    pub record: &'a [u8],
+    stands: Stands<'a>,
+}
+
+/// Where a lent record was found, and what its bytes are a part of.
+#[derive(Clone, Copy, Debug)]
+enum Stands<'a> {
+    Stream { lsn: Lsn, index: u32, payload: &'a Bytes, start: usize },
+    Part { part: &'a PartKey, at: u64, bytes: &'a Bytes },
+}
+
+impl LentRecord<'_> {
+    /// Where it stands.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        match self.stands {
+            Stands::Stream { lsn, index, .. } => Place::Stream { lsn, index },
+            Stands::Part { part, at, .. } => Place::Part { part: part.clone(), at },
+        }
+    }
+
+    /// A record to keep: its bytes are shared, not copied.
+    #[must_use]
+    #[inline]
+    pub fn to_record(&self) -> BatchRecord {
+        let record = match self.stands {
+            Stands::Stream { payload, start, .. } => payload.slice(start..start + self.record.len()),
+            Stands::Part { bytes, .. } => bytes.clone(),
+        };
+        BatchRecord {
+            input: self.input,
+            place: self.place(),
+            source: self.source.cloned(),
+            seq: self.seq,
+            time_micros: self.time_micros,
+            record,
+        }
+    }
+}
+
 /// A block of a stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StreamBlock {
@@ -186,6 +242,9 @@ impl Iterator for StreamBlocks {
 }
 
 /// The records of a batch. Ends after the first error.
+///
+/// As an iterator it gives each record with a share of the block it is a part of; [`BatchRecords::lend`] gives it only until
+/// the next one, which is faster where records are small and looked at once.
 pub struct BatchRecords<S: Storage = Disk> {
     batch: Batch<S>,
     /// The next range.
@@ -194,120 +253,182 @@ pub struct BatchRecords<S: Storage = Disk> {
     failed: bool,
 }
 
-/// A range under way.
+/// A range under way, at one of its records.
 enum Reading {
-    Blocks { blocks: StreamBlocks, records: std::vec::IntoIter<BatchRecord> },
-    Records { range: usize, records: ReplayedRecords, left: u64 },
+    Blocks(Box<ReadingBlocks>),
+    Parts(Box<ReadingParts>),
+}
+
+struct ReadingBlocks {
+    blocks: StreamBlocks,
+    /// The one whose records are being given.
+    block: Option<StreamBlock>,
+    cursor: RecordCursor,
+    /// How many of the block's records were given.
+    given: u32,
+    found: Found,
+}
+
+impl ReadingBlocks {
+    /// The next record, if there is one.
+    #[inline]
+    fn advance(&mut self) -> Result<bool, LedgerError> {
+        loop {
+            if let Some(block) = &self.block {
+                match self.cursor.advance(&block.block) {
+                    Some(Ok(found)) => {
+                        self.found = found;
+                        self.given += 1;
+                        return Ok(true);
+                    }
+                    Some(Err(source)) => {
+                        return Err(LedgerError::NotABlock { name: self.blocks.name.clone(), lsn: block.lsn, source });
+                    }
+                    None => {}
+                }
+            }
+            self.block = None;
+            let Some(next) = self.blocks.next() else { return Ok(false) };
+            self.block = Some(next?);
+            (self.cursor, self.given) = (RecordCursor::default(), 0);
+        }
+    }
+
+    #[inline]
+    fn lend(&self) -> Option<LentRecord<'_>> {
+        let StreamBlock { input, lsn, time_micros, block } = self.block.as_ref()?;
+        let Found { range, start, end, seq } = self.found;
+        let (range, payload) = &block.ranges[range];
+        Some(LentRecord {
+            input: *input,
+            source: range.source.as_ref(),
+            seq,
+            time_micros: *time_micros,
+            record: &payload[start..end],
+            stands: Stands::Stream { lsn: *lsn, index: self.given - 1, payload, start },
+        })
+    }
+}
+
+struct ReadingParts {
+    range: Range,
+    records: ReplayedRecords,
+    left: u64,
+    found: Option<ReplayedRecord>,
+}
+
+impl ReadingParts {
+    fn advance(&mut self) -> Result<bool, InputError> {
+        match self.records.next() {
+            Some(Ok(record)) if self.left > 0 => {
+                self.left -= 1;
+                self.found = Some(record);
+                Ok(true)
+            }
+            Some(Err(error)) => Err(error),
+            None if self.left == 0 => Ok(false),
+            // An input that gives more or fewer records than it planned breaks its promise.
+            Some(Ok(_)) | None => Err(InputError::Changed {
+                part: self.range.part.to_string(),
+                from: self.range.from,
+                to: self.range.to,
+                what: format!("it does not hold the {} records that were planned", self.range.records),
+            }),
+        }
+    }
+
+    fn lend(&self) -> Option<LentRecord<'_>> {
+        let found = self.found.as_ref()?;
+        Some(LentRecord {
+            input: self.range.input,
+            source: None,
+            seq: Seq::new(found.at),
+            time_micros: 0,
+            record: &found.bytes,
+            stands: Stands::Part { part: &self.range.part, at: found.at, bytes: &found.bytes },
+        })
+    }
 }
 
 impl<S: Storage> BatchRecords<S> {
+    /// The next record, lent until the one after it is asked for; `None` behind the last one, and behind an error.
+    ///
+    /// # Errors
+    /// As [`Batch::read`].
+    #[inline]
+    pub fn lend(&mut self) -> Result<Option<LentRecord<'_>>, LedgerError> {
+        if self.failed {
+            return Ok(None);
+        }
+        match self.advance() {
+            Ok(()) => {}
+            Err(error) => {
+                self.failed = true;
+                return Err(error);
+            }
+        }
+        Ok(match &self.current {
+            Some(Reading::Blocks(reading)) => reading.lend(),
+            Some(Reading::Parts(reading)) => reading.lend(),
+            None => None,
+        })
+    }
+
+    /// Takes `current` to the next record; `None` behind the last one.
+    #[inline]
+    fn advance(&mut self) -> Result<(), LedgerError> {
+        loop {
+            let there = match &mut self.current {
+                Some(Reading::Blocks(reading)) => reading.advance()?,
+                Some(Reading::Parts(reading)) => {
+                    let input = reading.range.input;
+                    reading.advance().map_err(|source| self.batch.input_error(input, source))?
+                }
+                None => false,
+            };
+            if there {
+                return Ok(());
+            }
+            self.current = None;
+            if self.next >= self.batch.ranges.len() {
+                return Ok(());
+            }
+            self.current = Some(self.begin(self.next)?);
+            self.next += 1;
+        }
+    }
+
     fn begin(&self, at: usize) -> Result<Reading, LedgerError> {
         let range = &self.batch.ranges[at];
-        match self.batch.inner.source(range.input)? {
-            Source::Stream(_) => {
-                Ok(Reading::Blocks { blocks: self.batch.blocks(range)?, records: Vec::new().into_iter() })
-            }
+        Ok(match self.batch.inner.source(range.input)? {
+            Source::Stream(_) => Reading::Blocks(Box::new(ReadingBlocks {
+                blocks: self.batch.blocks(range)?,
+                block: None,
+                cursor: RecordCursor::default(),
+                given: 0,
+                found: Found::default(),
+            })),
             Source::Replayable(source) => {
-                let records = source.read(range).map_err(|source| self.input_error(range, source))?;
-                Ok(Reading::Records { range: at, records, left: range.records })
+                let records = source.read(range).map_err(|source| self.batch.input_error(range.input, source))?;
+                Reading::Parts(Box::new(ReadingParts {
+                    range: range.clone(),
+                    records,
+                    left: range.records,
+                    found: None,
+                }))
             }
-        }
-    }
-
-    fn input_error(&self, range: &Range, source: crate::ledger::InputError) -> LedgerError {
-        LedgerError::Input { name: self.batch.inner.name_of(range.input), source }
-    }
-
-    fn step(&mut self) -> Option<Result<BatchRecord, LedgerError>> {
-        loop {
-            match &mut self.current {
-                None => {
-                    if self.next >= self.batch.ranges.len() {
-                        return None;
-                    }
-                    match self.begin(self.next) {
-                        Ok(reading) => self.current = Some(reading),
-                        Err(error) => return Some(Err(error)),
-                    }
-                    self.next += 1;
-                }
-                Some(Reading::Blocks { blocks, records }) => {
-                    if let Some(record) = records.next() {
-                        return Some(Ok(record));
-                    }
-                    match blocks.next() {
-                        None => self.current = None,
-                        Some(Err(error)) => return Some(Err(error)),
-                        Some(Ok(block)) => match take_apart(&block) {
-                            Ok(all) => *records = all.into_iter(),
-                            Err(source) => {
-                                let (name, lsn) = (blocks.name.clone(), block.lsn);
-                                return Some(Err(LedgerError::NotABlock { name, lsn, source }));
-                            }
-                        },
-                    }
-                }
-                Some(Reading::Records { range, records, left }) => {
-                    let range = &self.batch.ranges[*range];
-                    match records.next() {
-                        Some(Ok(record)) if *left > 0 => {
-                            *left -= 1;
-                            let place = Place::Part { part: range.part.clone(), at: record.at };
-                            let (input, seq) = (range.input, Seq::new(record.at));
-                            let record = record.bytes;
-                            return Some(Ok(BatchRecord { input, place, source: None, seq, time_micros: 0, record }));
-                        }
-                        Some(Err(source)) => {
-                            let range = range.clone();
-                            return Some(Err(self.input_error(&range, source)));
-                        }
-                        None if *left == 0 => self.current = None,
-                        // An input that gives more or fewer records than it planned breaks its promise.
-                        Some(Ok(_)) | None => {
-                            let source = crate::ledger::InputError::Changed {
-                                part: range.part.to_string(),
-                                from: range.from,
-                                to: range.to,
-                                what: format!("it does not hold the {} records that were planned", range.records),
-                            };
-                            let range = range.clone();
-                            return Some(Err(self.input_error(&range, source)));
-                        }
-                    }
-                }
-            }
-        }
+        })
     }
 }
 
 impl<S: Storage> Iterator for BatchRecords<S> {
     type Item = Result<BatchRecord, LedgerError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
+        match self.lend() {
+            Ok(lent) => lent.map(|lent| Ok(lent.to_record())),
+            Err(error) => Some(Err(error)),
         }
-        let next = self.step();
-        self.failed = matches!(next, Some(Err(_)));
-        next
     }
-}
-
-fn take_apart(block: &StreamBlock) -> Result<Vec<BatchRecord>, crate::receiver::BlockError> {
-    let StreamBlock { input, lsn, time_micros, block } = block;
-    // A claim is not believed before the bytes are there: a record takes one at least.
-    let claimed = |(range, payload): &(crate::receiver::Range, Bytes)| (range.records as usize).min(payload.len());
-    let mut all = Vec::with_capacity(block.ranges.iter().map(claimed).sum());
-    for (index, found) in (0..).zip(block.records()) {
-        let found = found?;
-        all.push(BatchRecord {
-            input: *input,
-            place: Place::Stream { lsn: *lsn, index },
-            source: found.range.source.clone(),
-            seq: found.seq,
-            time_micros: *time_micros,
-            record: found.record,
-        });
-    }
-    Ok(all)
 }

@@ -34,7 +34,7 @@ use crate::ledger::{BatchKey, BatchStatus, InputKind, Latest, Range, Replayable,
 use crate::log::Log;
 use crate::types::{Ballot, BatchId, InputId, LedgerId};
 
-pub use batch::{Batch, BatchRecord, BatchRecords, Place, StreamBlock, StreamBlocks};
+pub use batch::{Batch, BatchRecord, BatchRecords, LentRecord, Place, StreamBlock, StreamBlocks};
 pub use config::LedgerConfig;
 pub use error::LedgerError;
 pub use open::Opened;
