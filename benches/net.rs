@@ -1,7 +1,9 @@
 //! What the network and the acknowledgment protocol take from the log: a client, a server and the log in one process,
 //! against the log alone, in turns. Prints ratios; `-- PART ROUNDS SECONDS` for one part ("256 x 1", "latency", "cpu"), more or longer rounds.
 //!
-//! Records are 1 KiB, durable one by one. Everything shares this machine's CPUs, which a real source would not.
+//! Records are 1 KiB, durable one by one. Everything shares this machine's CPUs, which a real source would not: so the third in
+//! turn is the *loopback alone*, as many connections on the same two runtimes that send as many bytes and answer each read with
+//! eight, and do nothing else. No receiver can be faster than that, nor faster than its log.
 
 mod bed;
 
@@ -9,10 +11,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use seawall::node::{Client, ClientConfig, Receiver, Server, ServerConfig, Ticket};
 use seawall::receiver::{OutboxConfig, ReceiverConfig};
 use seawall::{Config, Log, SourceId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 
 use bed::KIB;
@@ -24,6 +28,7 @@ struct Bench {
     log: Log,
     receiver: Receiver,
     address: String,
+    echo: String,
     client: Runtime,
     _server: Runtime,
     _dirs: [tempfile::TempDir; 2],
@@ -71,7 +76,10 @@ impl Bench {
         });
         let address = listening.addresses()[0].to_string();
         server.spawn(listening.run(std::future::pending()));
-        Bench { alone, log, receiver, address, client, _server: server, _dirs: dirs, rounds, round }
+        let echo = server.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
+        let echo_address = echo.local_addr().expect("bound").to_string();
+        server.spawn(count_for_ever(echo));
+        Bench { alone, log, receiver, address, echo: echo_address, client, _server: server, _dirs: dirs, rounds, round }
     }
 
     fn connect(&self, name: String, send_bytes: u64) -> Client {
@@ -91,15 +99,21 @@ impl Bench {
     fn throughput(&self, name: &str, clients: usize, outstanding: usize, target: f64) {
         let connect = |number| Arc::new(self.connect(format!("{name}-{number}"), 256 << 10));
         let clients: Vec<Arc<Client>> = (0..clients).map(connect).collect();
-        let (mut alone, mut net, mut ratios, mut cpu) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let [mut alone, mut net, mut bare, mut ratios, mut of_limit] = [const { Vec::new() }; 5];
+        let [mut cpu, mut bare_cpu] = [const { Vec::new() }; 2];
         for _ in 0..self.rounds {
             let of_log = self.log_records(outstanding * clients.len());
             let began = cpu_seconds();
             let of_net = self.net_records(&clients, outstanding);
             cpu.push((cpu_seconds() - began) / self.round.as_secs_f64() / of_net * 1e6);
+            let began = cpu_seconds();
+            let of_loopback = self.loopback_records(clients.len(), outstanding);
+            bare_cpu.push((cpu_seconds() - began) / self.round.as_secs_f64() / of_loopback * 1e6);
             ratios.push(of_net / of_log);
+            of_limit.push(of_net / of_log.min(of_loopback));
             alone.push(of_log);
             net.push(of_net);
+            bare.push(of_loopback);
             self.trim();
         }
         println!(
@@ -111,6 +125,12 @@ impl Bench {
             ratios[0],
             ratios[ratios.len() - 1],
             median(&mut cpu),
+        );
+        println!(
+            "    the loopback alone {:.0}, {:.1} us of CPU; ratio to the slower of both {:.2}",
+            median(&mut bare),
+            median(&mut bare_cpu),
+            median(&mut of_limit),
         );
     }
 
@@ -157,6 +177,40 @@ impl Bench {
                 })
             })
             .collect();
+        self.client.block_on(async {
+            let mut all = 0.0;
+            for task in tasks {
+                all += task.await.expect("no panic");
+            }
+            all
+        })
+    }
+
+    /// Records of the loopback alone, a second.
+    fn loopback_records(&self, connections: usize, outstanding: usize) -> f64 {
+        let round = self.round;
+        let connect = |_| self.client.block_on(TcpStream::connect(&self.echo)).expect("it listens");
+        let streams: Vec<TcpStream> = (0..connections).map(connect).collect();
+        let began = Instant::now();
+        let keep_outstanding = |mut stream: TcpStream| async move {
+            stream.set_nodelay(true).expect("a socket");
+            let record = bed::record(RECORD_BYTES * outstanding);
+            let (mut sent, mut done, mut answers) = (0u64, 0u64, BytesMut::new());
+            while began.elapsed() < round {
+                let missing = outstanding - (sent - done) as usize;
+                stream.write_all(&record[..missing * RECORD_BYTES]).await.expect("connected");
+                sent += missing as u64;
+                stream.read_buf(&mut answers).await.expect("connected");
+                // Only the newest answer counts.
+                let whole = answers.len() / 8 * 8;
+                if let Some(bytes) = answers[..whole].last_chunk::<8>() {
+                    done = u64::from_le_bytes(*bytes) / RECORD_BYTES as u64;
+                }
+                answers.advance(whole);
+            }
+            done as f64 / began.elapsed().as_secs_f64()
+        };
+        let tasks: Vec<_> = streams.into_iter().map(|stream| self.client.spawn(keep_outstanding(stream))).collect();
         self.client.block_on(async {
             let mut all = 0.0;
             for task in tasks {
@@ -228,6 +282,23 @@ impl Bench {
         let (net, log) = (median(&mut of_net), median(&mut of_log));
         println!("100 records a SEND: {net:.2} us of CPU a record, client, server, kernel and log (target 3)");
         println!("    of these the log with blocks of 100 records alone: {log:.2} us");
+    }
+}
+
+/// Answers each read of each connection with how many bytes came in all.
+async fn count_for_ever(listener: TcpListener) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        stream.set_nodelay(true).expect("a socket");
+        tokio::spawn(async move {
+            let (mut buffer, mut total) = (BytesMut::with_capacity(64 * KIB), 0u64);
+            while let Ok(bytes @ 1..) = stream.read_buf(&mut buffer).await {
+                buffer.clear();
+                total += bytes as u64;
+                if stream.write_all(&total.to_le_bytes()).await.is_err() {
+                    break;
+                }
+            }
+        });
     }
 }
 
