@@ -51,10 +51,18 @@ impl Budget {
         false
     }
 
-    /// Gives bytes back.
+    /// Gives back what was taken: it is durable.
     pub(crate) fn release(&mut self, bytes: u64) {
         debug_assert!(bytes <= self.charged_bytes, "released more than was charged");
         self.charged_bytes = self.charged_bytes.saturating_sub(bytes);
+    }
+
+    /// Gives back what was charged and not taken in: it is no work for the engine, and does not count against its rate.
+    pub(crate) fn refund(&mut self, bytes: u64) {
+        self.release(bytes);
+        if let Some(rate) = &mut self.rate {
+            rate.refund(bytes);
+        }
     }
 
     /// Charges what is held besides what was read: it is there already, and cannot wait.
@@ -156,6 +164,21 @@ mod tests {
         assert!(budget.admit(at).is_some());
         budget.set_rate(at, None);
         assert!(budget.reserve(at, key(99), 1 << 20));
+    }
+
+    /// What was claimed and did not come held up those behind it for as long as if it had.
+    #[test]
+    fn what_was_not_taken_in_leaves_the_rate_to_others() {
+        let now = Instant::now();
+        let mut budget = Budget::new(1 << 30);
+        budget.set_rate(now, Some(1000.0));
+        assert!(budget.reserve(now, key(1), 100_000));
+        assert!(!budget.reserve(now, key(2), 100));
+        budget.refund(99_990);
+        assert_eq!(budget.admit(now), Some((key(2), 100)));
+        budget.release(10);
+        assert_eq!(budget.charged_bytes(), 100);
+        assert!(!budget.reserve(now, key(3), 1), "what is durable was taken");
     }
 
     /// The time at which the rate would let in somebody for whom there is no room was told again and again.

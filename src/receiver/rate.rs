@@ -41,6 +41,11 @@ impl RateLimit {
         self.tokens -= bytes as f64;
     }
 
+    /// Of what was taken, so much has not come after all.
+    pub fn refund(&mut self, bytes: u64) {
+        self.tokens = (self.tokens + bytes as f64).min(self.burst());
+    }
+
     /// When something may come again; `None`: already.
     #[must_use]
     pub fn opens_at(&self) -> Option<Instant> {

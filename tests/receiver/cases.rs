@@ -604,6 +604,45 @@ fn a_record_too_long_to_be_held_needs_no_credit() {
     assert_eq!(bed.nacks(key), []);
 }
 
+/// The room that is kept to read a record that passes by counted against the rate as if all of it had come: 64 KiB for a
+/// record of one, and a slow engine's sources waited seconds for each.
+#[test]
+fn a_record_that_passes_by_counts_against_the_rate_as_what_is_kept_of_it() {
+    let mut bed = roomy();
+    let (key, _) = bed.open(hello("s", 1));
+    bed.intake.set_rate(bed.now, Some(10_000.0));
+    let payload = [&1001_u32.to_le_bytes()[..], &[b'r'; 1001]].concat();
+    pass_by(&mut bed, key, &payload, 0).unwrap();
+    let kept = bed.intake.stats().charged_bytes;
+    assert!((1001..2000).contains(&kept), "{kept} bytes are held until it is durable");
+    bed.settle();
+    bed.pass(SECOND);
+    assert_eq!(bed.intake.reserve(bed.now, key, 100), Reservation::Granted);
+}
+
+/// What is read and not taken counted against the rate: a source that had sent all it had before it heard where to go on
+/// used up the engine's time for records that never reached it, and its PING behind them waited as long.
+#[test]
+fn what_is_passed_over_does_not_count_against_the_rate() {
+    let mut bed = Bed::new(small());
+    let ((key, _), (other, _)) = (bed.open(hello("s", 1)), bed.open(hello("other", 1)));
+    bed.intake.set_rate(bed.now, Some(1000.0));
+    let record = [b'r'; 1000];
+    (1..4).for_each(|previous| bed.send(key, dense(previous, &[&record])));
+    assert_eq!(bed.nacks(key), [(Code::Gap, 0)]);
+    bed.say(key, ping(0));
+    // Nor does room that was claimed and not used.
+    assert_eq!(bed.intake.reserve(bed.now, key, 50_000), Reservation::Granted);
+    bed.intake.disconnect(bed.now, key);
+    bed.send(other, dense(0, &[&record]));
+    // What is taken does.
+    assert_eq!(bed.intake.reserve(bed.now, other, 100), Reservation::Waiting);
+    bed.settle();
+    bed.pass(2 * SECOND);
+    bed.intake.admit_waiting(bed.now);
+    assert!(bed.intake.is_granted(other));
+}
+
 /// Several records that pass by have room at once.
 fn roomy() -> Bed {
     Bed::new(ReceiverConfig { poison: Poison::DeadLetter, in_flight_bytes_max: 1 << 20, ..small() })

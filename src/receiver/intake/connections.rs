@@ -40,7 +40,7 @@ impl Intake {
     pub fn disconnect(&mut self, now: Instant, key: SessionKey) {
         self.budget.leave(key);
         let Some(session) = self.sessions.remove(key) else { return };
-        self.budget.release(session.reserved);
+        self.budget.refund(session.reserved);
         if let Some(source) = session.peer().and_then(|peer| peer.source)
             && self.attached.get(&source) == Some(&key)
         {
@@ -157,7 +157,7 @@ impl Intake {
                 self.refuse(key, Code::Protocol, Seq::ZERO, text);
             }
         }
-        self.budget.release(charge.bytes);
+        self.budget.refund(charge.bytes);
         self.admit(now);
     }
 

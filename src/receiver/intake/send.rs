@@ -374,7 +374,7 @@ impl Intake {
         if let Some(peer) = session.open_peer().cloned() {
             self.take_oversized(key, &peer, oversized, &mut charge);
         }
-        self.budget.release(charge.bytes);
+        self.budget.refund(charge.bytes);
         self.admit_again();
     }
 
@@ -400,7 +400,8 @@ impl Intake {
                 if let Some((mut part, payload)) = part {
                     let cost = PART_COST_BYTES + payload.len() as u64;
                     self.budget.charge_besides(cost.saturating_sub(charge.bytes));
-                    part.charged = charge.take().max(cost);
+                    charge.bytes = charge.bytes.saturating_sub(cost);
+                    part.charged = cost;
                     self.builder.push(part, payload);
                 }
                 self.note_received(key, peer, seq, 0);

@@ -12,7 +12,8 @@ use super::{Draining, Intake, SessionKey, range_of};
 use crate::types::{Seq, SourceId};
 
 impl Intake {
-    /// Limits how many bytes a second sources may send in all; `None`: what the log takes.
+    /// Limits how many bytes a second are taken from all sources together; `None`: what the log takes. What is read and not
+    /// taken, as it was there before or is not its turn, does not count.
     pub fn set_rate(&mut self, now: Instant, bytes_per_second: Option<f64>) {
         self.budget.set_rate(now, bytes_per_second);
         self.admit(now);
@@ -104,7 +105,7 @@ impl Intake {
         session.become_ending(farewell);
         session.is_waiting = false;
         let reserved = std::mem::take(&mut session.reserved);
-        self.budget.release(reserved);
+        self.budget.refund(reserved);
         self.budget.leave(key);
         if let Some(source) = source
             && self.attached.get(&source) == Some(&key)
@@ -143,7 +144,7 @@ impl Intake {
                     session.pinged = None;
                     self.list(key);
                 }
-                None => self.budget.release(bytes),
+                None => self.budget.refund(bytes),
             }
         }
     }

@@ -299,11 +299,17 @@ impl World {
             }
         }
         self.log.full_until = self.now;
-        let (now, at) = (self.now, self.at());
+        let (now, at, rate) = (self.now, self.at(), self.rate());
         self.log.slow_until = now;
         if let Some(intake) = &mut self.intake {
-            intake.set_rate(at, self.story.rate.map(|rate| rate * 4.0));
+            intake.set_rate(at, rate);
         }
+    }
+
+    /// What the engine takes. In the calm it is faster, also for a receiver that was away when that began: `PATIENCE` is made
+    /// for it.
+    fn rate(&self) -> Option<f64> {
+        self.story.rate.map(|rate| if self.is_calm { rate * 4.0 } else { rate })
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -485,7 +491,7 @@ impl World {
         let durable = Lsn::new(self.log.durable as u64);
         let is_damaged = !found.damaged.is_empty();
         let mut intake = Intake::new(config, "in", found.sources, durable, found.from, 0).with_check(no_x());
-        intake.set_rate(self.at(), self.story.rate);
+        intake.set_rate(self.at(), self.rate());
         if is_damaged {
             intake.request_snapshot(seawall::Lsn::MAX);
         }
