@@ -70,7 +70,13 @@ fn sessions() {
     replay("sessions", bodies::sessions::run);
 }
 
-/// `cargo test --features internals,receiver --test corpus -- --ignored` writes the inputs the fuzzers start from.
+#[cfg(feature = "ledger")]
+#[test]
+fn ledger() {
+    replay("ledger", bodies::ledger::run);
+}
+
+/// `cargo test --features internals,ledger --test corpus -- --ignored` writes the inputs the fuzzers start from.
 #[test]
 #[ignore = "writes fuzz/corpus"]
 fn write_the_seeds() {

@@ -4,6 +4,8 @@ pub mod base;
 #[cfg(feature = "receiver")]
 pub mod block;
 pub mod frame;
+#[cfg(feature = "ledger")]
+pub mod ledger;
 pub mod memory;
 pub mod recovery;
 pub mod scanner;

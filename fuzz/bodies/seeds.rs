@@ -21,6 +21,8 @@ pub fn all() -> Vec<(&'static str, Vec<Seed>)> {
         ("block", receiver::block()),
         #[cfg(feature = "receiver")]
         ("sessions", receiver::sessions()),
+        #[cfg(feature = "ledger")]
+        ("ledger", ledger()),
     ]
 }
 
@@ -324,4 +326,80 @@ mod receiver {
             story("time", 192, &[62, 62, 62, 3, 19]),
         ]
     }
+}
+
+/// Frames, and stories of events as `bodies::ledger` reads them.
+#[cfg(feature = "ledger")]
+fn ledger() -> Vec<Seed> {
+    use bytes::Bytes;
+    use seawall::ledger::{Envelope, Event, Identity, InputKind, PartKey, Range};
+    use seawall::{Ballot, BatchId, InputId, LedgerId};
+
+    let frame = |name: &str, event: Event| {
+        let frame = Envelope { ballot: Ballot { round: 1, proposer: 7 }, time_micros: 100, event }.encode();
+        (name.to_owned(), [&[0], &frame[..]].concat())
+    };
+    let input = InputId::new(1);
+    let part = PartKey::new("part").expect("short");
+    let range =
+        Range { input, part, opens: Some(Bytes::from("label")), from: 1, to: 9, digest: 5, records: 3, bytes: 80 };
+    let text = Bytes::from_static(b"text");
+    let identity = Identity(9);
+    let mut seeds = vec![
+        frame("created", Event::LedgerCreated { ledger: LedgerId::new(5) }),
+        frame(
+            "added",
+            Event::InputAdded { input, kind: InputKind::Stream, identity, name: text.clone(), start: 1, digest: 7 },
+        ),
+        frame(
+            "allocated",
+            Event::BatchAllocated { batch: BatchId::new(1), ranges: vec![range.clone(), range.clone()] },
+        ),
+        frame("committed", Event::BatchCommitted { batch: BatchId::new(1), token: text.clone() }),
+        frame("dropped", Event::RangeDropped { range: range.clone(), reason: text.clone() }),
+        frame("forgotten", Event::PartsForgotten { input, parts: vec![range.part.clone(), range.part] }),
+        frame("checkpoint", Event::Checkpoint { index: 0, count: 1, piece: text }),
+    ];
+    // what, input, batch, from, length, part, ballot, value
+    let begun = [[0, 0, 0, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1, 0, 3]];
+    let allocate = |input, length, part| [6, input, 0, 0, length, part, 0, 4];
+    let commit = |batch| [9, 0, batch, 0, 0, 0, 0, 1];
+    let story =
+        |name: &str, steps: &[[u8; 8]]| (name.to_owned(), [&[1], begun.concat().as_slice(), &steps.concat()].concat());
+    seeds.extend([
+        story("in-order", &[allocate(1, 5, 0), commit(1), allocate(1, 3, 0), commit(2), [14, 1, 0, 0, 0, 0, 0, 1]]),
+        story(
+            "out-of-order",
+            &[allocate(1, 5, 0), allocate(2, 3, 1), allocate(1, 4, 0), commit(3), commit(2), commit(1)],
+        ),
+        story("two-inputs-a-batch", &[[6, 1, 1, 0, 5, 1, 0, 2], commit(1), [6, 2, 1, 0, 5, 1, 0, 1], commit(2)]),
+        story(
+            "checkpoints",
+            &[allocate(1, 5, 0), [15, 3, 0, 0, 0, 0, 0, 0], commit(1), [15, 0, 0, 0, 0, 0, 0, 0], allocate(1, 2, 0)],
+        ),
+        story("taken-over", &[allocate(1, 5, 0), [1, 0, 0, 0, 0, 0, 200, 0], [9, 0, 1, 0, 0, 0, 255, 1], commit(1)]),
+        story("dropped", &[allocate(1, 5, 0), [13, 1, 0, 0, 4, 0, 0, 1], allocate(1, 5, 0), commit(2), commit(1)]),
+        story("abandoned", &[allocate(1, 5, 0), [12, 0, 1, 0, 0, 0, 0, 1], allocate(1, 2, 0), commit(2)]),
+        story(
+            "removed-and-adopted",
+            &[
+                allocate(1, 5, 0),
+                [4, 1, 0, 0, 0, 0, 0, 0],
+                commit(1),
+                [4, 1, 0, 0, 0, 0, 0, 0],
+                allocate(1, 1, 0),
+                [3, 1, 0, 0, 0, 0, 0, 2],
+                allocate(1, 1, 0),
+            ],
+        ),
+        story(
+            "parts-forgotten",
+            &[allocate(2, 5, 1), [5, 2, 0, 0, 0, 1, 0, 0], commit(1), [5, 2, 0, 0, 0, 1, 0, 0], allocate(2, 5, 1)],
+        ),
+        story(
+            "gaps",
+            &[[6, 1, 0, 230, 5, 0, 0, 4], [6, 1, 0, 200, 5, 0, 0, 4], [6, 1, 255, 0, 5, 0, 0, 4], allocate(1, 0, 0)],
+        ),
+    ]);
+    seeds
 }

@@ -24,6 +24,8 @@ const TARGETS: &[(&str, Body)] = &[
     ("block", bodies::block::run),
     #[cfg(feature = "receiver")]
     ("sessions", bodies::sessions::run),
+    #[cfg(feature = "ledger")]
+    ("ledger", bodies::ledger::run),
 ];
 const CONTROL_INPUTS: u64 = 2_000;
 
@@ -38,7 +40,7 @@ impl Layer for Fuzz {
     }
 
     fn about(&self) -> &'static str {
-        "formats, recovery, messages and sessions on the fuzzers' corpus and variations of it"
+        "formats, recovery, messages, sessions and ledgers on the fuzzers' corpus and variations of it"
     }
 
     fn unit(&self) -> &'static str {
