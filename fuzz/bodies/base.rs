@@ -12,6 +12,9 @@ use super::memory::{Image, Memory};
 pub const LOG: LogId = LogId::new(0x5EA_3A11);
 pub const DISK: Incarnation = Incarnation::new(0xD15C);
 
+/// The kind of the record that says that a segment was never begun.
+const BLANK: u8 = 132;
+
 /// How a base was left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Left {
@@ -38,7 +41,7 @@ pub struct Base {
     pub cut: BTreeMap<u64, Vec<u8>>,
     pub trimmed: u64,
     pub end: u64,
-    /// Where frames start: file and offset.
+    /// Where frames start, of those segments that were begun: file and offset.
     pub starts: Vec<(String, u64)>,
 }
 
@@ -183,7 +186,8 @@ fn finish(
         .filter_map(|(name, bytes)| Some((name, bytes, number(name)?)))
         .flat_map(|(name, bytes, segment)| {
             let standing = door::walk(bytes, place(segment), block_bytes);
-            standing.into_iter().filter(|it| it.frame.is_some()).map(|it| (name.clone(), it.offset))
+            let is_written = |it: &door::Standing| it.frame.as_ref().is_some_and(|facts| facts.kind != BLANK);
+            standing.into_iter().filter(is_written).map(|it| (name.clone(), it.offset))
         })
         .collect();
     Base { left, direct, block_bytes, image, earlier, frames, cut, trimmed, end, starts }

@@ -26,9 +26,6 @@ const HEADER_BYTES: usize = 64;
 /// No file grows beyond this.
 const FILE_BYTES_MAX: usize = 256 * 1024;
 
-/// The kind of the record that says that a segment was never begun.
-const BLANK: u8 = 132;
-
 /// The damage comes after the log was opened.
 const LATE: u8 = 1;
 
@@ -391,7 +388,6 @@ fn check_nothing_dropped(base: &Base, damaged: &Damaged, recovery: &Recovery) {
     // After a clean close nothing stands behind the end, and whoever reads a frame before it is told what became of it.
     assert!(whole || !control || recovery.clean, "the newest segment is gone, and nobody is told: {recovery:?}");
     let mut claims = Lsn::ZERO;
-    let mut above_blank = false;
     for (name, bytes) in &damaged.image {
         let Some(segment) = base::number(name).filter(|_| base.image.contains_key(name)) else { continue };
         let block = u64::from(base.block_bytes);
@@ -409,17 +405,13 @@ fn check_nothing_dropped(base: &Base, damaged: &Damaged, recovery: &Recovery) {
             }
         }
         // The log's end stood there, and nothing of it is left, not even what says that nothing was ever there. Where the
-        // control file is gone too, that this is all there is to go by is told. Above a segment that says that it is blank
-        // nothing was ever begun, and of one that was made after the control file was written that is left nothing is
-        // known: what rots there is no loss that anybody can see.
+        // control file is gone too, that this is all there is to go by is told. Of a segment that was made after the
+        // control file was written nothing is known: what rots there is no loss that anybody can see.
         let is_rotten = bytes.get(..HEADER_BYTES) != base.image[name].get(..HEADER_BYTES) && knows(base, damaged, name);
         assert!(
-            name != newest || frames > 0 || !is_rotten || recovery.control_rebuilt || above_blank,
+            name != newest || frames > 0 || !is_rotten || recovery.control_rebuilt,
             "a rotten segment passes for a blank one: {recovery:?}"
         );
-        let first =
-            bytes.get(block as usize..).and_then(|rest| door::decode_frame(base::place(segment).seed(block), rest));
-        above_blank |= first.is_some_and(|facts| facts.kind == BLANK);
     }
     let end = recovery.end;
     assert!(end >= claims, "frame {claims} is claimed flushed by what is left, the log ends at {end}: {recovery:?}");

@@ -378,6 +378,10 @@ fn ledger() -> Vec<Seed> {
             &[allocate(1, 5, 0), [15, 3, 0, 0, 0, 0, 0, 0], commit(1), [15, 0, 0, 0, 0, 0, 0, 0], allocate(1, 2, 0)],
         ),
         story("taken-over", &[allocate(1, 5, 0), [1, 0, 0, 0, 0, 0, 200, 0], [9, 0, 1, 0, 0, 0, 255, 1], commit(1)]),
+        story(
+            "committed-twice",
+            &[allocate(1, 5, 0), allocate(1, 3, 0), commit(2), commit(2), [12, 0, 2, 0, 0, 0, 0, 1], commit(1)],
+        ),
         story("dropped", &[allocate(1, 5, 0), [13, 1, 0, 0, 4, 0, 0, 1], allocate(1, 5, 0), commit(2), commit(1)]),
         story("abandoned", &[allocate(1, 5, 0), [12, 0, 1, 0, 0, 0, 0, 1], allocate(1, 2, 0), commit(2)]),
         story(
