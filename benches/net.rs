@@ -1,9 +1,10 @@
 //! What the network and the acknowledgment protocol take from the log: a client, a server and the log in one process,
-//! against the log alone, in turns. Prints ratios; `-- PART ROUNDS SECONDS` for one part ("256 x 1", "latency", "cpu"), more or longer rounds.
+//! against the log alone, in turns. Prints ratios; `-- PART ROUNDS SECONDS` for one part ("256 x 1 ", "latency", "cpu"), more or longer rounds.
 //!
 //! Records are 1 KiB, durable one by one. Everything shares this machine's CPUs, which a real source would not: so the third in
 //! turn is the *loopback alone*, as many connections on the same two runtimes that send as many bytes and answer each read with
-//! eight, and do nothing else. No receiver can be faster than that, nor faster than its log.
+//! eight, and do nothing else. With one or a few records outstanding at each, no receiver can be faster than that; with many,
+//! one that answers less often than after each read might.
 
 mod bed;
 

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// A token bucket in bytes. It may be overdrawn by one message; the next one then waits longer.
+/// A token bucket in bytes. It may be overdrawn by one message; the next one then waits longer. What was taken and is given
+/// back has been worked off meanwhile: for as long as claims are held, as much as they were may come at once afterwards.
 #[derive(Debug)]
 pub struct RateLimit {
     bytes_per_second: f64,

@@ -62,6 +62,25 @@ fn records_are_lent_as_they_are_given() {
     assert_eq!(records.next().unwrap().unwrap(), given[1]);
 }
 
+/// Behind an error nothing looks like the batch's end.
+#[test]
+fn a_reader_that_has_failed_does_not_come_to_an_end() {
+    let bed = Bed::new();
+    bed.stream.store("s", 0..3);
+    let batch = bed.allocate().expect("something new");
+    let second = Lsn::new(batch.ranges()[0].to).previous().previous();
+    bed.stream.receiver.log().quarantine(LsnRange::inclusive(second, second)).unwrap();
+    let mut lent = batch.read().unwrap();
+    assert_eq!(lent.lend().unwrap().expect("the first one").record, b"0");
+    assert!(
+        matches!(lent.lend(), Err(LedgerError::Log(error)) if error.lsns() == Some(LsnRange::inclusive(second, second)))
+    );
+    assert!(matches!(lent.lend(), Err(LedgerError::ReadFailed)));
+    assert!(lent.next().is_none(), "an iterator ends after its error");
+    let given: Vec<bool> = batch.read().unwrap().map(|record| record.is_ok()).collect();
+    assert_eq!(given, [true, false]);
+}
+
 #[test]
 fn limits_hold_and_one_block_is_always_taken() {
     let bed = Bed::new();

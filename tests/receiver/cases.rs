@@ -643,6 +643,22 @@ fn what_is_passed_over_does_not_count_against_the_rate() {
     assert!(bed.intake.is_granted(other));
 }
 
+/// A gateway that did not know a body's length reserved the most it could have, and a hundred bytes counted as a mebibyte:
+/// against the rate, and against the memory of all until they were durable.
+#[test]
+fn what_was_reserved_and_did_not_come_is_given_back() {
+    let mut bed = Bed::new(ReceiverConfig { in_flight_bytes_max: 4 << 20, ..small() });
+    let ((key, _), (other, _)) = (bed.open(hello("s", 1)), bed.open(hello("other", 1)));
+    bed.intake.set_rate(bed.now, Some(20_000.0));
+    assert_eq!(bed.intake.reserve(bed.now, key, 1 << 20), Reservation::Granted);
+    bed.intake.handle(bed.now, key, Message::Send(dense(0, &[&[b'r'; 100]])));
+    let charged = bed.intake.stats().charged_bytes;
+    assert!((100..1000).contains(&charged), "{charged} bytes are held for a record of 100");
+    assert_eq!(bed.intake.reserve(bed.now, other, 100), Reservation::Granted);
+    bed.settle();
+    assert_eq!(bed.intake.stats().charged_bytes, 100, "what the other one reserved");
+}
+
 /// Several records that pass by have room at once.
 fn roomy() -> Bed {
     Bed::new(ReceiverConfig { poison: Poison::DeadLetter, in_flight_bytes_max: 1 << 20, ..small() })

@@ -241,7 +241,7 @@ impl Iterator for StreamBlocks {
     }
 }
 
-/// The records of a batch. Ends after the first error.
+/// The records of a batch. Ends after the first error: records of a block whose rest is damaged may have come before it.
 ///
 /// As an iterator it gives each record with a share of the block it is a part of; [`BatchRecords::lend`] gives it only until
 /// the next one, which is faster where records are small and looked at once.
@@ -351,14 +351,14 @@ impl ReadingParts {
 }
 
 impl<S: Storage> BatchRecords<S> {
-    /// The next record, lent until the one after it is asked for; `None` behind the last one, and behind an error.
+    /// The next record, lent until the one after it is asked for; `None` behind the last one.
     ///
     /// # Errors
-    /// As [`Batch::read`].
+    /// As [`Batch::read`]; [`LedgerError::ReadFailed`] from then on, lest the end be taken for the batch's.
     #[inline]
     pub fn lend(&mut self) -> Result<Option<LentRecord<'_>>, LedgerError> {
         if self.failed {
-            return Ok(None);
+            return Err(LedgerError::ReadFailed);
         }
         match self.advance() {
             Ok(()) => {}
@@ -426,6 +426,9 @@ impl<S: Storage> Iterator for BatchRecords<S> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
         match self.lend() {
             Ok(lent) => lent.map(|lent| Ok(lent.to_record())),
             Err(error) => Some(Err(error)),

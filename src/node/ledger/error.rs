@@ -10,6 +10,9 @@ use crate::types::{Ballot, BatchId, LedgerId, Lsn, LsnRange};
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LedgerError {
+    /// A reader of a batch that has failed is asked for more.
+    #[error("this reader of a batch has failed before: what came from it is not the whole batch; read it again")]
+    ReadFailed,
     /// A log's own error.
     #[error(transparent)]
     Log(#[from] Error),

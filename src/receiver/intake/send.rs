@@ -245,6 +245,10 @@ impl Intake {
             part.charged = PART_COST_BYTES + copied;
             self.budget.charge_besides(part.charged);
         }
+        // Who does not know the length before reserves more than comes; a buffer that grew has room for twice what it holds.
+        let held = 2 * send.payload.len() as u64 + PART_COST_BYTES;
+        self.budget.refund(charge.bytes.saturating_sub(held));
+        charge.bytes = charge.bytes.min(held);
         // The payload is held as long as its last part is; what was charged for reading it covers that part.
         if let Some((part, _)) = parts.last_mut() {
             let covered = charge.bytes.min(PART_COST_BYTES);

@@ -12,8 +12,8 @@ use super::{Draining, Intake, SessionKey, range_of};
 use crate::types::{Seq, SourceId};
 
 impl Intake {
-    /// Limits how many bytes a second are taken from all sources together; `None`: what the log takes. What is read and not
-    /// taken, as it was there before or is not its turn, does not count.
+    /// Limits how many bytes a second are taken from all sources together; `None`: what the log takes. A message of
+    /// which nothing is taken, as it was there before or is not its turn, does not count; one of which something is, does.
     pub fn set_rate(&mut self, now: Instant, bytes_per_second: Option<f64>) {
         self.budget.set_rate(now, bytes_per_second);
         self.admit(now);
