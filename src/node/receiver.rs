@@ -358,8 +358,7 @@ impl<S: Storage> Receiver<S> {
         Ok(self.inner.log.first().previous())
     }
 
-    /// Limits how many bytes a second are taken from all sources together. A message of
-    /// which nothing is new does not count.
+    /// Limits how many bytes a second are taken from all sources together. A message of which nothing is new does not count.
     pub fn set_rate(&self, bytes_per_second: Option<f64>) {
         self.inner.with(|intake, now| intake.set_rate(now, bytes_per_second));
     }
