@@ -227,7 +227,7 @@ impl Bench {
 
     /// One record at a time.
     fn latency(&self) {
-        let client = self.connect("one by one".to_owned(), 256 << 10);
+        let client = Arc::new(self.connect("one by one".to_owned(), 256 << 10));
         let record = Bytes::from(bed::record(RECORD_BYTES));
         let (mut alone, mut net) = (Vec::new(), Vec::new());
         for _ in 0..self.rounds {
@@ -237,14 +237,18 @@ impl Bench {
                 self.alone.append(&record).and_then(|pending| pending.wait()).expect("a disk that works");
                 alone.push(sent.elapsed().as_secs_f64() * 1e6);
             }
-            self.client.block_on(async {
-                let began = Instant::now();
-                while began.elapsed() < self.round {
+            // On the client's own runtime, as the loopback's: a caller on another thread pays for two more wakes.
+            let (client, record, round) = (client.clone(), record.clone(), self.round);
+            let one_by_one = self.client.spawn(async move {
+                let (began, mut took) = (Instant::now(), Vec::new());
+                while began.elapsed() < round {
                     let sent = Instant::now();
                     client.push(record.clone()).await.expect("room").await.expect("durable");
-                    net.push(sent.elapsed().as_secs_f64() * 1e6);
+                    took.push(sent.elapsed().as_secs_f64() * 1e6);
                 }
+                took
             });
+            net.extend(self.client.block_on(one_by_one).expect("no panic"));
             self.trim();
         }
         let (alone, net) = (median(&mut alone), median(&mut net));
