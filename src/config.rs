@@ -42,6 +42,8 @@ pub struct Config {
     #[cfg_attr(feature = "serde", serde(with = "size"))]
     pub group_bytes_max: u64,
     /// At most so many device writes in flight, 1 to 64; the log finds the best number up to it by measuring. Default 8.
+    /// Where files do not bypass the page cache it is always one: a failed flush can take the pages of other writes with
+    /// it, whose own flush would then succeed.
     pub flush_depth_max: usize,
     /// At least so many may be in flight, also before anything is measured: for a device of which more is known. Default
     /// 1.

@@ -236,14 +236,18 @@ impl<S: Storage> Opening<S> {
 
     fn pipe_config(&self) -> PipeConfig {
         let control = &self.findings.control;
+        // Through a page cache, one group at a time: when a flush fails, the kernel may give up the pages of every group
+        // written to the file by then and tell one flush of it; the flush of another group would then succeed.
+        let one_at_a_time = !self.storage.medium().direct;
+        let depth = |wanted: usize| if one_at_a_time { 1 } else { wanted };
         PipeConfig {
             log: control.log,
             incarnation: control.incarnation,
             stream: control.stream,
             block_bytes: control.block_bytes,
             group_bytes_max: self.config.group_bytes_max,
-            flush_depth_max: self.config.flush_depth_max,
-            flush_depth_min: self.config.flush_depth_min,
+            flush_depth_max: depth(self.config.flush_depth_max),
+            flush_depth_min: depth(self.config.flush_depth_min),
             gather: self.config.gather,
             index_stride_bytes: self.config.index_stride_bytes,
             memory_tail_bytes: self.config.memory_tail_bytes,

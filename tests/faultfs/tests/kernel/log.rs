@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use seawall::{BackendChoice, Config, DirectIo, Log};
-use seawall_faultfs::{Choice, Options};
+use seawall::{BackendChoice, Config, DirectIo, Log, Lsn};
+use seawall_faultfs::{Choice, Fault, Op, Options};
 
 use crate::bed::Bed;
 use crate::skip::skipped;
@@ -65,4 +65,56 @@ fn a_file_left_by_the_try_of_direct_io_is_no_obstacle() {
     assert!(left > 0, "no crash left the file: nothing was tested");
     drop(Log::open(&dir, config).unwrap());
     assert_eq!(count_probes(), 0);
+}
+
+/// Bug: two groups were on their way to one file through the page cache. The flush of one failed, the kernel gave up the
+/// pages of both and told only whoever asked first, and the flush of the other one succeeded: it was acknowledged, and
+/// gone. Each thread has one record on its way, so that groups are many and small.
+#[test]
+fn a_flush_that_failed_takes_nothing_with_it_that_is_acknowledged() {
+    const THREADS: u64 = 4;
+    let Some(bed) = Bed::new(Options::default()) else { return };
+    for backend in [BackendChoice::Pwrite, BackendChoice::Auto] {
+        for direct_io in [DirectIo::Require, DirectIo::Never] {
+            let config = Config {
+                backend,
+                direct_io,
+                flush_depth_min: THREADS as usize,
+                gather: false,
+                segment_bytes_min: 64 << 10,
+                ..Config::default()
+            };
+            for round in 0..100 {
+                let what = format!("{backend:?}-{direct_io:?}-{round}");
+                let dir = bed.path(&what);
+                let (log, _) = Log::open(&dir, config.clone()).unwrap();
+                let fired = bed.fs.faults_fired();
+                let fault = Fault::once(Op::Fsync, 8 + round % 24, rustix::io::Errno::IO);
+                bed.fs.fail(Fault { name: Some(".seg".to_owned()), ..fault });
+                let acknowledged: BTreeMap<Lsn, Vec<u8>> = std::thread::scope(|scope| {
+                    let append = |thread: u64| {
+                        let record = |nth: u64| format!("{thread}, {nth}").into_bytes();
+                        // Until the log is poisoned.
+                        (0..)
+                            .map(record)
+                            .map_while(|record| Some((log.append(&record).ok()?.wait().ok()?, record)))
+                            .collect()
+                    };
+                    let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || append(thread))).collect();
+                    threads.into_iter().flat_map(|thread| -> Vec<_> { thread.join().unwrap() }).collect()
+                });
+                assert_eq!(bed.fs.faults_fired(), fired + 1, "{what}: nothing was tested");
+                bed.fs.cut_power();
+                drop(log);
+                bed.fs.reboot(Choice::AllLost);
+                let (log, recovery) = Log::open(&dir, config.clone()).unwrap();
+                for (lsn, record) in &acknowledged {
+                    assert!(*lsn <= recovery.end, "{what}: {lsn} was acknowledged and is gone: {recovery:?}");
+                    assert_eq!(&log.read(*lsn).unwrap().payload[..], record, "{what}: {lsn}");
+                }
+                drop(log);
+                std::fs::remove_dir_all(&dir).unwrap();
+            }
+        }
+    }
 }
