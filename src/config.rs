@@ -46,7 +46,7 @@ pub struct Config {
     /// it, whose own flush would then succeed.
     pub flush_depth_max: usize,
     /// At least so many may be in flight, also before anything is measured: for a device of which more is known. Default
-    /// 1.
+    /// 1. As `flush_depth_max`, without effect where files do not bypass the page cache.
     pub flush_depth_min: usize,
     /// Let waiters of the last group rejoin before the next one is written. Default true.
     pub gather: bool,

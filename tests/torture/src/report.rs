@@ -170,6 +170,9 @@ pub(crate) fn table(lines: &[Line]) {
         for note in &line.notes {
             println!("{:<12} {note}", "");
         }
+        for failure in line.failures.iter().take(FAILURES_TOLD_MAX) {
+            println!("{:<12} FOUND {failure}", "");
+        }
     }
     let count = |wanted: fn(&Verdict) -> bool| lines.iter().filter(|line| wanted(&line.verdict)).count();
     println!(

@@ -94,8 +94,8 @@ fn a_flush_that_failed_takes_nothing_with_it_that_is_acknowledged() {
                 let acknowledged: BTreeMap<Lsn, Vec<u8>> = std::thread::scope(|scope| {
                     let append = |thread: u64| {
                         let record = |nth: u64| format!("{thread}, {nth}").into_bytes();
-                        // Until the log is poisoned.
-                        (0..)
+                        // Until the log is poisoned, long before this many.
+                        (0..1_000)
                             .map(record)
                             .map_while(|record| Some((log.append(&record).ok()?.wait().ok()?, record)))
                             .collect()
