@@ -27,7 +27,9 @@ pub enum Step {
     Submit(Vec<usize>),
     /// One write in flight, chosen by this number, ends.
     Land(u64),
-    /// One write in flight fails after a part of it; the process ends.
+    /// One write in flight comes into the page cache, if there is one; its flush is to come.
+    Cache(u64),
+    /// One write in flight fails after a part of it, the others end well or not at all; the process ends.
     Fail(u64),
     /// Up to this share of the frames.
     Trim(u8),
@@ -91,16 +93,17 @@ impl Tale {
 
 impl Step {
     fn random(rng: &mut Rng) -> Step {
-        match rng.below(24) {
+        match rng.below(26) {
             0..6 => Step::Append(lengths(rng)),
             6..8 => Step::Append(vec![20_000 + rng.below(45_000) as usize]),
             8..10 => Step::Batch((0..2 + rng.below(4)).map(|_| rng.below(1500) as usize).collect()),
             10..14 => Step::Submit(lengths(rng)),
             14..16 => Step::Land(rng.next()),
-            16 => Step::Fail(rng.next()),
-            17 | 18 => Step::Trim(rng.next() as u8),
-            19 | 20 => Step::Truncate(rng.next() as u8),
-            21 => Step::Close,
+            16 => Step::Cache(rng.next()),
+            17 | 18 => Step::Fail(rng.next()),
+            19 | 20 => Step::Trim(rng.next() as u8),
+            21 | 22 => Step::Truncate(rng.next() as u8),
+            23 => Step::Close,
             _ => {
                 let choices = [KillChoice::Landed, KillChoice::Lost, KillChoice::Random(rng.next())];
                 Step::Kill(choices[rng.below(3) as usize].clone())
@@ -136,11 +139,25 @@ impl Step {
                     story.disk.pump();
                 }
             }
+            Step::Cache(choice) => {
+                let pending = story.disk.pending();
+                if let Some(token) = pending.get(*choice as usize % pending.len().max(1)) {
+                    story.disk.cache(*token);
+                }
+            }
             Step::Fail(choice) => {
                 let pending = story.disk.pending();
                 let Some(token) = pending.get(*choice as usize % pending.len().max(1)) else { return Ok(log) };
+                let mut rng = Rng::new(*choice);
+                let others: Vec<u64> = pending.iter().copied().filter(|other| other != token).collect();
+                others.iter().filter(|_| rng.one_in(2)).for_each(|other| _ = story.disk.cache(*other));
                 story.disk.complete(*token, Outcome::Error(errno::EIO, Landed::partial(4096, *choice)));
                 story.see(&log);
+                // The failure was told to one write. What the flushes of the others say is not worth as much any more.
+                if rng.one_in(2) {
+                    others.iter().for_each(|other| story.disk.complete(*other, Outcome::Ok));
+                    story.see(&log);
+                }
                 return story.end(log, &KillChoice::Random(*choice));
             }
             Step::Trim(share) => {

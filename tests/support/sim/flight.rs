@@ -19,6 +19,8 @@ pub(super) struct Flight {
     pub(super) write: GroupWrite<SimFile>,
     /// `None` when an injected fault kept it from reaching the disk.
     pub(super) number: Option<OpNumber>,
+    /// Its bytes are in the page cache; its flush has not ended.
+    pub(super) cached: bool,
     /// How it ends if nobody says otherwise.
     pub(super) outcome: Outcome,
 }
@@ -99,12 +101,35 @@ impl State {
             Outcome::Missing(landed) => (landed, Ended::Failed, Ok(self.times)),
             Outcome::Injected(error, landed) => (landed, Ended::Failed, Err(error.error())),
         };
-        if let Some(write) = flight.number {
-            self.end_write(flight.write.file.ino, write, landed, ended);
+        match flight.number {
+            Some(_) if flight.cached => self.end_flush(flight.write.file.ino, ended),
+            Some(write) => self.end_write(flight.write.file.ino, write, landed, ended),
+            None => {}
         }
         let told = !matches!(outcome, Outcome::Missing(_)) && self.sessions[flight.session].alive;
         let client = self.sessions[flight.session].client.clone().filter(|_| told);
         Letter { client, write: flight.write, result }
+    }
+
+    /// Brings a submitted write into the page cache, its flush still to come; false where there is no cache, or nothing
+    /// to bring.
+    pub(super) fn cache_flight(&mut self, at: usize) -> bool {
+        let flight = &self.flights[at];
+        let is_whole = flight.outcome == Outcome::Ok && !flight.cached && !self.options.direct;
+        let (Some(write), true) = (flight.number, is_whole) else { return false };
+        let file = flight.write.file.ino;
+        self.end_write(file, write, Landed::Full, Ended::Written);
+        self.flights[at].cached = true;
+        true
+    }
+
+    /// Records the end of a flush whose bytes are in the page cache: it is one for all of the file.
+    fn end_flush(&mut self, file: Ino, ended: Ended) {
+        self.record(match ended {
+            Ended::Durable => Op::Flush { file },
+            Ended::Written => Op::FlushLied { file },
+            Ended::Failed => Op::FlushFailed { file, kept: 0 },
+        });
     }
 
     /// Records a write's end. Where a buffered flush failed, it failed for all of the file.
@@ -130,7 +155,8 @@ impl State {
         let ending: Vec<Flight> = self.flights.extract_if(.., ends).collect();
         for flight in ending {
             let landed = choice.landed(flight.write.token, flight.write.bytes());
-            if let Some(write) = flight.number {
+            // A kill leaves the page cache alone.
+            if let Some(write) = flight.number.filter(|_| !flight.cached) {
                 self.end_write(flight.write.file.ino, write, landed, Ended::Written);
             }
             let client = self.sessions[flight.session].client.clone();
@@ -172,6 +198,18 @@ impl SimDisk {
     /// Tokens of submitted writes that have not ended, oldest first.
     pub fn pending(&self) -> Vec<u64> {
         self.shared.state.lock().flights.iter().map(|flight| flight.write.token).collect()
+    }
+
+    /// The bytes of one submitted write are in the page cache, and its flush has not ended: if that of another write to
+    /// the file fails meanwhile, they are given up with that one's. False, and nothing happens, on a direct disk, or if
+    /// they are there already.
+    ///
+    /// # Panics
+    /// When no such write is in flight.
+    pub fn cache(&self, token: u64) -> bool {
+        let mut state = self.shared.state.lock();
+        let at = state.flights.iter().position(|flight| flight.write.token == token);
+        state.cache_flight(at.unwrap_or_else(|| panic!("no write {token} is in flight")))
     }
 
     /// Ends one submitted write, in any order, and tells its client, on this thread.

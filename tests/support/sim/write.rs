@@ -103,7 +103,7 @@ pub(super) fn submit(storage: &SimStorage, group: GroupWrite<SimFile>) {
         }
     };
     match begun {
-        Ok((number, outcome)) => state.flights.push(Flight { session, write: group, number, outcome }),
+        Ok((number, outcome)) => state.flights.push(Flight { session, write: group, number, cached: false, outcome }),
         Err(error) => state.sessions[session].letters.push_back(Letter { client, write: group, result: Err(error) }),
     }
     drop(state);
