@@ -111,9 +111,8 @@ impl State {
         Letter { client, write: flight.write, result }
     }
 
-    /// Brings a submitted write into the page cache, its flush still to come; false where there is no cache, or nothing
-    /// to bring.
-    pub(super) fn cache_flight(&mut self, at: usize) -> bool {
+    /// See [`SimDisk::cache`].
+    fn cache_flight(&mut self, at: usize) -> bool {
         let flight = &self.flights[at];
         let is_whole = flight.outcome == Outcome::Ok && !flight.cached && !self.options.direct;
         let (Some(write), true) = (flight.number, is_whole) else { return false };
@@ -201,8 +200,8 @@ impl SimDisk {
     }
 
     /// The bytes of one submitted write are in the page cache, and its flush has not ended: if that of another write to
-    /// the file fails meanwhile, they are given up with that one's. False, and nothing happens, on a direct disk, or if
-    /// they are there already.
+    /// the file fails meanwhile, they are given up with that one's. However it ends, all of its bytes came so far. False,
+    /// and nothing happens, on a direct disk, if they are there already, or if an injected fault awaits it.
     ///
     /// # Panics
     /// When no such write is in flight.

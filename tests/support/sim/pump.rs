@@ -48,7 +48,6 @@ impl State {
         all.into_iter().filter(|(is_ready, _)| *is_ready).map(|(_, ready)| ready)
     }
 
-    /// The step itself; `None` where all of it happened within the disk: a write came into the page cache.
     fn take(&mut self, id: SessionId, ready: Ready) -> Option<Step> {
         let session = &mut self.sessions[id];
         Some(match ready {
@@ -63,11 +62,7 @@ impl State {
                 let mut own: Vec<usize> =
                     (0..self.flights.len()).filter(|at| self.flights[*at].session == id).collect();
                 let pick = self.schedule.as_mut().map_or(0, |rng| rng.below(own.len() as u64) as usize);
-                let at = own.swap_remove(pick);
-                if self.schedule.is_some() && self.cache_flight(at) {
-                    return None;
-                }
-                let flight = self.flights.remove(at);
+                let flight = self.flights.remove(own.swap_remove(pick));
                 let outcome = flight.outcome;
                 Step::Tell(self.end_flight(flight, outcome))
             }
@@ -76,19 +71,15 @@ impl State {
 
     /// The next step of the sessions without threads.
     fn next_step(&mut self) -> Option<Step> {
-        loop {
-            let own = (0..self.sessions.len()).filter(|id| !self.sessions[*id].threaded);
-            let mut all: Vec<(SessionId, Ready)> =
-                own.flat_map(|id| self.ready(id).map(move |ready| (id, ready))).collect();
-            if all.is_empty() {
-                return None;
-            }
-            let pick = self.schedule.as_mut().map_or(0, |rng| rng.below(all.len() as u64) as usize);
-            let (id, ready) = all.swap_remove(pick);
-            if let step @ Some(_) = self.take(id, ready) {
-                return step;
-            }
+        let own = (0..self.sessions.len()).filter(|id| !self.sessions[*id].threaded);
+        let mut all: Vec<(SessionId, Ready)> =
+            own.flat_map(|id| self.ready(id).map(move |ready| (id, ready))).collect();
+        if all.is_empty() {
+            return None;
         }
+        let pick = self.schedule.as_mut().map_or(0, |rng| rng.below(all.len() as u64) as usize);
+        let (id, ready) = all.swap_remove(pick);
+        self.take(id, ready)
     }
 }
 

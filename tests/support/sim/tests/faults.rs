@@ -118,44 +118,46 @@ fn a_failed_buffered_group_takes_the_files_other_bytes_with_it() {
     assert_eq!(states(&disk), BTreeSet::from([vec![2, 3, 1, 1]]));
 }
 
+/// Two blocks, one to each of two writes in flight.
+fn two_in_flight(options: DiskOptions) -> (SimDisk, Arc<Witness>) {
+    let (disk, storage, file) = disk_with_file(options);
+    let witness = Witness::attached(&storage);
+    disk.set_manual(true);
+    let file = Arc::new(file);
+    submit(&storage, &file, 0, 0, 2);
+    submit(&storage, &file, 1, 1, 3);
+    (disk, witness)
+}
+
 /// What a page cache does to writes in flight together: the flush that failed is told once, and the others' say yes.
 #[test]
 fn a_failed_flush_takes_what_others_have_in_the_cache() {
-    for fails_first in [true, false] {
-        let (disk, storage, file) = disk_with_file(DiskOptions::BUFFERED);
-        let witness = Witness::attached(&storage);
-        disk.set_manual(true);
-        let file = Arc::new(file);
-        submit(&storage, &file, 0, 0, 2);
-        submit(&storage, &file, 1, 1, 3);
+    for both_cached in [false, true] {
+        let (disk, witness) = two_in_flight(DiskOptions::BUFFERED);
         assert!(disk.cache(0) && !disk.cache(0), "once");
-        assert!(fails_first || disk.cache(1));
+        assert!(!both_cached || disk.cache(1));
         disk.complete(1, Outcome::Error(errno::EIO, Landed::Full));
         disk.complete(0, Outcome::Ok);
         let told = witness.told.lock().clone();
         assert_eq!(told, [(1, Err(io::Error::from_raw_os_error(errno::EIO).kind())), (0, Ok(()))]);
         assert!(states(&disk).contains(&[1, 1, 1, 1][..]), "said to be flushed, and may be gone");
     }
-    // Not yet there when the other one failed: its own flush means it, and on a direct disk it always does.
+}
+
+#[test]
+fn what_was_not_in_the_cache_when_a_flush_failed_is_flushed_by_its_own() {
     for options in [DiskOptions::BUFFERED, DiskOptions::DIRECT] {
-        let (disk, storage, file) = disk_with_file(options);
-        let _witness = Witness::attached(&storage);
-        disk.set_manual(true);
-        let file = Arc::new(file);
-        submit(&storage, &file, 0, 0, 2);
-        submit(&storage, &file, 1, 1, 3);
-        assert!(!options.direct || !disk.cache(0));
+        let (disk, _witness) = two_in_flight(options);
+        assert!(!options.direct || !disk.cache(0), "no cache to come into");
         disk.complete(1, Outcome::error(errno::EIO));
         disk.complete(0, Outcome::Ok);
         assert_eq!(states(&disk), BTreeSet::from([vec![2, 1, 1, 1]]));
     }
-    // The flush of one is the flush of all that is there.
-    let (disk, storage, file) = disk_with_file(DiskOptions::BUFFERED);
-    let _witness = Witness::attached(&storage);
-    disk.set_manual(true);
-    let file = Arc::new(file);
-    submit(&storage, &file, 0, 0, 2);
-    submit(&storage, &file, 1, 1, 3);
+}
+
+#[test]
+fn a_flush_is_one_of_all_that_is_in_the_cache() {
+    let (disk, _witness) = two_in_flight(DiskOptions::BUFFERED);
     assert!(disk.cache(0) && disk.cache(1));
     disk.complete(1, Outcome::Ok);
     assert_eq!(states(&disk), BTreeSet::from([vec![2, 3, 1, 1]]));
