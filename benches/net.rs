@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use seawall::node::{Client, ClientConfig, Receiver, Server, ServerConfig, Ticket};
+use seawall::node::{Client, ClientConfig, Receiver, Server, ServerConfig, Ticket, run_loop};
 use seawall::receiver::{OutboxConfig, ReceiverConfig};
+use seawall::storage::{Driver, DriverConfig};
 use seawall::{Config, Log, SourceId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -69,10 +70,13 @@ impl Bench {
         let rounds = numbers.next().map_or(bed::amount(5, 1), |rounds| rounds as usize);
         let round = Duration::from_secs_f64(numbers.next().unwrap_or(if bed::is_trial() { 0.05 } else { 1.0 }));
         let dirs = [bed::scratch(), bed::scratch()];
-        let open = |dir: &tempfile::TempDir| Log::open(dir.path(), Config::default()).expect("an empty directory").0;
-        let (alone, log) = (open(&dirs[0]), open(&dirs[1]));
         let runtime = |name| Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build();
         let (server, client) = (runtime("server").expect("a thread"), runtime("client").expect("a thread"));
+        let open = |dir: &tempfile::TempDir, driver: &Driver| {
+            Log::open_with(dir.path(), Config::default(), driver).expect("an empty directory").0
+        };
+        let alone = open(&dirs[0], &Driver::shared());
+        let log = open(&dirs[1], &driver_of(&server));
         let config = ReceiverConfig { session_window_bytes: 32 << 20, ..ReceiverConfig::default() };
         let (receiver, driver, _) = Receiver::open(log.clone(), "bench", config).expect("an empty log");
         server.spawn(driver.run());
@@ -293,6 +297,24 @@ impl Bench {
         let (net, log) = (median(&mut of_net), median(&mut of_log));
         println!("100 records a SEND: {net:.2} us of CPU a record, client, server, kernel and log (target 3)");
         println!("    of these the log with blocks of 100 records alone: {log:.2} us");
+    }
+}
+
+/// As `seawall receive` has it: in the event loop of the sockets, where that works. With `SEAWALL_BENCH_DRIVER=thread` a thread of
+/// its own, to compare.
+fn driver_of(server: &Runtime) -> Driver {
+    if std::env::var("SEAWALL_BENCH_DRIVER").is_ok_and(|wanted| wanted == "thread") {
+        return Driver::shared();
+    }
+    match Driver::in_event_loop(DriverConfig::default()) {
+        Ok((driver, driver_loop)) => {
+            server.spawn(run_loop(driver_loop));
+            driver
+        }
+        Err(e) => {
+            println!("the receiver's log has a thread for its writes: {e}");
+            Driver::shared()
+        }
     }
 }
 

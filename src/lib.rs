@@ -84,8 +84,8 @@ pub use types::{Secret, Seq, SourceEpoch, SourceId};
 /// The one seam below the log: what a storage must do. Tests and unusual media bring their own.
 pub mod storage {
     pub use crate::io::{
-        Access, Backend, Buffer, BufferPool, Client, DirLock, Disk, DiskFile, Driver, DriverConfig, GroupWrite, Hold,
-        LockFailed, MapWatch, Mapping, Medium, Storage, WriteTimes,
+        Access, Backend, Buffer, BufferPool, Client, DirLock, Disk, DiskFile, Driver, DriverConfig, DriverLoop,
+        GroupWrite, Hold, LockFailed, MapWatch, Mapping, Medium, Storage, WriteTimes,
     };
 }
 

@@ -21,7 +21,7 @@ pub use buffer::{Buffer, BufferPool};
 pub use disk::{Access, DirLock, Disk, DiskFile};
 #[cfg(feature = "ledger")]
 pub(crate) use disk::{create_dir, lock};
-pub use driver::{Driver, DriverConfig};
+pub use driver::{Driver, DriverConfig, DriverLoop};
 pub(crate) use fork::is_forked_child;
 #[cfg(feature = "ledger")]
 pub(crate) use fork::watch_forks;

@@ -14,6 +14,7 @@
 //! | `inputs` | sources that can be read again: files of a directory, partitions in memory |
 //! | `sinks` | outputs of batches that this crate brings: files in a directory |
 //! | `park` | waiting for a future on a thread |
+//! | `io_loop` | a log's writes carried by the runtime that has the sockets |
 //! | `error` | what can go wrong |
 //! | `http` | records over HTTP |
 //! | `lines` | plain lines over TCP |
@@ -35,6 +36,8 @@ mod http;
 mod impatient;
 #[cfg(feature = "ledger")]
 mod inputs;
+#[cfg(any(feature = "http", feature = "net"))]
+mod io_loop;
 #[cfg(feature = "ledger")]
 mod ledger;
 #[cfg(feature = "http")]
@@ -71,6 +74,8 @@ pub use inputs::{
     BadFiles, DirectoryError, DirectorySource, DirectorySourceConfig, DirectoryStats, FilesBy, Finished,
     MemoryPartitions, RecordRule,
 };
+#[cfg(any(feature = "http", feature = "net"))]
+pub use io_loop::run_loop;
 #[cfg(feature = "ledger")]
 pub use ledger::{
     Batch, BatchRecord, BatchRecords, Frames, InputStatus, Ledger, LedgerConfig, LedgerError, LedgerView, LentRecord,

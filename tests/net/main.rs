@@ -2,11 +2,14 @@
 //!
 //! Waits have upper bounds only.
 
+mod event_loop;
 mod hostile;
 mod limits;
 mod raw;
 mod receivers;
 mod security;
+#[path = "../support/skip.rs"]
+mod skip;
 mod sources;
 #[allow(dead_code)]
 #[path = "../support/streams.rs"]
@@ -17,14 +20,27 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use seawall::node::{Client, ClientConfig, Receiver, Server, ServerConfig, ServerWatch};
+use seawall::node::{Client, ClientConfig, Receiver, Server, ServerConfig, ServerWatch, run_loop};
 use seawall::receiver::{OutboxConfig, ReceiverConfig};
-use seawall::{Config, Log, SourceId};
+use seawall::{Config, Log, SourceId, storage};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// No wait of a test is longer.
 const LONG: Duration = Duration::from_secs(60);
+
+/// In the event loop of the sockets, as `seawall receive` has it, where tests may wait for a log on another thread.
+fn driver_here() -> storage::Driver {
+    let may_wait = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
+    match storage::Driver::in_event_loop(storage::DriverConfig::default()) {
+        Ok((driver, driver_loop)) if may_wait => {
+            tokio::spawn(run_loop(driver_loop));
+            driver
+        }
+        _ => storage::Driver::shared(),
+    }
+}
 
 /// A log, its receiver and a server.
 struct Node {
@@ -45,7 +61,11 @@ impl Node {
     }
 
     fn start_with(dir: &Path, config: ReceiverConfig, server: ServerConfig) -> Node {
-        let log = Log::open(dir, Config::default()).expect("the log opens").0;
+        Node::start_by(&driver_here(), dir, config, server)
+    }
+
+    fn start_by(io: &storage::Driver, dir: &Path, config: ReceiverConfig, server: ServerConfig) -> Node {
+        let log = Log::open_with(dir, Config::default(), io).expect("the log opens").0;
         let (receiver, driver, _) = Receiver::open(log.clone(), "test", config).expect("the receiver opens");
         let driver = tokio::spawn(async move { driver.run().await.expect("the driver ends in order") });
         let server = Server::bind(receiver.clone(), server).expect("the server listens");

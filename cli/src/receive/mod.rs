@@ -9,8 +9,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use seawall::node::{Driver, Receiver, ReceiverError, Server, ServerConfig};
-use seawall::{BackendChoice, Config, Log, Recovery, storage};
+use seawall::node::{Driver, Receiver, ReceiverError, Server, ServerConfig, run_loop};
+use seawall::storage::{self, DriverConfig};
+use seawall::{Config, Log, Recovery};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::Global;
@@ -91,7 +92,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
     // Open before the log is: whoever asks is told how far its opening has come.
     let doors = Doors::open(&settings, &runtime)?;
     let receiving = Receiving { args, global, settings, interrupt };
-    let opened = receiving.open_log(&doors);
+    let opened = receiving.open_log(&runtime, &doors);
     let (log, recovery) = opened.inspect_err(|failure| doors.admin.failed(failure))?;
     open::tell_recovery(&recovery);
     let ended = receiving.run(&runtime, doors, &log, &recovery, server);
@@ -107,12 +108,19 @@ struct Receiving<'a> {
 }
 
 impl Receiving<'_> {
-    fn open_log(&self, doors: &Doors) -> Result<(Log, Recovery), Failure> {
+    fn open_log(&self, runtime: &Runtime, doors: &Doors) -> Result<(Log, Recovery), Failure> {
         let config: Config = self.settings.log.clone();
         let dir = &self.args.log.dir;
-        let driver = match config.backend {
-            BackendChoice::Auto => storage::Driver::shared(),
-            _ => config.driver().in_log(dir)?,
+        // The thread that hears a source then writes, hears that the write has ended, and answers.
+        let in_loop =
+            storage::Driver::in_event_loop(DriverConfig { backend: config.backend, ..DriverConfig::default() });
+        let driver = match in_loop {
+            Ok((driver, driver_loop)) => {
+                runtime.spawn(run_loop(driver_loop));
+                driver
+            }
+            // Without io_uring: as configured, or why not.
+            Err(_) => config.driver().in_log(dir)?,
         };
         let tell = |progress: seawall::RecoveryProgress| {
             doors.admin.starting("scanning the log's tail", progress.scanned_bytes, progress.file_bytes);

@@ -70,6 +70,12 @@ impl Shared {
         }))
     }
 
+    /// From now on writes go to the ring.
+    pub(super) fn becomes_ring(&self) {
+        *self.carried.lock() = (Backend::IoUring, None);
+        self.has_ring.store(true, Ordering::Relaxed);
+    }
+
     /// Has a thread of the pool do the write. Its end goes to the inbox, whatever happens.
     pub(super) fn write_by_pool(&self, order: Order) {
         self.writes_in_pool.fetch_add(1, Ordering::Relaxed);
@@ -148,13 +154,13 @@ impl Channel {
         let _ = self.shared.background.push(self.number, 1, job);
     }
 
-    /// Drives the client; called by the driver's thread alone. In how long it wants to be driven again.
+    /// Drives the client; called by the carrier alone. In how long it wants to be driven again.
     pub(super) fn drive(&self) -> Option<Duration> {
         self.is_kicked.swap(false, Ordering::AcqRel);
         self.call(|client| client.drive()).flatten()
     }
 
-    /// Calls the client and keeps a panic of it away from everybody else; called by the driver's thread alone.
+    /// Calls the client and keeps a panic of it away from everybody else; called by the carrier alone.
     fn call<R>(&self, f: impl FnOnce(&dyn Client<DiskFile>) -> R) -> Option<R> {
         let client = self.client.lock().clone()?;
         let result = match client.upgrade() {
@@ -183,7 +189,7 @@ impl Drop for Channel {
 }
 
 impl Ended {
-    /// Tells the client; called by the driver's thread alone.
+    /// Tells the client; called by the carrier alone.
     pub(super) fn tell(self) {
         let Ended { order: Order { channel, write }, result } = self;
         channel.call(move |client| client.complete(write, result));

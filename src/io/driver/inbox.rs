@@ -1,8 +1,9 @@
-//! What other threads leave for the driver's thread, and how they wake it.
+//! What other threads leave for the driver's carrier, and how they wake it.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -27,13 +28,14 @@ impl Pile {
     }
 }
 
-/// How the driver's thread sleeps.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// How the carrier sleeps.
 pub(super) enum Sleep {
     /// In its ring, which watches the event counter.
     Ring,
     /// On the word.
     Word,
+    /// In an event loop.
+    Task(Waker),
 }
 
 /// Many threads post, one takes. A post costs a lock, and a system call only when the thread sleeps: a client that
@@ -93,6 +95,7 @@ impl Inbox {
                 self.word.wake_one();
             }
             // Nobody reads the counter, the ring sees its edges; it would overflow in centuries.
+            Some(Sleep::Task(waker)) => waker.wake(),
             Some(Sleep::Ring) => _ = rustix::io::write(&self.event, &1u64.to_ne_bytes()),
         }
     }

@@ -1,10 +1,13 @@
-//! What carries writes to the device: one thread for any number of directories.
+//! What carries writes to the device, for any number of directories.
 //!
-//! The thread `seawall-io` takes what others left in its [`inbox`], calls the clients, and sleeps: in its [`ring`] where
-//! io_uring works, on a futex where a [`pool`] of threads does the writing. Nobody else touches the ring, and clients
-//! are called by this thread alone, so neither needs a lock. Jobs that may block run elsewhere.
+//! The [`carrier`] takes what others left in its [`inbox`], hands writes to the [`ring`] or to a [`pool`] of threads, and calls the
+//! clients. Nobody else touches the ring, and clients are called by its owner alone, so neither needs a lock. The owner is the
+//! [`thread`] `seawall-io`, which sleeps in the ring or on a futex, or somebody else's [event loop](event_loop). Jobs that may
+//! block run elsewhere.
 
+mod carrier;
 mod channel;
+mod event_loop;
 mod inbox;
 mod pool;
 #[cfg_attr(not(feature = "io-uring"), path = "no_ring.rs")]
@@ -17,16 +20,17 @@ mod turns;
 mod tests;
 
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, mpsc};
 
 use parking_lot::Mutex;
 
 pub(crate) use channel::Channel;
+pub use event_loop::DriverLoop;
 
 use super::Backend;
 use super::fork::{is_forked_child, watch_forks};
 use crate::config::BackendChoice;
+use carrier::Carrier;
 use channel::Shared;
 use ring::Ring;
 
@@ -46,6 +50,17 @@ impl Default for DriverConfig {
         DriverConfig { backend: BackendChoice::Auto, pool_threads_max: 16, ring_entries: 256 }
     }
 }
+
+/// Who may use a ring.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// The thread that made it, and no other.
+    ThisThread,
+    /// One thread at a time.
+    AnyThread,
+}
+
+const THREAD_NAME: &str = "seawall-io";
 
 /// Carries the writes of any number of [`Disk`](super::Disk)s. A clone is another handle on the same one; the threads
 /// end when the last handle and the last disk are gone and everything in flight has been told.
@@ -70,6 +85,44 @@ impl Driver {
         let driver = Driver::new(config);
         driver.running()?;
         Ok(driver)
+    }
+
+    /// One without a thread of its own: its work is done by whoever has the [`DriverLoop`], in the midst of an event loop that
+    /// waits for other things too, sockets for one. What its logs are asked for from within that loop costs no change of threads.
+    ///
+    /// ```
+    /// # #[cfg(feature = "net")] {
+    /// use seawall::storage::{Driver, DriverConfig};
+    ///
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    /// // Where it cannot be (no io_uring): `Driver::shared`, which has a thread.
+    /// let Ok((driver, driver_loop)) = Driver::in_event_loop(DriverConfig::default()) else { return };
+    /// runtime.block_on(async {
+    ///     tokio::spawn(seawall::node::run_loop(driver_loop));
+    ///     let (log, _) = seawall::Log::open_with(&dir, seawall::Config::default(), &driver).unwrap();
+    ///     let record = log.append(b"a record").unwrap();
+    ///     record.await.unwrap();           // `record.wait()` here would keep the loop from turning
+    /// });
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When io_uring does not work (`Unsupported` where positional writes were chosen), no thread can be started, or this process
+    /// is a fork's child.
+    pub fn in_event_loop(config: DriverConfig) -> io::Result<(Driver, DriverLoop)> {
+        watch_forks()?;
+        if config.backend == BackendChoice::Pwrite {
+            let text = "a driver in an event loop needs io_uring, and the configuration asks for positional writes";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        let shared = Shared::new(&config)?;
+        let ring = Ring::new(shared.clone(), config.ring_entries, config.pool_threads_max, Owner::AnyThread)?;
+        let readable = ring.readable()?;
+        shared.becomes_ring();
+        let driver = Driver::new(config);
+        _ = driver.0.running.set(Running(shared.clone()));
+        Ok((driver, DriverLoop::new(Carrier::new(shared, Some(ring)), readable)))
     }
 
     /// The process's own, with the default configuration; it starts with its first disk and never ends.
@@ -120,7 +173,7 @@ fn start(config: &DriverConfig) -> io::Result<Arc<Shared>> {
     let shared = Shared::new(config)?;
     let (tell, told) = mpsc::sync_channel(1);
     let for_thread = (shared.clone(), config.clone());
-    std::thread::Builder::new().name("seawall-io".to_owned()).spawn(move || {
+    std::thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || {
         let (shared, config) = for_thread;
         // The ring belongs to the thread that made it.
         let chosen = choose(&shared, &config);
@@ -129,8 +182,7 @@ fn start(config: &DriverConfig) -> io::Result<Arc<Shared>> {
             Err(e) => return drop(tell.send(Err(e))),
         };
         let _ = tell.send(Ok(()));
-        let _guard = AbortOnPanic;
-        thread::run(shared, ring);
+        thread::run(Carrier::new(shared, ring));
     })?;
     told.recv().map_err(|_| io::Error::other("the driver's thread died while it started"))??;
     Ok(shared)
@@ -140,10 +192,9 @@ fn choose(shared: &Arc<Shared>, config: &DriverConfig) -> io::Result<Option<Ring
     if config.backend == BackendChoice::Pwrite {
         return Ok(None);
     }
-    match Ring::new(shared.clone(), config.ring_entries, config.pool_threads_max) {
+    match Ring::new(shared.clone(), config.ring_entries, config.pool_threads_max, Owner::ThisThread) {
         Ok(ring) => {
-            *shared.carried.lock() = (Backend::IoUring, None);
-            shared.has_ring.store(true, Ordering::Relaxed);
+            shared.becomes_ring();
             Ok(Some(ring))
         }
         Err(e) if config.backend == BackendChoice::Auto => {

@@ -1,10 +1,10 @@
-//! One io_uring for all directories, owned by the driver's thread: nobody else touches it.
+//! One io_uring for all directories, owned by the driver's carrier: nobody else touches it.
 //!
 //! A group is one write request with RWF_DSYNC, durable when it completes; without O_DIRECT a write, and when that has
 //! completed a flush. What does not fit into the ring waits its [turn](super::turns).
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::super::WriteTimes;
 use super::super::disk::check_written;
+use super::Owner;
 use super::channel::{Ended, Order, Shared};
 use super::turns::Turns;
 
@@ -27,6 +28,16 @@ const ENTRIES_MAX: u32 = 4096;
 
 /// Names the request that watches the inbox; writes have the number of their slot.
 const WATCH: u64 = u64::MAX;
+/// Names the request that completes when it is time.
+const ALARM: u64 = u64::MAX - 1;
+/// Names the requests that move the alarm to an earlier time.
+const ALARM_MOVED: u64 = u64::MAX - 2;
+
+/// Requests beside the writes that may wait to be submitted: the watch, the alarm, and its moving.
+const OTHERS: u32 = 3;
+
+/// Longest alarm: the kernel adds it to its clock without a look at the overflow.
+const ALARM_MAX: Duration = Duration::from_secs(3600);
 
 /// How long to leave a kernel alone that is out of memory for requests.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
@@ -36,20 +47,23 @@ pub(super) struct Ring {
     in_flight: InFlight,
     waiting: Turns<Order>,
     shared: Arc<Shared>,
-    /// One request of the ring's size watches the inbox, the others can be writes.
+    owner: Owner,
     writes_max: usize,
     is_watching: bool,
+    /// For when the alarm is set; what it is set by stays in place until the kernel has read it.
+    alarm: Option<Instant>,
+    alarm_after: Box<Timespec>,
     /// Empty between rounds; kept for its memory.
     completed: Vec<cqueue::Entry>,
 }
 
 impl Ring {
-    /// A working ring, tried out; the calling thread is the one that may use it.
+    /// A working ring, tried out.
     ///
     /// # Errors
     /// When there is no io_uring, it is forbidden, or it is older than Linux 5.13.
-    pub(super) fn new(shared: Arc<Shared>, entries: u32, threads_max: usize) -> io::Result<Ring> {
-        let ring = build(entries.clamp(2, ENTRIES_MAX))?;
+    pub(super) fn new(shared: Arc<Shared>, entries: u32, threads_max: usize, owner: Owner) -> io::Result<Ring> {
+        let ring = build(entries.clamp(OTHERS + 1, ENTRIES_MAX), owner)?;
         if !ring.params().is_feature_ext_arg() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "waiting with a timeout needs Linux 5.11"));
         }
@@ -58,14 +72,17 @@ impl Ring {
         let workers = u32::try_from(threads_max.max(1)).unwrap_or(u32::MAX);
         let _ = ring.submitter().register_iowq_max_workers(&mut [workers, 0]);
 
-        let writes_max = ring.params().sq_entries() as usize - 1;
+        let writes_max = (ring.params().sq_entries() - OTHERS) as usize;
         let mut ring = Ring {
             ring,
             in_flight: InFlight::default(),
             waiting: Turns::new(),
             shared,
+            owner,
             writes_max,
             is_watching: false,
+            alarm: None,
+            alarm_after: Box::default(),
             completed: Vec::new(),
         };
         // Multishot polls came with 5.13; a sandbox may also allow the setup and forbid the rest.
@@ -82,7 +99,9 @@ impl Ring {
 
     /// Whether one request can carry this write.
     pub(super) fn accepts(&self, order: &Order) -> bool {
-        order.write.parts.len() <= PARTS_MAX && order.write.bytes() <= REQUEST_BYTES_MAX
+        // A flush is done by a thread of the kernel that belongs to the one that submitted it, and may end with it.
+        let is_flushed_here = order.write.file.is_direct() || self.owner == Owner::ThisThread;
+        is_flushed_here && order.write.parts.len() <= PARTS_MAX && order.write.bytes() <= REQUEST_BYTES_MAX
     }
 
     /// Takes a write; it goes to the kernel with the next [`enter`](Self::enter) that has room.
@@ -122,18 +141,48 @@ impl Ring {
             }
             None => self.ring.submit_and_wait(1),
         };
-        match entered {
-            Ok(_) => Ok(()),
-            Err(e) => match Errno::from_io_error(&e) {
-                Some(Errno::TIME | Errno::INTR) => Ok(()),
-                // Out of memory for requests, or completions to be taken first.
-                Some(Errno::AGAIN | Errno::BUSY) => {
-                    std::thread::sleep(RETRY_AFTER);
-                    Ok(())
-                }
-                _ => Err(e),
-            },
+        unless_lost(entered)
+    }
+
+    /// Submits and does not wait; the descriptor becomes readable at `wake_at` at the latest.
+    ///
+    /// # Errors
+    /// The ring is of no use any more.
+    pub(super) fn submit(&mut self, wake_at: Option<Instant>) -> io::Result<()> {
+        self.fill();
+        if let Some(at) = wake_at {
+            self.set_alarm(at);
         }
+        let to_submit = self.ring.submission().len();
+        if to_submit == 0 { Ok(()) } else { unless_lost(self.submit_without_waiting(to_submit)) }
+    }
+
+    /// Whether something is to be reaped already, or was not taken by the last submission.
+    pub(super) fn has_more(&mut self) -> bool {
+        !self.ring.completion().is_empty() || !self.ring.submission().is_empty()
+    }
+
+    /// Becomes readable when there is something to reap.
+    #[allow(unsafe_code)]
+    pub(super) fn readable(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the ring has its descriptor open, and is borrowed for as long as this is used.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) };
+        fd.try_clone_to_owned()
+    }
+
+    fn set_alarm(&mut self, at: Instant) {
+        if self.alarm.is_some_and(|set| set <= at) {
+            return;
+        }
+        *self.alarm_after = Timespec::from(at.saturating_duration_since(Instant::now()).min(ALARM_MAX));
+        let after: *const Timespec = &raw const *self.alarm_after;
+        let request = match self.alarm {
+            None => opcode::Timeout::new(after).build().user_data(ALARM),
+            // Where it has just gone off, its own completion says so.
+            Some(_) => opcode::TimeoutUpdate::new(ALARM, after).build().user_data(ALARM_MOVED),
+        };
+        self.push(&request);
+        self.alarm = Some(at);
     }
 
     #[allow(unsafe_code)]
@@ -154,10 +203,11 @@ impl Ring {
         }
         let now = Instant::now();
         for completion in completed.drain(..) {
-            if completion.user_data() == WATCH {
-                self.is_watching = cqueue::more(completion.flags());
-            } else {
-                self.complete(completion.user_data(), completion.result(), now, ended);
+            match completion.user_data() {
+                WATCH => self.is_watching = cqueue::more(completion.flags()),
+                ALARM => self.alarm = None,
+                ALARM_MOVED => {}
+                slot => self.complete(slot, completion.result(), now, ended),
             }
         }
         self.completed = completed;
@@ -239,15 +289,34 @@ impl Ring {
     fn push(&mut self, request: &squeue::Entry) {
         // SAFETY: a request's buffers, vector and file are owned by its operation, which stays in `in_flight` until
         // the kernel has said that it is done with them; leaving earlier leaks the buffers (see `InFlight`). Shared
-        // `Arc<Buffer>`s are not written to. The watch has no buffer, and its file lives in `shared`.
+        // `Arc<Buffer>`s are not written to. The watch has no buffer, and its file lives in `shared`. The alarm's time lives as
+        // long as the ring, and is changed only when the request that names it was submitted, or with it.
         let pushed = unsafe { self.ring.submission().push(request) };
-        // One request per operation at a time and one watch: never more than entries.
+        // One request per operation at a time, one watch, and one alarm that is moved once: never more than entries.
         pushed.expect("a free entry");
     }
 }
 
-fn build(entries: u32) -> io::Result<IoUring> {
+/// What entering the ring came to: errors that pass are none.
+fn unless_lost(entered: io::Result<usize>) -> io::Result<()> {
+    let Err(e) = entered else { return Ok(()) };
+    match Errno::from_io_error(&e) {
+        Some(Errno::TIME | Errno::INTR) => Ok(()),
+        // Out of memory for requests, or completions to be taken first.
+        Some(Errno::AGAIN | Errno::BUSY) => {
+            std::thread::sleep(RETRY_AFTER);
+            Ok(())
+        }
+        _ => Err(e),
+    }
+}
+
+fn build(entries: u32, owner: Owner) -> io::Result<IoUring> {
     let is_unknown = |e: &io::Error| Errno::from_io_error(e) == Some(Errno::INVAL);
+    if owner == Owner::AnyThread {
+        // A task may go from thread to thread, and what one thread submitted must be heard of while it does something else.
+        return IoUring::new(entries);
+    }
     // Completions are worked on when this thread asks for them and do not interrupt it (Linux 6.1).
     match IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries) {
         Err(e) if is_unknown(&e) => {}
@@ -265,6 +334,10 @@ struct IoVec {
     base: *const u8,
     len: usize,
 }
+
+// SAFETY: it points into buffers that the operation around it owns a share of, and these can be sent.
+#[allow(unsafe_code)]
+unsafe impl Send for IoVec {}
 
 /// A write that the kernel may be working on.
 struct Operation {

@@ -1,7 +1,7 @@
 //! The driver with real files, both ways of writing, with and without O_DIRECT.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Weak, mpsc};
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ struct Recorder {
 
 impl Client<DiskFile> for Recorder {
     fn complete(&self, write: GroupWrite<DiskFile>, result: io::Result<WriteTimes>) {
-        assert_eq!(std::thread::current().name(), Some("seawall-io"));
+        assert_called_by_the_carrier();
         let twice = self.ends.lock().insert(write.token, result);
         assert!(twice.is_none(), "told twice");
         drop(write);
@@ -40,17 +40,55 @@ impl Client<DiskFile> for Recorder {
     }
 
     fn drive(&self) -> Option<Duration> {
-        assert_eq!(std::thread::current().name(), Some("seawall-io"));
+        assert_called_by_the_carrier();
+        // Before anybody hears of it: what is set then is for the next time.
+        let again = self.again.lock().take();
         self.drives.bump();
         self.drives.wake_all();
         assert!(!self.panics.load(Ordering::Relaxed), "a bug in a client");
-        self.again.lock().take()
+        again
     }
 
     fn panicked(&self) {
         self.panicked.fetch_add(1, Ordering::Relaxed);
         panic!("one more bug in a client");
     }
+}
+
+fn assert_called_by_the_carrier() {
+    let thread = std::thread::current();
+    assert!(matches!(thread.name(), Some(THREAD_NAME | LOOP_NAME)), "called by {:?}", thread.name());
+}
+
+/// The thread of an event loop that has nothing else to do.
+const LOOP_NAME: &str = "test-loop";
+
+/// Turns the loop on a thread, until `is_over` or nobody needs it.
+#[cfg(feature = "io-uring")]
+fn turn_on_a_thread(mut driver_loop: DriverLoop, is_over: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
+    struct Bell(std::os::fd::OwnedFd);
+    impl std::task::Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            rustix::io::write(&self.0, &1u64.to_ne_bytes()).unwrap();
+        }
+    }
+    let turns = move || {
+        use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
+        let bell = Arc::new(Bell(eventfd(0, EventfdFlags::NONBLOCK).unwrap()));
+        // As an executor watches it: by edges.
+        let edges = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&edges, &driver_loop, epoll::EventData::new_u64(0), flags).unwrap();
+        let waker = std::task::Waker::from(bell.clone());
+        while driver_loop.turn(&waker).is_pending() && !is_over.load(Ordering::Relaxed) {
+            let mut fds = [PollFd::new(&edges, PollFlags::IN), PollFd::new(&bell.0, PollFlags::IN)];
+            poll(&mut fds, None).unwrap();
+            let _ = rustix::io::read(&bell.0, &mut [0; 8]);
+            let mut events = Vec::with_capacity(1);
+            epoll::wait(&edges, rustix::buffer::spare_capacity(&mut events), Some(&Default::default())).unwrap();
+        }
+    };
+    std::thread::Builder::new().name(LOOP_NAME.to_owned()).spawn(turns).unwrap()
 }
 
 fn wait_for(word: &Futex, at_least: u32) {
@@ -99,6 +137,14 @@ fn drivers(ring_entries: u32) -> Vec<Driver> {
     match start(BackendChoice::IoUring) {
         Ok(driver) => drivers.push(driver),
         Err(e) => skipped(format_args!("io_uring: {e}")),
+    }
+    #[cfg(feature = "io-uring")]
+    match Driver::in_event_loop(DriverConfig { ring_entries, ..DriverConfig::default() }) {
+        Ok((driver, driver_loop)) => {
+            _ = turn_on_a_thread(driver_loop, Arc::default());
+            drivers.push(driver);
+        }
+        Err(e) => skipped(format_args!("an event loop, which needs io_uring: {e}")),
     }
     drivers
 }
@@ -537,6 +583,97 @@ mod ring {
         wait_for(&client.told, 1);
         wait_for(&client.drives, 1);
         assert!(client.ends.lock()[&0].is_ok());
+    }
+
+    fn in_event_loop() -> Option<(Driver, DriverLoop)> {
+        Driver::in_event_loop(DriverConfig::default())
+            .inspect_err(|e| skipped(format_args!("an event loop, which needs io_uring: {e}")))
+            .ok()
+    }
+
+    #[test]
+    fn a_loop_whose_ring_breaks_goes_on_in_a_thread() {
+        let Some((driver, driver_loop)) = in_event_loop() else { return };
+        let turning = turn_on_a_thread(driver_loop, Arc::default());
+        let Place { disk, client, _dir } = place(&driver, DirectIo::Require);
+        let file = Arc::new(disk.create("a").unwrap());
+        disk.submit(write(&file, 0, vec![block(1)]));
+        wait_for(&client.told, 1);
+        break_ring(&driver);
+        let buffer = block(1);
+        disk.submit(write(&file, 1, vec![buffer.clone()]));
+        wait_for(&client.told, 2);
+        let failed = client.ends.lock()[&1].as_ref().unwrap_err().to_string();
+        assert!(failed.starts_with("the ring failed"), "{failed}");
+        assert!(Arc::strong_count(&buffer) > 1, "the kernel may still read a buffer whose write ended unseen");
+        turning.join().unwrap();
+        disk.submit(write(&file, 2, vec![block(1)]));
+        wait_for(&client.told, 3);
+        assert!(client.ends.lock()[&2].is_ok());
+        assert_eq!(driver.connect().unwrap().1, Backend::Pwrite);
+    }
+
+    /// With writes in the ring and others that nobody has taken yet.
+    #[test]
+    fn a_loop_that_is_dropped_goes_on_in_a_thread() {
+        let Some((driver, driver_loop)) = in_event_loop() else { return };
+        let Place { disk, client, _dir } = place(&driver, DirectIo::Auto);
+        let file = Arc::new(disk.create("a").unwrap());
+        let is_over = Arc::new(AtomicBool::new(false));
+        let turning = turn_on_a_thread(driver_loop, is_over.clone());
+        for number in 0..2000 {
+            if number == 1000 {
+                is_over.store(true, Ordering::Relaxed);
+                disk.kick();
+            }
+            disk.submit(write(&file, number, vec![block(1)]));
+        }
+        turning.join().unwrap();
+        wait_for(&client.told, 2000);
+        assert!(client.ends.lock().values().all(Result::is_ok));
+        *client.again.lock() = Some(10 * MS);
+        let drives = client.drives.load();
+        disk.kick();
+        wait_for(&client.drives, drives + 2);
+    }
+
+    #[test]
+    fn an_alarm_is_moved_to_an_earlier_time() {
+        let Some((driver, driver_loop)) = in_event_loop() else { return };
+        let _turning = turn_on_a_thread(driver_loop, Arc::default());
+        let Place { disk, client, _dir } = place(&driver, DirectIo::Auto);
+        for number in 0..300 {
+            let drives = client.drives.load();
+            *client.again.lock() = Some(Duration::from_secs(3600));
+            disk.kick();
+            wait_for(&client.drives, drives + 1);
+            *client.again.lock() = Some(Duration::from_micros(number % 200));
+            disk.kick();
+            wait_for(&client.drives, drives + 3);
+        }
+    }
+
+    /// It slept without an alarm where one had gone off between the look at the deadlines and the look at the ring.
+    #[test]
+    fn an_alarm_that_goes_off_while_the_loop_is_busy_is_not_lost() {
+        let Some((driver, driver_loop)) = in_event_loop() else { return };
+        let _turning = turn_on_a_thread(driver_loop, Arc::default());
+        let (late, busy) = (place(&driver, DirectIo::Auto), place(&driver, DirectIo::Auto));
+        for number in 0..20_000 {
+            let drives = late.client.drives.load();
+            *late.client.again.lock() = Some(Duration::from_micros(20));
+            late.disk.kick();
+            for _ in 0..number % 40 {
+                busy.disk.kick();
+            }
+            wait_for(&late.client.drives, drives + 2);
+        }
+    }
+
+    #[test]
+    fn positional_writes_have_no_event_loop() {
+        let config = DriverConfig { backend: BackendChoice::Pwrite, ..DriverConfig::default() };
+        assert_eq!(Driver::in_event_loop(config).unwrap_err().kind(), io::ErrorKind::Unsupported);
     }
 
     /// A filter that answers EPERM to io_uring_setup, for this thread and those it starts.

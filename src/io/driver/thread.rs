@@ -1,140 +1,17 @@
-//! The driver's thread: take what was posted, tell ends, carry orders, drive clients, sleep.
+//! The driver's own thread.
 
-use std::io;
 use std::num::NonZeroU64;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
-use super::super::Backend;
-use super::channel::{Channel, Ended, Order, Shared};
-use super::inbox::{Pile, Sleep};
-use super::ring::Ring;
-use super::timers::Timers;
-
-/// Times the inbox is emptied before the ring and the clock get a look: clients that kick each other must not keep
-/// the thread from them.
-const ROUNDS_MAX: usize = 8;
-
-/// Longest sleep: the kernel adds a timeout to its clock without a look at the overflow.
-const SLEEP_MAX: Duration = Duration::from_secs(3600);
+use super::AbortOnPanic;
+use super::carrier::Carrier;
 
 /// Returns when nobody is left who could want anything.
-pub(super) fn run(shared: Arc<Shared>, ring: Option<Ring>) {
+pub(super) fn run(mut carrier: Carrier) {
+    let _guard = AbortOnPanic;
     // Deadlines here are fractions of a millisecond; the default slack of 50 µs would be felt. Best effort.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-    let mut thread =
-        Thread { shared, ring, timers: Timers::default(), pile: Pile::default(), ended: Vec::new(), is_closed: false };
-    loop {
-        thread.empty_inbox();
-        thread.drive_due();
-        if thread.is_finished() {
-            break;
-        }
-        thread.sleep();
+    while carrier.work() {
+        carrier.sleep();
     }
-    thread.shared.writers.stop();
-    thread.shared.background.stop();
-}
-
-struct Thread {
-    shared: Arc<Shared>,
-    ring: Option<Ring>,
-    timers: Timers,
-    /// Empty between rounds; kept for its memory.
-    pile: Pile,
-    /// Writes of the ring that ended while the thread slept, told first thing when it is awake.
-    ended: Vec<Ended>,
-    /// Nobody is left who could post anything but ends of writes.
-    is_closed: bool,
-}
-
-impl Thread {
-    fn is_finished(&self) -> bool {
-        self.is_closed
-            && self.ring.as_ref().is_none_or(Ring::is_idle)
-            && self.shared.writes_in_pool.load(Ordering::Relaxed) == 0
-    }
-
-    fn empty_inbox(&mut self) {
-        for _ in 0..ROUNDS_MAX {
-            let mut pile = std::mem::take(&mut self.pile);
-            // Taken before any client is called: from here on the thread counts as awake, and what clients post costs
-            // no system call.
-            let is_empty = !self.shared.inbox.take(&mut pile) && self.ended.is_empty();
-            for ended in self.ended.drain(..) {
-                ended.tell();
-            }
-            for ended in pile.ended.drain(..) {
-                self.shared.writes_in_pool.fetch_sub(1, Ordering::Relaxed);
-                ended.tell();
-            }
-            for order in pile.orders.drain(..) {
-                self.carry(order);
-            }
-            for channel in pile.kicked.drain(..) {
-                self.drive(&channel);
-            }
-            self.is_closed |= std::mem::take(&mut pile.is_last);
-            self.pile = pile;
-            if is_empty {
-                break;
-            }
-        }
-    }
-
-    fn carry(&mut self, order: Order) {
-        match &mut self.ring {
-            Some(ring) if ring.accepts(&order) => ring.queue(order),
-            _ => self.shared.write_by_pool(order),
-        }
-    }
-
-    fn drive(&mut self, channel: &Arc<Channel>) {
-        // Beyond what the clock can say is never.
-        let due = channel.drive().and_then(|after| Instant::now().checked_add(after));
-        self.timers.set(channel, due);
-    }
-
-    fn drive_due(&mut self) {
-        if self.timers.next().is_none() {
-            return;
-        }
-        let now = Instant::now();
-        while let Some(channel) = self.timers.take_due(now) {
-            self.drive(&channel);
-        }
-    }
-
-    /// Until a write ends, somebody posts, or a deadline passes.
-    fn sleep(&mut self) {
-        let how = if self.ring.is_some() { Sleep::Ring } else { Sleep::Word };
-        let asleep = self.shared.inbox.fall_asleep(how);
-        let timeout = match asleep {
-            Some(_) => self.timers.next().map(|at| at.saturating_duration_since(Instant::now()).min(SLEEP_MAX)),
-            None => Some(Duration::ZERO),
-        };
-        let Some(ring) = &mut self.ring else {
-            if let Some(word) = asleep {
-                self.shared.inbox.wait(word, timeout);
-            }
-            return;
-        };
-        match ring.enter(timeout) {
-            Ok(()) => ring.reap(&mut self.ended),
-            Err(e) => self.lose_ring(&e),
-        }
-    }
-
-    /// The ring does not work any more: what is in it gets the error, what comes later is written by the pool.
-    fn lose_ring(&mut self, error: &io::Error) {
-        let Some(ring) = self.ring.take() else { return };
-        self.shared.has_ring.store(false, Ordering::Relaxed);
-        *self.shared.carried.lock() = (Backend::Pwrite, Some(format!("the ring failed: {error}")));
-        let (ended, orders) = ring.abandon(error);
-        self.ended.extend(ended);
-        for order in orders {
-            self.shared.write_by_pool(order);
-        }
-    }
+    carrier.end();
 }
