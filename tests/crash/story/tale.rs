@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use seawall::Error;
 
-use super::super::sim::{CrashOptions, DiskOptions, KillChoice, Landed, Outcome, Rng, errno};
+use super::super::sim::{CrashOptions, DiskOptions, KillChoice, Landed, Outcome, Rng, Untold, errno};
 use super::{SimLog, Story};
 
 /// What is told, and how it is crashed.
@@ -151,13 +151,21 @@ impl Step {
                 let mut rng = Rng::new(*choice);
                 let others: Vec<u64> = pending.iter().copied().filter(|other| other != token).collect();
                 others.iter().filter(|_| rng.one_in(2)).for_each(|other| _ = story.disk.cache(*other));
-                story.disk.complete(*token, Outcome::Error(errno::EIO, Landed::partial(4096, *choice)));
-                story.see(&log);
-                // The failure was told to one write. What the flushes of the others say is not worth as much any more.
-                if rng.one_in(2) {
+                let mut failed =
+                    Some(story.disk.end(*token, Outcome::Error(errno::EIO, Landed::partial(4096, *choice))));
+                // The failure is one write's. What the flushes of the others say is not worth as much any more, and the log may
+                // hear that first.
+                let (is_told_first, others_end) = (rng.one_in(2), rng.one_in(2));
+                if is_told_first {
+                    failed.take().into_iter().for_each(Untold::tell);
+                    story.see(&log);
+                }
+                if others_end {
                     others.iter().for_each(|other| story.disk.complete(*other, Outcome::Ok));
                     story.see(&log);
                 }
+                failed.into_iter().for_each(Untold::tell);
+                story.see(&log);
                 return story.end(log, &KillChoice::Random(*choice));
             }
             Step::Trim(share) => {

@@ -193,6 +193,17 @@ impl Letter {
     }
 }
 
+/// A write that has ended, which its client does not know yet: others may hear of theirs before.
+#[must_use = "whoever waits for it waits until it is told"]
+pub struct Untold(Letter);
+
+impl Untold {
+    /// Tells the client, on this thread.
+    pub fn tell(self) {
+        self.0.deliver();
+    }
+}
+
 impl SimDisk {
     /// Tokens of submitted writes that have not ended, oldest first.
     pub fn pending(&self) -> Vec<u64> {
@@ -216,13 +227,18 @@ impl SimDisk {
     /// # Panics
     /// When no such write is in flight.
     pub fn complete(&self, token: u64, outcome: Outcome) {
-        let letter = {
-            let mut state = self.shared.state.lock();
-            let at = state.flights.iter().position(|flight| flight.write.token == token);
-            let flight = state.flights.remove(at.unwrap_or_else(|| panic!("no write {token} is in flight")));
-            state.end_flight(flight, outcome)
-        };
-        letter.deliver();
+        self.end(token, outcome).tell();
+    }
+
+    /// Ends one submitted write; its client hears of it when it is told.
+    ///
+    /// # Panics
+    /// When no such write is in flight.
+    pub fn end(&self, token: u64, outcome: Outcome) -> Untold {
+        let mut state = self.shared.state.lock();
+        let at = state.flights.iter().position(|flight| flight.write.token == token);
+        let flight = state.flights.remove(at.unwrap_or_else(|| panic!("no write {token} is in flight")));
+        Untold(state.end_flight(flight, outcome))
     }
 
     /// Kills every process that uses the disk: locks and claims are released, volatile bytes stay where they are. What

@@ -52,7 +52,7 @@ pub use choice::{CrashChoice, Fate, Fill, Names, Others, Sizes, Writes};
 pub use crash::{CrashOptions, CrashState, CrashStates};
 pub use disk::{DiskOptions, SimDisk};
 pub use fault::{Effect, Fault, FaultError, OpKind, Target, errno};
-pub use flight::{KillChoice, Outcome};
+pub use flight::{KillChoice, Outcome, Untold};
 pub use handle::{SimFile, SimLock};
 pub use journal::Journal;
 pub use op::{Ended, Landed, Note, Op, OpNumber};

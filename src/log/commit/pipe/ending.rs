@@ -40,6 +40,11 @@ impl<F> Pipe<F> {
             debug_assert!(false, "a completion nobody waits for");
             return released;
         };
+        // The failure may have been that of its own bytes, told to another.
+        let result = match (result, &self.poison) {
+            (Ok(_), Some((_, cause))) if self.has_failed => Err(cause.clone()),
+            (result, _) => result,
+        };
         match result {
             Ok(times) => {
                 flight.done = true;
@@ -49,9 +54,9 @@ impl<F> Pipe<F> {
                 self.depth.completed(now, bytes, saturated);
             }
             Err(error) => {
-                let from = flight.base.min(self.poison.as_ref().map_or(Lsn::MAX, |(from, _)| *from));
-                let cause = self.poison.take().map_or(error, |(_, first)| first);
-                self.poison = Some((from, cause));
+                self.has_failed = true;
+                let base = flight.base;
+                self.poison_from(base, error);
                 released.poisoned = true;
             }
         }
@@ -122,11 +127,18 @@ impl<F> Pipe<F> {
         self.ready.clear();
     }
 
-    /// Stops for good: whatever is queued is never written.
+    /// Stops for good: whatever is queued is never written. What is in flight counts, if nothing has failed.
     pub(crate) fn abandon(&mut self, cause: Error) {
+        self.has_failed |= !matches!(cause, Error::Closed);
         if self.poison.is_none() {
             let from = self.ready.front().or(self.open.as_ref()).map_or(self.next, |chunk| chunk.base);
             self.poison = Some((from, cause));
         }
+    }
+
+    /// Nothing from `base` on will be flushed. The first cause stands.
+    fn poison_from(&mut self, base: Lsn, error: Error) {
+        let (from, cause) = self.poison.take().unwrap_or((Lsn::MAX, error));
+        self.poison = Some((from.min(base), cause));
     }
 }

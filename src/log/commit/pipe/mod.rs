@@ -11,7 +11,8 @@
 //! - A chunk that starts a segment is a barrier: it is not written before everything before it is flushed, because its
 //!   first record states where the segment before it ends.
 //! - Groups may complete in any order; `flushed` moves over the gap-free prefix of completed groups.
-//! - After a failure nothing later is ever flushed: `poison` is set once and never cleared.
+//! - After a failure nothing is ever flushed: `poison` is set once and never cleared, and a group that ends well behind it does
+//!   not count, wherever it stands in the log: a device that reported once what it lost says yes to the next flush.
 mod append;
 mod chunk;
 mod ending;
@@ -118,6 +119,8 @@ pub(crate) struct Pipe<F> {
     /// Everything up to here is proven flushed by a record that is itself flushed.
     proven: Lsn,
     pub(crate) poison: Option<(Lsn, Error)>,
+    /// A write or a flush has failed: what the flushes of others say from now on is not worth as much. Not by a mere end.
+    has_failed: bool,
     /// A suffix truncation is under way: nothing may be appended.
     pub(crate) paused: bool,
     /// A batch is being placed, whose Lsns follow each other: nobody else may append.
@@ -171,6 +174,7 @@ impl<F> Pipe<F> {
             flushed_at: (SegmentNumber::NONE, 0),
             proven: start.proven,
             poison: None,
+            has_failed: false,
             paused: false,
             batching: false,
             era: 0,

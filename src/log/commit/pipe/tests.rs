@@ -129,21 +129,38 @@ fn groups_that_end_out_of_order_flush_a_gap_free_prefix() {
     assert_eq!(flushed, [0, 0, 2, 4]);
 }
 
+/// Also before it in the log: what a device lost it may tell to the flush of another group, and then to none.
 #[test]
-fn behind_a_failed_group_nothing_is_flushed_whatever_ends() {
+fn after_a_failure_nothing_is_flushed_whatever_ends() {
     let mut pipe = pipe(8);
     let mut groups = Vec::new();
     for _ in 0..4 {
         append(&mut pipe, 5000);
         groups.extend(take(&mut pipe));
     }
-    let failed = groups.remove(1);
+    let (first, failed) = (groups.remove(0), groups.remove(1));
+    assert_eq!(end(&mut pipe, first).get(), 1);
+    let lost = || Error::io_at("write and flush", "a segment", 0, std::io::Error::from_raw_os_error(5));
     let GroupWrite { token, parts, .. } = failed.write;
-    let released = pipe.complete(Instant::now(), token, parts, Err(Error::Closed));
-    assert!(released.poisoned);
-    let flushed: Vec<u64> = groups.into_iter().map(|group| end(&mut pipe, group).get()).collect();
-    assert_eq!(flushed, [1, 1, 1]);
+    assert!(pipe.complete(Instant::now(), token, parts, Err(lost())).poisoned);
+    assert_eq!(pipe.poison.as_ref().unwrap().0, Lsn::new(3));
+    for group in groups {
+        let GroupWrite { token, parts, .. } = group.write;
+        let released = pipe.complete(Instant::now(), token, parts, Ok(WriteTimes::default()));
+        assert!(released.poisoned && released.flushed == Lsn::new(1));
+    }
     assert!(take(&mut pipe).is_none() && pipe.poison.as_ref().unwrap().0 == Lsn::new(2));
+}
+
+#[test]
+fn what_was_in_flight_at_a_close_counts_unless_something_failed() {
+    for (cause, flushed) in [(Error::Closed, 1), (Error::TimedOut { what: "a control file, say" }, 0)] {
+        let mut pipe = pipe(1);
+        append(&mut pipe, 5000);
+        let group = take(&mut pipe).unwrap();
+        pipe.abandon(cause);
+        assert_eq!(end(&mut pipe, group).get(), flushed);
+    }
 }
 
 #[test]
