@@ -7,7 +7,9 @@ use super::error::ReceiverError;
 use super::receiver::Receiver;
 use super::session::Session;
 use crate::io::Storage;
-use crate::receiver::{Code, Hello, Message, Nack, Reject, Send, Sequences, SessionOutput, WaitFor};
+use crate::receiver::{
+    Code, Hello, Message, Nack, Oversized, Preview, Reject, Send, Sequences, SessionOutput, WaitFor,
+};
 use crate::types::{Lsn, Seq, SourceEpoch};
 
 /// An open session, used by one task at a time. Its calls wait for as long as it takes; `timed` has those that do not.
@@ -123,6 +125,18 @@ impl<S: Storage> Talk<S> {
     pub(super) fn send(&mut self, send: Send) -> Result<(), TalkError> {
         self.sent_bytes += send.payload.len() as u64;
         self.session.handle(Message::Send(send));
+        self.listen()
+    }
+
+    /// One record that is longer than any that is taken: rejected, dropped, or the session's end, as the receiver is configured.
+    /// It needs no credit, as it is not held.
+    pub(super) async fn pass_by(&mut self, send: Send) -> Result<(), TalkError> {
+        self.session.reserve(Oversized::COST_BYTES as u32).await;
+        let head = Preview { previous: send.previous, records: send.records };
+        if let Some(mut oversized) = self.session.begin_oversized(head, send.payload.len() as u64) {
+            oversized.update(&send.payload);
+            self.session.end_oversized(oversized);
+        }
         self.listen()
     }
 

@@ -140,6 +140,47 @@ fn those_that_wait_for_nothing_durable_may_have_poison_dropped() {
     assert!(matches!(error, ReceiverError::Refused { code: Code::Poison, .. }), "{error}");
 }
 
+/// Longer than the window, it waited for room that never came.
+#[test]
+fn a_record_longer_than_the_window_is_treated_as_any_that_is_too_long() {
+    let limits = |poison| ReceiverConfig {
+        record_bytes_max: 4096,
+        frame_bytes_max: 8192,
+        session_window_bytes: 16 << 10,
+        poison,
+        ..ReceiverConfig::default()
+    };
+    let records_of: [&[u8]; 3] = [b"before", &[7; 100_000], b"behind"];
+
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), limits(Poison::DeadLetter));
+    let mut source = running.receiver.local_blocking("a").unwrap();
+    let stored = source.store_blocking(&records_of).unwrap();
+    let [reject] = &stored.rejects[..] else { panic!("{stored:?}") };
+    assert_eq!((stored.last, reject.seq, reject.reason), (Seq::new(3), Seq::new(2), RejectReason::Oversized));
+    assert_eq!(records(&running.log), [("a".into(), 1, b"before".to_vec()), ("a".into(), 3, b"behind".to_vec())]);
+    drop(source);
+    running.close();
+
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), limits(Poison::Stop));
+    let mut source = running.receiver.local_blocking("a").unwrap();
+    let error = source.store_blocking(&records_of).unwrap_err();
+    assert!(matches!(error, ReceiverError::Refused { code: Code::Oversized, .. }), "{error}");
+    let source = running.receiver.local_blocking("a").unwrap();
+    assert_eq!(source.resume(), Seq::new(1), "what was before it stands");
+    drop(source);
+    running.close();
+
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), limits(Poison::Drop));
+    let opened = running.receiver.local_with(SourceId::new("a"), Sequences::Dense, WaitFor::Received);
+    let mut source = futures(opened).unwrap();
+    assert_eq!(source.store_blocking(&records_of).unwrap().last, Seq::new(3));
+    drop(source);
+    running.close();
+}
+
 #[test]
 fn committed_is_what_the_sequenced_records_of_its_blocks_reach() {
     let dir = tempfile::tempdir().unwrap();
