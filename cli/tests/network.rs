@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -299,4 +301,41 @@ fn doors_without_encryption_stay_on_this_machine() {
         let ended = support::ended(receive(&place, &args).output().unwrap()).expect(1);
         assert!(ended.stderr.contains("plaintext_beyond_loopback"), "{}", ended.stderr);
     }
+}
+
+/// A certificate for whatever it is asked for, in files.
+fn certificate(place: &Place) -> [String; 2] {
+    let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    [place.write("cert.pem", &signed.cert.pem()), place.write("key.pem", &signed.signing_key.serialize_pem())]
+}
+
+#[test]
+fn doors_with_a_certificate_are_encrypted_unless_they_are_asked_not_to_be() {
+    let place = Place::new();
+    let [cert, key] = certificate(&place);
+    let open = format!("[server]\nplaintext_doors = true\n{SMALL}");
+    for (config, address, is_encrypted) in [(SMALL, "0.0.0.0:0", true), (&open, "127.0.0.1:0", false)] {
+        let config = place.write("doors.toml", config);
+        let log = place.arg("log");
+        let args = ["receive", "--log", &log, "--config", &config, "--format", "json", "--listen", "127.0.0.1:0"];
+        let doors = ["--http", address, "--cert", &cert, "--key", &key];
+        let mut running = Running::start(command(&[&args[..], &doors[..]].concat()));
+        let line = running.line().expect("it says where it listens");
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let http: SocketAddr = event["doors"]["http"].as_str().unwrap().parse().unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", http.port())).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        let _cut = stream.read_to_end(&mut answer);
+        // Who speaks TLS answers with an alert: its first byte is 21.
+        let begins: &[u8] = if is_encrypted { &[21] } else { b"HTTP/1.1 404" };
+        assert!(answer.starts_with(begins), "{answer:?}");
+        running.signal("INT");
+        assert_eq!(code(running.child.wait().unwrap()), 130);
+    }
+    let open = place.write("doors.toml", &open);
+    let args = ["--config", &open, "--listen", "127.0.0.1:0", "--http", "0.0.0.0:0", "--cert", &cert, "--key", &key];
+    let ended = seawall(&[&["receive", "--log", &place.arg("log")][..], &args[..]].concat()).expect(1);
+    assert!(ended.stderr.contains("plaintext_beyond_loopback"), "{}", ended.stderr);
 }

@@ -11,6 +11,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::listener::{Accepted, Listener};
+#[cfg(feature = "net")]
+use crate::events::event;
+#[cfg(feature = "net")]
+use crate::net::{ServerTls, Stream};
 
 /// Says to a connection that it is to end.
 #[derive(Clone, Debug)]
@@ -28,6 +32,23 @@ impl Closing {
             // The sender says nothing; it goes.
             Some(closing) => while closing.changed().await.is_ok() {},
             None => std::future::pending().await,
+        }
+    }
+}
+
+/// Agrees with a peer upon TLS; `None`, and nothing more is to be done for it, where that fails.
+#[cfg(feature = "net")]
+pub(super) async fn within_tls(
+    tls: &ServerTls,
+    stream: TcpStream,
+    peer: SocketAddr,
+    within: Duration,
+) -> Option<Stream> {
+    match tls.accept(stream, &peer.to_string(), within).await {
+        Ok(stream) => Some(stream),
+        Err(_error) => {
+            event!(debug, %peer, error = %_error, "TLS was not agreed upon");
+            None
         }
     }
 }

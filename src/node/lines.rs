@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::accept::{Closing, accept};
@@ -186,12 +186,43 @@ impl<S: Storage> LinesGateway<S> {
     /// Serves plain TCP until `shutdown`; then nothing more is read. Whoever binds the listener sees to it that it is on
     /// loopback, or means it: anybody who can connect can write.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()> + std::marker::Send) {
-        let LinesConfig { connections_max, drain, .. } = self.common.config;
-        let listener = Listener::new(listener, Descriptors::count(connections_max as usize));
-        accept(listener, connections_max, drain, shutdown, |stream, peer: SocketAddr, closing| {
-            serve(self.common.clone(), stream, peer.ip(), closing)
+        let common = self.common.clone();
+        self.serve_by(listener, shutdown, |stream, peer, closing| serve(common.clone(), stream, peer.ip(), closing))
+            .await;
+    }
+
+    /// As [`LinesGateway::serve`], within TLS 1.3. Certificates that are asked for are needed to connect, and name no source.
+    #[cfg(feature = "net")]
+    pub async fn serve_tls(
+        self,
+        listener: TcpListener,
+        tls: crate::net::ServerTls,
+        shutdown: impl Future<Output = ()> + std::marker::Send,
+    ) {
+        let common = self.common.clone();
+        self.serve_by(listener, shutdown, |stream, peer, closing| {
+            let (common, tls) = (common.clone(), tls.clone());
+            async move {
+                if let Some(stream) = super::accept::within_tls(&tls, stream, peer, PATIENCE).await {
+                    serve(common, stream, peer.ip(), closing).await;
+                }
+            }
         })
         .await;
+    }
+
+    async fn serve_by<F, Fut>(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + std::marker::Send,
+        serve: F,
+    ) where
+        F: Fn(TcpStream, SocketAddr, Closing) -> Fut,
+        Fut: Future<Output = ()> + std::marker::Send + 'static,
+    {
+        let LinesConfig { connections_max, drain, .. } = self.common.config;
+        let listener = Listener::new(listener, Descriptors::count(connections_max as usize));
+        accept(listener, connections_max, drain, shutdown, serve).await;
     }
 
     /// Serves one connection, of whatever kind. Returns when it is closed.

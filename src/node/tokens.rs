@@ -1,4 +1,4 @@
-//! Who is believed to be which source: bearer tokens, each with the names it allows.
+//! Who is believed to be which source: bearer tokens, each with the names it allows, and certificates.
 
 use std::fmt;
 
@@ -24,6 +24,46 @@ pub(super) enum Unbelieved {
     UnknownToken,
     /// It is for other sources.
     OtherSources,
+    /// The certificate that was shown is for other sources.
+    CertificateForOthers,
+    /// Nothing but a certificate is believed, and none was shown.
+    NoCertificate,
+}
+
+/// What a connection itself says of who is at its other end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Identity {
+    /// Certificates are asked for.
+    pub(super) asks: bool,
+    #[cfg(feature = "net")]
+    pub(super) certificate: Option<std::sync::Arc<crate::net::PeerCertificate>>,
+}
+
+impl Identity {
+    /// Of a connection within TLS.
+    #[cfg(feature = "net")]
+    pub(super) fn of(tls: &crate::net::ServerTls, stream: &crate::net::Stream) -> Identity {
+        Identity { asks: tls.asks, certificate: stream.peer_certificate().map(std::sync::Arc::new) }
+    }
+
+    /// Whether the certificate is for this source; `None` without one.
+    fn speaks_for(&self, _source: &[u8]) -> Option<bool> {
+        #[cfg(feature = "net")]
+        return self.certificate.as_ref().map(|certificate| certificate.speaks_for(_source));
+        #[cfg(not(feature = "net"))]
+        None
+    }
+
+    /// Whether this connection may send as `source`, by its certificate or a token. Where neither is asked for, everybody may.
+    pub(super) fn authorize(&self, rules: &[TokenRule], token: &[u8], source: &[u8]) -> Result<(), Unbelieved> {
+        match self.speaks_for(source) {
+            _ if rules.is_empty() && !self.asks => Ok(()),
+            Some(true) => Ok(()),
+            Some(false) => Err(Unbelieved::CertificateForOthers),
+            None if rules.is_empty() => Err(Unbelieved::NoCertificate),
+            None => authorize(rules, token, source),
+        }
+    }
 }
 
 impl TokenRule {
@@ -46,12 +86,14 @@ impl fmt::Display for Unbelieved {
             Unbelieved::NoToken => "a token or a certificate is needed",
             Unbelieved::UnknownToken => "the token is not known here",
             Unbelieved::OtherSources => "the token is for other sources",
+            Unbelieved::CertificateForOthers => "the certificate is for other sources",
+            Unbelieved::NoCertificate => "a certificate is needed",
         })
     }
 }
 
 /// Whether `token` allows to send as `source`; without rules everybody is believed.
-pub(super) fn authorize(rules: &[TokenRule], token: &[u8], source: &[u8]) -> Result<(), Unbelieved> {
+fn authorize(rules: &[TokenRule], token: &[u8], source: &[u8]) -> Result<(), Unbelieved> {
     if rules.is_empty() {
         return Ok(());
     }

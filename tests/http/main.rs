@@ -1,11 +1,16 @@
 //! Gateways against real connections on loopback.
 
 mod admin;
+#[cfg(feature = "net")]
+#[path = "../support/authority.rs"]
+mod authority;
 mod client;
 mod lines;
 mod requests;
 #[path = "../support/streams.rs"]
 mod streams;
+#[cfg(feature = "net")]
+mod tls;
 mod trouble;
 
 use std::net::SocketAddr;

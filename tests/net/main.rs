@@ -2,6 +2,8 @@
 //!
 //! Waits have upper bounds only.
 
+#[path = "../support/authority.rs"]
+mod authority;
 mod event_loop;
 mod hostile;
 mod limits;

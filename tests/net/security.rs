@@ -1,34 +1,13 @@
 //! Who is believed.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use seawall::Secret;
-use seawall::net::{ClientCertificates, ClientTls, NetError, Pem, ServerTls};
+use seawall::net::{ClientCertificates, ClientTls, NetError, ServerTls};
 use seawall::node::{Client, ClientError, Disconnect, ServerConfig, ServerError, TokenRule};
 use seawall::receiver::{Code, Hello, Message, OutboxError, ReceiverConfig};
 
+use crate::authority::Authority;
 use crate::raw::{Raw, hello};
 use crate::{LONG, Node, soon, until};
-
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Authority {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn pem(&self) -> Pem {
-        Pem::Bytes(self.0.pem().into_bytes())
-    }
-
-    /// A certificate with its key.
-    fn issue(&self, name: &str) -> (Pem, Pem) {
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
-        (Pem::Bytes(certificate.pem().into_bytes()), Pem::Bytes(key.serialize_pem().into_bytes()))
-    }
-}
 
 fn local() -> ServerConfig {
     ServerConfig::new(([127, 0, 0, 1], 0).into())

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use seawall::net::ServerTls;
 use seawall::node::{Admin, HttpConfig, HttpGateway, LinesConfig, LinesGateway, Receiver, ReceiverError, TokenRule};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -17,6 +18,8 @@ pub(super) struct Doors {
     pub(super) admin: Admin,
     http: Option<TcpListener>,
     lines: Option<TcpListener>,
+    /// Of HTTP and lines.
+    tls: Option<ServerTls>,
     tokens: Vec<TokenRule>,
     addresses: BTreeMap<&'static str, SocketAddr>,
     /// Ends what tells how it goes, with the last of the doors.
@@ -27,11 +30,13 @@ impl Doors {
     /// Listens on all of them; how it goes can be asked at once, records are taken later.
     pub(super) fn open(settings: &Settings, runtime: &Runtime) -> Result<Doors, Failure> {
         let mut addresses = BTreeMap::new();
-        let mut listen = |name: &'static str, field: &str, address: Option<SocketAddr>| {
+        let tls = settings.doors_tls()?;
+        let mut listen = |name: &'static str, field: &str, address: Option<SocketAddr>, is_encrypted: bool| {
             let Some(address) = address else { return Ok(None) };
-            if !settings.server.plaintext_beyond_loopback && !address.ip().is_loopback() {
+            if !is_encrypted && !settings.server.plaintext_beyond_loopback && !address.ip().is_loopback() {
+                let remedy = if name == "admin" { "" } else { "set `cert` and `key` for TLS, " };
                 return Err(Failure::Usage(format!(
-                    "configuration: {field} is {address}, which other machines can reach, and it is not encrypted: put \
+                    "configuration: {field} is {address}, which other machines can reach, and it is not encrypted: {remedy}put \
                      a proxy with TLS before a loopback address, or set `plaintext_beyond_loopback`"
                 )));
             }
@@ -41,14 +46,14 @@ impl Doors {
             Ok(Some(listener))
         };
         settings.check_doors()?;
-        let http = listen("http", "server.http", settings.server.http)?;
-        let lines = listen("lines", "server.lines", settings.server.lines)?;
+        let http = listen("http", "server.http", settings.server.http, tls.is_some())?;
+        let lines = listen("lines", "server.lines", settings.server.lines, tls.is_some())?;
         let (open, closed) = watch::channel(false);
         let admin = Admin::new();
-        if let Some(listener) = listen("admin", "server.admin", settings.server.admin)? {
+        if let Some(listener) = listen("admin", "server.admin", settings.server.admin, false)? {
             runtime.spawn(admin.clone().serve(listener, until_true(closed)));
         }
-        Ok(Doors { admin, http, lines, tokens: settings.tokens()?, addresses, _open: open })
+        Ok(Doors { admin, http, lines, tls, tokens: settings.tokens()?, addresses, _open: open })
     }
 
     /// Where they are, by their names.
@@ -67,12 +72,20 @@ impl Doors {
             let config = HttpConfig { tokens: self.tokens.clone(), ..HttpConfig::default() };
             let gateway = HttpGateway::new(receiver.clone(), config)?;
             self.admin.show_http("http", gateway.watch());
-            serving.spawn(gateway.serve(listener, until_true(stopped.clone())));
+            let stopped = until_true(stopped.clone());
+            match self.tls.clone() {
+                Some(tls) => serving.spawn(gateway.serve_tls(listener, tls, stopped)),
+                None => serving.spawn(gateway.serve(listener, stopped)),
+            };
         }
         if let Some(listener) = self.lines.take() {
             let gateway = LinesGateway::new(receiver.clone(), LinesConfig::default())?;
             self.admin.show_lines("lines", gateway.watch());
-            serving.spawn(gateway.serve(listener, until_true(stopped.clone())));
+            let stopped = until_true(stopped.clone());
+            match self.tls.clone() {
+                Some(tls) => serving.spawn(gateway.serve_tls(listener, tls, stopped)),
+                None => serving.spawn(gateway.serve(listener, stopped)),
+            };
         }
         self.admin.ready(receiver.clone());
         Ok(serving)

@@ -39,10 +39,12 @@ pub(crate) struct Args {
     /// Listen here; may be given again. Beyond loopback TLS is needed.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<SocketAddr>,
-    /// Also take records over HTTP here: POST /v1/streams/NAME. This machine only, unless plaintext is allowed.
+    /// Also take records over HTTP here: POST /v1/streams/NAME. With --cert within TLS; without, this machine only, unless
+    /// plaintext is allowed.
     #[arg(long, value_name = "ADDRESS")]
     http: Option<SocketAddr>,
-    /// Also take plain lines over TCP here; nothing is answered. This machine only, unless plaintext is allowed.
+    /// Also take plain lines over TCP here; nothing is answered. With --cert within TLS; without, this machine only, unless
+    /// plaintext is allowed.
     #[arg(long, value_name = "ADDRESS")]
     lines: Option<SocketAddr>,
     /// Tell here how it goes: /metrics, /livez, /readyz, /v1/status. This machine only, unless plaintext is allowed.

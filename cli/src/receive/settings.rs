@@ -36,6 +36,9 @@ pub(super) struct ServerSettings {
     pub(super) lines: Option<SocketAddr>,
     pub(super) admin: Option<SocketAddr>,
     pub(super) plaintext_beyond_loopback: bool,
+    /// With a certificate, HTTP and lines are encrypted as the protocol is; this leaves them as they are: for a proxy on this
+    /// machine.
+    plaintext_doors: bool,
     /// Ways in that cannot ask for what the protocol asks for are open all the same.
     unauthenticated_doors: bool,
     cert: Option<PathBuf>,
@@ -81,6 +84,7 @@ impl Default for ServerSettings {
             lines: None,
             admin: None,
             plaintext_beyond_loopback: false,
+            plaintext_doors: false,
             unauthenticated_doors: false,
             cert: None,
             key: None,
@@ -156,23 +160,9 @@ pub(super) fn read(args: &Args, global: &Global) -> Result<(Settings, Origins), 
 impl Settings {
     /// What the server takes: files are read now.
     pub(super) fn server(&self) -> Result<ServerConfig, Failure> {
-        let ServerSettings { cert, key, client_ca, .. } = &self.server;
-        let usage = |e: NetError| Failure::Usage(e.to_string());
-        let tls = match (cert, key) {
-            (Some(cert), Some(key)) => {
-                let clients = match client_ca.clone().map(Pem::File) {
-                    None => ClientCertificates::NotAsked,
-                    Some(ca) if self.server.client_certificates_optional => ClientCertificates::Optional(ca),
-                    Some(ca) => ClientCertificates::Required(ca),
-                };
-                Some(ServerTls::new(&Pem::File(cert.clone()), &Pem::File(key.clone()), &clients).map_err(usage)?)
-            }
-            (None, None) if client_ca.is_none() => None,
-            _ => return Err(Failure::Usage("configuration: server.cert and server.key are needed for TLS".into())),
-        };
         let config = ServerConfig {
             listen: self.server.listen.clone(),
-            tls,
+            tls: self.tls()?,
             tokens: self.tokens()?,
             plaintext_beyond_loopback: self.server.plaintext_beyond_loopback,
             handshake_timeout: self.server.handshake_timeout,
@@ -181,18 +171,43 @@ impl Settings {
         config.validate().map_err(|e| Failure::Usage(e.to_string()))?;
         Ok(config)
     }
+
+    /// What HTTP and lines are encrypted with.
+    pub(super) fn doors_tls(&self) -> Result<Option<ServerTls>, Failure> {
+        if self.server.plaintext_doors { Ok(None) } else { self.tls() }
+    }
+
+    fn tls(&self) -> Result<Option<ServerTls>, Failure> {
+        let ServerSettings { cert, key, client_ca, .. } = &self.server;
+        let usage = |e: NetError| Failure::Usage(e.to_string());
+        match (cert, key) {
+            (Some(cert), Some(key)) => {
+                let clients = match client_ca.clone().map(Pem::File) {
+                    None => ClientCertificates::NotAsked,
+                    Some(ca) if self.server.client_certificates_optional => ClientCertificates::Optional(ca),
+                    Some(ca) => ClientCertificates::Required(ca),
+                };
+                ServerTls::new(&Pem::File(cert.clone()), &Pem::File(key.clone()), &clients).map(Some).map_err(usage)
+            }
+            (None, None) if client_ca.is_none() => Ok(None),
+            _ => Err(Failure::Usage("configuration: server.cert and server.key are needed for TLS".into())),
+        }
+    }
 }
 
 impl Settings {
-    /// Where sources have to say who they are, no door may let them in without: HTTP asks for tokens and not for
-    /// certificates, lines for nothing.
+    /// Where sources have to say who they are, no door may let them in without: lines asks for nothing, and HTTP without TLS
+    /// for tokens only.
     pub(super) fn check_doors(&self) -> Result<(), Failure> {
-        let ServerSettings { http, lines, client_ca, tokens, unauthenticated_doors, .. } = &self.server;
+        let ServerSettings { http, lines, client_ca, tokens, plaintext_doors, unauthenticated_doors, .. } =
+            &self.server;
         let asks = client_ca.is_some() || !tokens.is_empty();
         let open = match (http, lines) {
             _ if !asks || *unauthenticated_doors => return Ok(()),
             (_, Some(_)) => "lines asks for nothing",
-            (Some(_), None) if tokens.is_empty() => "http asks for tokens only, and there are none",
+            (Some(_), None) if tokens.is_empty() && *plaintext_doors => {
+                "http without TLS asks for tokens only, and there are none"
+            }
             _ => return Ok(()),
         };
         Err(Failure::Usage(format!(

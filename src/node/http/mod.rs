@@ -16,7 +16,7 @@
 //! | 201 | every record is durable, or durably kept as one of the `rejects` that are listed |
 //! | 200 | the same, and all of them had been received before |
 //! | 400, 404, 405, 408, 415 | nothing was taken; the request was not understood, or did not come in time |
-//! | 401, 403 | nothing was taken; no valid token, or one for other sources |
+//! | 401, 403 | nothing was taken; no valid token or certificate, or one for other sources |
 //! | 409 | go on at First-Seq `expected`; forget no record above `durable`: a gap, an old epoch, a session replaced by another one, rejects not taken note of |
 //! | 410 | nothing was taken; the source was retired by an operator |
 //! | 413 | the body or a record is too long; nothing was taken |
@@ -38,6 +38,7 @@ mod request;
 mod sessions;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -49,17 +50,21 @@ use hyper::header::{EXPECT, HeaderMap};
 use hyper::{Request, Response};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout_at;
 
+#[cfg(feature = "net")]
+use super::accept::within_tls;
 use super::accept::{Closing, accept};
 use super::error::ReceiverError;
 use super::listener::{Descriptors, Listener};
 use super::receiver::Receiver;
 use super::requests::serve_requests;
 use super::talk::{Speaker, Talk, TalkError};
-use super::tokens::{Unbelieved, authorize};
+use super::tokens::{Identity, Unbelieved};
 use crate::io::{Disk, Storage};
+#[cfg(feature = "net")]
+use crate::net::ServerTls;
 use crate::receiver::{Code, Poison, ReceiverConfig, Sequences, SourceStatus, WaitFor};
 use crate::sync::now;
 use crate::types::{Seq, SourceEpoch, SourceId};
@@ -176,12 +181,40 @@ impl<S: Storage> HttpGateway<S> {
     /// Serves plain TCP until `shutdown`; then requests that have begun are answered ([`HttpConfig::drain`]), and the
     /// sources' sessions end. Whoever binds the listener sees to it that it is on loopback, or means it.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
+        let common = self.common.clone();
+        self.serve_by(listener, shutdown, move |stream, _, closing| {
+            serve(common.clone(), stream, Identity::default(), closing)
+        })
+        .await;
+    }
+
+    /// As [`HttpGateway::serve`], within TLS 1.3, which is agreed upon within [`HttpConfig::head_timeout`]. Where certificates are
+    /// asked for, one is believed as on the wire: it speaks for the sources named like it, and for no request without a
+    /// `Source-Id`.
+    #[cfg(feature = "net")]
+    pub async fn serve_tls(self, listener: TcpListener, tls: ServerTls, shutdown: impl Future<Output = ()> + Send) {
+        let common = self.common.clone();
+        self.serve_by(listener, shutdown, move |stream, peer, closing| {
+            let (common, tls) = (common.clone(), tls.clone());
+            async move {
+                if let Some(stream) = within_tls(&tls, stream, peer, common.config.head_timeout).await {
+                    let identity = Identity::of(&tls, &stream);
+                    serve(common, stream, identity, closing).await;
+                }
+            }
+        })
+        .await;
+    }
+
+    async fn serve_by<F, Fut>(self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send, serve: F)
+    where
+        F: Fn(TcpStream, SocketAddr, Closing) -> Fut,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
         let common = &self.common;
         let config = &common.config;
         let listener = Listener::new(listener, Descriptors::count(config.connections_max as usize));
-        let accepting = accept(listener, config.connections_max, config.drain, shutdown, |stream, _, closing| {
-            serve(common.clone(), stream, closing)
-        });
+        let accepting = accept(listener, config.connections_max, config.drain, shutdown, serve);
         let sweeping = async {
             loop {
                 tokio::time::sleep(SWEEP_INTERVAL.min(config.source_idle)).await;
@@ -193,12 +226,12 @@ impl<S: Storage> HttpGateway<S> {
         common.sweep();
     }
 
-    /// Serves one connection, of whatever kind: behind a TLS acceptor, for one. Returns when it is closed.
+    /// Serves one connection, of whatever kind: a Unix socket's, for one. Returns when it is closed.
     pub async fn serve_connection<I>(self, io: I)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        serve(self.common, io, Closing::never()).await;
+        serve(self.common, io, Identity::default(), Closing::never()).await;
     }
 }
 
@@ -216,14 +249,14 @@ pub async fn serve_http<S: Storage>(
     Ok(())
 }
 
-async fn serve<S, I>(common: Arc<Common<S>>, io: I, closing: Closing)
+async fn serve<S, I>(common: Arc<Common<S>>, io: I, identity: Identity, closing: Closing)
 where
     S: Storage,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     serve_requests(io, common.config.head_timeout, READ_BUFFER_BYTES, closing, |request| {
-        let common = common.clone();
-        async move { common.answer(request).await }
+        let (common, identity) = (common.clone(), identity.clone());
+        async move { common.answer(request, &identity).await }
     })
     .await;
 }
@@ -234,11 +267,13 @@ impl<S: Storage> Common<S> {
         self.watch.0.sources_kept.store(self.table.len() as u64, Ordering::Relaxed);
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, identity: &Identity) -> Response<Full<Bytes>> {
         let (head, mut body) = request.into_parts();
         let answered = match Route::of(&head.method, &head.uri) {
-            Ok(Route::Post { stream }) => self.post(&head.headers, head.uri.query(), &stream, &mut body).await,
-            Ok(Route::Source { stream, source }) => self.source(&head.headers, &stream, &source),
+            Ok(Route::Post { stream }) => {
+                self.post(&head.headers, identity, head.uri.query(), &stream, &mut body).await
+            }
+            Ok(Route::Source { stream, source }) => self.source(&head.headers, identity, &stream, &source),
             Err(answer) => Err(answer),
         };
         let answer = answered.unwrap_or_else(|answer| answer);
@@ -250,13 +285,13 @@ impl<S: Storage> Common<S> {
         answer.into_response()
     }
 
-    fn authorize(&self, headers: &HeaderMap, source: &[u8]) -> Result<(), Answer> {
-        let no = |status, text: &str| Err(Answer::error(status, "unauthorized", text.to_owned()));
-        match authorize(&self.config.tokens, token_of(headers)?, source) {
+    fn authorize(&self, headers: &HeaderMap, identity: &Identity, source: &[u8]) -> Result<(), Answer> {
+        let no = |status, text: String| Err(Answer::error(status, "unauthorized", text));
+        match identity.authorize(&self.config.tokens, token_of(headers)?, source) {
             Ok(()) => Ok(()),
-            Err(Unbelieved::NoToken) => no(401, "Authorization: Bearer TOKEN is needed"),
-            Err(Unbelieved::UnknownToken) => no(401, "the token is not known here"),
-            Err(Unbelieved::OtherSources) => no(403, "the token is for other sources"),
+            Err(Unbelieved::NoToken) => no(401, "Authorization: Bearer TOKEN is needed".to_owned()),
+            Err(why @ (Unbelieved::UnknownToken | Unbelieved::NoCertificate)) => no(401, why.to_string()),
+            Err(why @ (Unbelieved::OtherSources | Unbelieved::CertificateForOthers)) => no(403, why.to_string()),
         }
     }
 
@@ -269,8 +304,8 @@ impl<S: Storage> Common<S> {
         }
     }
 
-    fn source(&self, headers: &HeaderMap, stream: &[u8], source: &[u8]) -> Result<Answer, Answer> {
-        self.authorize(headers, source)?;
+    fn source(&self, headers: &HeaderMap, identity: &Identity, stream: &[u8], source: &[u8]) -> Result<Answer, Answer> {
+        self.authorize(headers, identity, source)?;
         self.check_stream(stream)?;
         let status = SourceId::new(source).and_then(|id| self.receiver.source(&id));
         let Some(status) = status else {
@@ -299,12 +334,13 @@ impl<S: Storage> Common<S> {
     async fn post(
         &self,
         headers: &HeaderMap,
+        identity: &Identity,
         query: Option<&str>,
         stream: &[u8],
         body: &mut Incoming,
     ) -> Result<Answer, Answer> {
         let source = source_of(headers)?;
-        self.authorize(headers, source.as_ref().map_or(&[], SourceId::as_bytes))?;
+        self.authorize(headers, identity, source.as_ref().map_or(&[], SourceId::as_bytes))?;
         self.check_stream(stream)?;
         let post = Post::of(headers, query)?;
         let limit_bytes = self.config.body_bytes_max.min(self.limits.payload_bytes_max());

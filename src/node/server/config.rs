@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::ServerError;
-use crate::net::{PeerCertificate, ServerTls, is_loopback};
-use crate::node::tokens::{TokenRule, authorize};
+use crate::net::{ServerTls, is_loopback};
+use crate::node::tokens::{Identity, TokenRule, Unbelieved};
 use crate::receiver::Hello;
 
 /// Where a server listens, and whom it believes.
@@ -68,21 +68,8 @@ impl ServerConfig {
     }
 
     /// Whether the source is who it says it is.
-    pub(super) fn authorize(&self, hello: &Hello, certificate: Option<&PeerCertificate>) -> Result<(), String> {
-        let asks = self.tls.as_ref().is_some_and(|tls| tls.asks);
-        if self.tokens.is_empty() && !asks {
-            return Ok(());
-        }
-        if let Some(certificate) = certificate {
-            return match certificate.speaks_for(&hello.source) {
-                true => Ok(()),
-                false => Err("the certificate is for other sources".to_owned()),
-            };
-        }
-        if self.tokens.is_empty() {
-            return Err("a certificate is needed".to_owned());
-        }
-        authorize(&self.tokens, &hello.token, &hello.source).map_err(|why| why.to_string())
+    pub(super) fn authorize(&self, hello: &Hello, identity: &Identity) -> Result<(), Unbelieved> {
+        identity.authorize(&self.tokens, &hello.token, &hello.source)
     }
 }
 

@@ -24,8 +24,9 @@ use super::{Common, count};
 use crate::codec::Crc32c;
 use crate::events::event;
 use crate::io::Storage;
-use crate::net::{FrameReader, HEAD_BYTES, NetError, Outgoing, PeerCertificate, Stream};
+use crate::net::{FrameReader, HEAD_BYTES, NetError, Outgoing, Stream};
 use crate::node::session::Session;
+use crate::node::tokens::Identity;
 use crate::receiver::{self, Code, FrameHeader, Message, Nack, Oversized, Preview, SessionOutput, WireError};
 use crate::sync::now;
 
@@ -143,7 +144,7 @@ struct Connection<'a, S: Storage> {
     common: &'a Common<S>,
     session: Session<S>,
     stream: &'a mut Stream,
-    certificate: Option<PeerCertificate>,
+    identity: Identity,
     reader: FrameReader,
     outgoing: Outgoing,
     phase: Phase,
@@ -163,7 +164,7 @@ impl<'a, S: Storage> Connection<'a, S> {
         Connection {
             common,
             session,
-            certificate: stream.peer_certificate(),
+            identity: common.config.tls.as_ref().map_or_else(Identity::default, |tls| Identity::of(tls, stream)),
             stream,
             reader: FrameReader::default(),
             outgoing: Outgoing::default(),
@@ -293,9 +294,9 @@ impl<'a, S: Storage> Connection<'a, S> {
     fn handle(&mut self, message: Message) -> Phase {
         match &message {
             Message::Hello(hello) => {
-                if let Err(why) = self.common.config.authorize(hello, self.certificate.as_ref()) {
+                if let Err(why) = self.common.config.authorize(hello, &self.identity) {
                     count(&self.common.counters.0.unauthorized);
-                    return self.refuse(Code::Unauthorized, &why);
+                    return self.refuse(Code::Unauthorized, &why.to_string());
                 }
                 self.is_greeted = true;
                 self.must_arm = true;
