@@ -306,7 +306,7 @@ fn doors_without_encryption_stay_on_this_machine() {
 /// A certificate for whatever it is asked for, in files.
 fn certificate(place: &Place) -> [String; 2] {
     let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    [place.write("cert.pem", &signed.cert.pem()), place.write("key.pem", &signed.signing_key.serialize_pem())]
+    [place.write("cert.pem", signed.cert.pem()), place.write("key.pem", signed.signing_key.serialize_pem())]
 }
 
 #[test]
@@ -338,4 +338,18 @@ fn doors_with_a_certificate_are_encrypted_unless_they_are_asked_not_to_be() {
     let args = ["--config", &open, "--listen", "127.0.0.1:0", "--http", "0.0.0.0:0", "--cert", &cert, "--key", &key];
     let ended = seawall(&[&["receive", "--log", &place.arg("log")][..], &args[..]].concat()).expect(1);
     assert!(ended.stderr.contains("plaintext_beyond_loopback"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("leave out `plaintext_doors`"), "{}", ended.stderr);
+
+    // Where a certificate is needed, a token is not enough in the open either.
+    let token = place.write("token", "plant-plant-plant");
+    let asks = format!("[server]\nplaintext_doors = true\ntokens = [{{ file = {token:?} }}]\n{SMALL}");
+    let asks = place.write("doors.toml", &asks);
+    let args = ["--config", &asks, "--listen", "127.0.0.1:0", "--cert", &cert, "--key", &key, "--client-ca", &cert];
+    for (door, why) in
+        [("--http", "http without TLS sees no certificates"), ("--lines", "lines knows no source's name")]
+    {
+        let door = [door, "127.0.0.1:0"];
+        let ended = seawall(&[&["receive", "--log", &place.arg("log")][..], &args[..], &door[..]].concat()).expect(1);
+        assert!(ended.stderr.contains(why), "{}", ended.stderr);
+    }
 }

@@ -36,15 +36,22 @@ impl Closing {
     }
 }
 
-/// Agrees with a peer upon TLS; `None`, and nothing more is to be done for it, where that fails.
+/// Agrees with a peer upon TLS; `None`, and nothing more is to be done for it, where that fails or the door is `closing`.
 #[cfg(feature = "net")]
 pub(super) async fn within_tls(
     tls: &ServerTls,
     stream: TcpStream,
     peer: SocketAddr,
     within: Duration,
+    closing: &mut Closing,
 ) -> Option<Stream> {
-    match tls.accept(stream, &peer.to_string(), within).await {
+    let peer = peer.to_string();
+    // On the heap: the handshake is large and short, the connection small and long.
+    let agreed = tokio::select! {
+        agreed = Box::pin(tls.accept(stream, &peer, within)) => agreed,
+        () = closing.wait() => return None,
+    };
+    match agreed {
         Ok(stream) => Some(stream),
         Err(_error) => {
             event!(debug, %peer, error = %_error, "TLS was not agreed upon");

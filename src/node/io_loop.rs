@@ -12,6 +12,9 @@ use crate::io::DriverLoop;
 /// Turns the loop until nobody needs it, on the tokio runtime this is spawned in. Dropped, or where the runtime cannot watch it,
 /// the loop goes on in a thread of its own.
 ///
+/// A thread of that runtime must not wait for the driver's logs: see [`DriverLoop`]. A runtime that runs only within `block_on` turns
+/// the loop only there.
+///
 /// # Panics
 /// When the runtime was built without I/O.
 pub async fn run_loop(driver_loop: DriverLoop) {

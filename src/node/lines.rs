@@ -3,7 +3,7 @@
 //! What is promised: a line counts when it is durable, and nobody is told. Lines of a connection are stored in their
 //! order. What was in flight when either side dies is lost or, if the sender repeats it, there twice: nothing tells a
 //! repetition. While there is no room, nothing is read, and the sender waits. A last line without an end counts when the
-//! sender closes, and not when the connection breaks.
+//! sender closes, and not when the connection breaks: within TLS, when it closes without a `close_notify`.
 //!
 //! With [`LinesConfig::ack`] the connection answers `OK <count>`: the first `<count>` lines of this connection are
 //! durable; and `ERR <why>` before it ends for a reason of its own. A sender that repeats only what is behind the last
@@ -19,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
+#[cfg(feature = "net")]
+use super::accept::within_tls;
 use super::accept::{Closing, accept};
 use super::error::ReceiverError;
 use super::impatient::Impatient;
@@ -29,6 +31,8 @@ use super::talk::{Speaker, Talk, TalkError};
 use crate::config::{Unusable, spans, within};
 use crate::events::event;
 use crate::io::{Disk, Storage};
+#[cfg(feature = "net")]
+use crate::net::ServerTls;
 use crate::receiver::{PayloadBuilder, Poison, ReceiverConfig, Send, Sequences, WaitFor};
 use crate::sync::now;
 use crate::types::{Seq, SourceEpoch, SourceId};
@@ -191,21 +195,28 @@ impl<S: Storage> LinesGateway<S> {
             .await;
     }
 
-    /// As [`LinesGateway::serve`], within TLS 1.3. Certificates that are asked for are needed to connect, and name no source.
+    /// As [`LinesGateway::serve`], within TLS 1.3, which is agreed upon within `handshake_timeout`. Where certificates are asked for,
+    /// a peer without one is cut, also where other ways in would believe a token; they name no source.
     #[cfg(feature = "net")]
     pub async fn serve_tls(
         self,
         listener: TcpListener,
-        tls: crate::net::ServerTls,
+        tls: ServerTls,
+        handshake_timeout: Duration,
         shutdown: impl Future<Output = ()> + std::marker::Send,
     ) {
         let common = self.common.clone();
-        self.serve_by(listener, shutdown, |stream, peer, closing| {
+        self.serve_by(listener, shutdown, |stream, peer, mut closing| {
             let (common, tls) = (common.clone(), tls.clone());
             async move {
-                if let Some(stream) = super::accept::within_tls(&tls, stream, peer, PATIENCE).await {
-                    serve(common, stream, peer.ip(), closing).await;
+                let Some(stream) = within_tls(&tls, stream, peer, handshake_timeout, &mut closing).await else {
+                    return;
+                };
+                if tls.asks && stream.peer_certificate().is_none() {
+                    event!(warn, %peer, "a connection for lines without a certificate is ended");
+                    return;
                 }
+                serve(common, stream, peer.ip(), closing).await;
             }
         })
         .await;
@@ -277,7 +288,11 @@ where
         }
         Err(error) => Err(Ended::Refused(error)),
     };
-    let Err(why) = ended else { return };
+    let Err(why) = ended else {
+        // Within TLS an end that is not said is none.
+        let _said_or_not = timeout(LINGER, io.shutdown()).await;
+        return;
+    };
     let text = match why {
         Ended::Broken(_error) => {
             event!(debug, %peer, error = %_error, "a connection for lines broke");
@@ -407,6 +422,8 @@ impl<'a, S: Storage, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, S, I> {
         if self.common.config.ack && durable > self.told {
             self.told = durable;
             self.io.write_all(format!("OK {durable}\n").as_bytes()).await.map_err(Ended::Broken)?;
+            // TLS may have kept it.
+            self.io.flush().await.map_err(Ended::Broken)?;
         }
         Ok(())
     }

@@ -182,6 +182,10 @@ impl<S: Storage> LocalSource<S> {
         if bytes > self.config.payload_bytes_max() {
             // No window is as long: it would wait for room for ever.
             self.talk.pass_by(send).await?;
+            // Nothing else paces such records, and only so many rejects may be unseen.
+            while self.talk.durable() < self.last && self.wait_for != WaitFor::Received {
+                self.talk.hear().await?;
+            }
         } else {
             self.talk.room(bytes).await?;
             self.talk.send(send)?;

@@ -140,6 +140,15 @@ fn those_that_wait_for_nothing_durable_may_have_poison_dropped() {
     assert!(matches!(error, ReceiverError::Refused { code: Code::Poison, .. }), "{error}");
 }
 
+/// Once what is on its way is durable.
+fn nothing_is_charged(running: &Running) {
+    let by = std::time::Instant::now() + Duration::from_secs(60);
+    while running.receiver.stats().intake.charged_bytes > 0 {
+        assert!(std::time::Instant::now() < by, "{:?}", running.receiver.stats());
+        std::thread::yield_now();
+    }
+}
+
 /// Longer than the window, it waited for room that never came.
 #[test]
 fn a_record_longer_than_the_window_is_treated_as_any_that_is_too_long() {
@@ -147,6 +156,7 @@ fn a_record_longer_than_the_window_is_treated_as_any_that_is_too_long() {
         record_bytes_max: 4096,
         frame_bytes_max: 8192,
         session_window_bytes: 16 << 10,
+        rejects_unseen_max: 2,
         poison,
         ..ReceiverConfig::default()
     };
@@ -159,7 +169,25 @@ fn a_record_longer_than_the_window_is_treated_as_any_that_is_too_long() {
     let [reject] = &stored.rejects[..] else { panic!("{stored:?}") };
     assert_eq!((stored.last, reject.seq, reject.reason), (Seq::new(3), Seq::new(2), RejectReason::Oversized));
     assert_eq!(records(&running.log), [("a".into(), 1, b"before".to_vec()), ("a".into(), 3, b"behind".to_vec())]);
+    // More of them than rejects may be unseen.
+    let many = source.store_blocking(&[&[7; 20_000][..]; 300]).unwrap();
+    assert_eq!((many.last, many.rejects.len()), (Seq::new(303), 300));
     drop(source);
+    nothing_is_charged(&running);
+    running.close();
+
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), limits(Poison::DeadLetter));
+    let opened = running.receiver.local_with(SourceId::new("s"), Sequences::Sparse, WaitFor::Durable);
+    let mut source = futures(opened).unwrap();
+    let at = |seq, record| (Seq::new(seq), record);
+    let stored = futures(source.store_at(&[at(5, records_of[0]), at(7, records_of[1]), at(9, records_of[2])])).unwrap();
+    assert_eq!((stored.last, stored.rejects[0].seq, stored.rejects.len()), (Seq::new(9), Seq::new(7), 1));
+    let mut nobody = futures(running.receiver.local_with(None, Sequences::None, WaitFor::Durable)).unwrap();
+    let error = nobody.store_blocking(&records_of).unwrap_err();
+    assert!(matches!(error, ReceiverError::Refused { code: Code::Oversized, .. }), "nobody to tell: {error}");
+    drop((source, nobody));
+    nothing_is_charged(&running);
     running.close();
 
     let dir = tempfile::tempdir().unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use seawall::net::ServerTls;
 use seawall::node::{Admin, HttpConfig, HttpGateway, LinesConfig, LinesGateway, Receiver, ReceiverError, TokenRule};
@@ -18,8 +19,8 @@ pub(super) struct Doors {
     pub(super) admin: Admin,
     http: Option<TcpListener>,
     lines: Option<TcpListener>,
-    /// Of HTTP and lines.
-    tls: Option<ServerTls>,
+    /// Of HTTP and lines; it is agreed upon within the time.
+    tls: Option<(ServerTls, Duration)>,
     tokens: Vec<TokenRule>,
     addresses: BTreeMap<&'static str, SocketAddr>,
     /// Ends what tells how it goes, with the last of the doors.
@@ -33,8 +34,13 @@ impl Doors {
         let tls = settings.doors_tls()?;
         let mut listen = |name: &'static str, field: &str, address: Option<SocketAddr>, is_encrypted: bool| {
             let Some(address) = address else { return Ok(None) };
-            if !is_encrypted && !settings.server.plaintext_beyond_loopback && !address.ip().is_loopback() {
-                let remedy = if name == "admin" { "" } else { "set `cert` and `key` for TLS, " };
+            let is_on_loopback = address.ip().to_canonical().is_loopback();
+            if !is_encrypted && !settings.server.plaintext_beyond_loopback && !is_on_loopback {
+                let remedy = match name {
+                    "admin" => "",
+                    _ if settings.server.plaintext_doors => "leave out `plaintext_doors`, ",
+                    _ => "set `cert` and `key` for TLS, ",
+                };
                 return Err(Failure::Usage(format!(
                     "configuration: {field} is {address}, which other machines can reach, and it is not encrypted: {remedy}put \
                      a proxy with TLS before a loopback address, or set `plaintext_beyond_loopback`"
@@ -53,6 +59,7 @@ impl Doors {
         if let Some(listener) = listen("admin", "server.admin", settings.server.admin, false)? {
             runtime.spawn(admin.clone().serve(listener, until_true(closed)));
         }
+        let tls = tls.map(|tls| (tls, settings.server.handshake_timeout));
         Ok(Doors { admin, http, lines, tls, tokens: settings.tokens()?, addresses, _open: open })
     }
 
@@ -74,7 +81,7 @@ impl Doors {
             self.admin.show_http("http", gateway.watch());
             let stopped = until_true(stopped.clone());
             match self.tls.clone() {
-                Some(tls) => serving.spawn(gateway.serve_tls(listener, tls, stopped)),
+                Some((tls, within)) => serving.spawn(gateway.serve_tls(listener, tls, within, stopped)),
                 None => serving.spawn(gateway.serve(listener, stopped)),
             };
         }
@@ -83,7 +90,7 @@ impl Doors {
             self.admin.show_lines("lines", gateway.watch());
             let stopped = until_true(stopped.clone());
             match self.tls.clone() {
-                Some(tls) => serving.spawn(gateway.serve_tls(listener, tls, stopped)),
+                Some((tls, within)) => serving.spawn(gateway.serve_tls(listener, tls, within, stopped)),
                 None => serving.spawn(gateway.serve(listener, stopped)),
             };
         }

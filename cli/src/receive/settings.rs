@@ -38,7 +38,7 @@ pub(super) struct ServerSettings {
     pub(super) plaintext_beyond_loopback: bool,
     /// With a certificate, HTTP and lines are encrypted as the protocol is; this leaves them as they are: for a proxy on this
     /// machine.
-    plaintext_doors: bool,
+    pub(super) plaintext_doors: bool,
     /// Ways in that cannot ask for what the protocol asks for are open all the same.
     unauthenticated_doors: bool,
     cert: Option<PathBuf>,
@@ -48,7 +48,7 @@ pub(super) struct ServerSettings {
     client_certificates_optional: bool,
     tokens: Vec<TokenSettings>,
     #[serde(with = "humantime_serde")]
-    handshake_timeout: Duration,
+    pub(super) handshake_timeout: Duration,
     #[serde(with = "humantime_serde")]
     drain: Duration,
 }
@@ -196,17 +196,18 @@ impl Settings {
 }
 
 impl Settings {
-    /// Where sources have to say who they are, no door may let them in without: lines asks for nothing, and HTTP without TLS
-    /// for tokens only.
+    /// Where sources have to say who they are, no door may let them in without: lines knows nobody, and HTTP without TLS no
+    /// certificates.
     pub(super) fn check_doors(&self) -> Result<(), Failure> {
-        let ServerSettings { http, lines, client_ca, tokens, plaintext_doors, unauthenticated_doors, .. } =
-            &self.server;
+        let ServerSettings { http, lines, client_ca, tokens, .. } = &self.server;
+        let ServerSettings { plaintext_doors, unauthenticated_doors, client_certificates_optional, .. } = &self.server;
         let asks = client_ca.is_some() || !tokens.is_empty();
+        let needs_certificate = client_ca.is_some() && !client_certificates_optional;
         let open = match (http, lines) {
             _ if !asks || *unauthenticated_doors => return Ok(()),
-            (_, Some(_)) => "lines asks for nothing",
-            (Some(_), None) if tokens.is_empty() && *plaintext_doors => {
-                "http without TLS asks for tokens only, and there are none"
+            (_, Some(_)) => "lines knows no source's name",
+            (Some(_), None) if *plaintext_doors && (needs_certificate || tokens.is_empty()) => {
+                "http without TLS sees no certificates"
             }
             _ => return Ok(()),
         };

@@ -85,7 +85,7 @@ impl Disk {
             }
             Direct::Refused(_) => (false, BLOCK_BYTES_MIN),
         };
-        let (channel, backend, backend_reason) = driver.connect()?;
+        let (channel, backend, backend_reason) = driver.connect(is_direct)?;
         let medium = Medium { backend, backend_reason, direct: is_direct, device_block_bytes: block_bytes as u32 };
         Ok(Disk { path: dir.to_owned(), dir: fd, access, medium, channel, _driver: driver.clone() })
     }

@@ -13,7 +13,7 @@ use super::super::fork::is_forked_child;
 use super::super::{Backend, Client, GroupWrite, WriteTimes};
 use super::inbox::Inbox;
 use super::pool::{Pool, Work};
-use super::{AbortOnPanic, DriverConfig};
+use super::{AbortOnPanic, DriverConfig, Owner};
 
 /// A write and where it came from.
 pub(super) struct Order {
@@ -34,6 +34,8 @@ pub(super) struct Shared {
     pub(super) background: Arc<Pool<Job>>,
     /// Writes go to the ring, by way of the inbox; otherwise straight to `writers`.
     pub(super) has_ring: AtomicBool,
+    /// The ring takes only what needs no flush by a thread.
+    flushes_by_pool: AtomicBool,
     /// Writes handed to `writers` whose end has not been told.
     pub(super) writes_in_pool: AtomicUsize,
     /// Of one channel, at most this many writes occupy threads, ours or the kernel's.
@@ -61,6 +63,7 @@ impl Shared {
             writers: Pool::new("seawall-write", threads_max),
             background: Pool::new("seawall-bg", BACKGROUND_THREADS_MAX),
             has_ring: AtomicBool::new(false),
+            flushes_by_pool: AtomicBool::new(false),
             writes_in_pool: AtomicUsize::new(0),
             threads_per_channel: (threads_max / 2).max(1),
             carried: Mutex::new((Backend::Pwrite, None)),
@@ -71,9 +74,21 @@ impl Shared {
     }
 
     /// From now on writes go to the ring.
-    pub(super) fn becomes_ring(&self) {
+    pub(super) fn becomes_ring(&self, owner: Owner) {
         *self.carried.lock() = (Backend::IoUring, None);
+        self.flushes_by_pool.store(owner == Owner::AnyThread, Ordering::Relaxed);
         self.has_ring.store(true, Ordering::Relaxed);
+    }
+
+    /// How a directory's writes are carried, and why not by the ring.
+    pub(super) fn carried_for(&self, is_direct: bool) -> (Backend, Option<String>) {
+        match self.carried.lock().clone() {
+            (Backend::IoUring, _) if !is_direct && self.flushes_by_pool.load(Ordering::Relaxed) => {
+                let why = "in an event loop only direct writes go through io_uring".to_owned();
+                (Backend::Pwrite, Some(why))
+            }
+            carried => carried,
+        }
     }
 
     /// Has a thread of the pool do the write. Its end goes to the inbox, whatever happens.
@@ -100,9 +115,9 @@ const BACKGROUND_THREADS_MAX: usize = 4;
 impl Channel {
     /// # Errors
     /// When the threads that its work needs cannot be started.
-    pub(super) fn open(shared: &Arc<Shared>) -> io::Result<Arc<Channel>> {
+    pub(super) fn open(shared: &Arc<Shared>, backend: Backend) -> io::Result<Arc<Channel>> {
         shared.background.ensure_thread()?;
-        if !shared.has_ring.load(Ordering::Relaxed) {
+        if backend != Backend::IoUring {
             shared.writers.ensure_thread()?;
         }
         Ok(Channel::new(shared.clone()))
@@ -200,7 +215,7 @@ impl Work for Order {
     /// The pool's way of writing.
     fn run(self) {
         // A panic would leave the client waiting for ever.
-        let _guard = AbortOnPanic;
+        let _guard = AbortOnPanic::new();
         let result = self.write.file.write_flushed(self.write.offset, &self.write.parts);
         let shared = self.channel.shared.clone();
         shared.inbox.post_ended(Ended { order: self, result });

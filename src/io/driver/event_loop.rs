@@ -23,9 +23,11 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// The work of a [`Driver`](super::Driver) made by [`Driver::in_event_loop`](super::Driver::in_event_loop). Whoever has it calls
 /// [`turn`](Self::turn) when its waker was woken and when its descriptor is readable: otherwise nothing that was appended to the
-/// driver's logs becomes durable. Dropped, it goes on in a thread of its own.
+/// driver's logs becomes durable. Dropped, it goes on in a thread of its own: whoever watches the descriptor stops before that.
 ///
-/// A thread that is to turn it must not wait for what these logs do (`Pending::wait`, `Log::close`): neither would ever end.
+/// A thread that is to turn it must not wait for what these logs do: that would never end. Of a log, `try_append`, `reserve`,
+/// `.await` on a `Pending`, reading and `trim` do not wait for it; `append` (for room), several records at once, `Pending::wait`,
+/// `truncate`, `close`, and dropping the last handle of a log (for 10 s) do, and belong on another thread.
 pub struct DriverLoop {
     /// None when the work is over, or goes on in a thread.
     carrier: Option<Carrier>,
@@ -41,7 +43,10 @@ impl DriverLoop {
     /// Does what there is to do; never blocks on the device. `waker` is woken when others leave something to do; ends of writes and
     /// deadlines make the descriptor readable, once for each (edge-triggered). Ready when nobody needs it any more.
     pub fn turn(&mut self, waker: &Waker) -> Poll<()> {
-        let _guard = AbortOnPanic;
+        if is_forked_child() {
+            self.leave_to_the_parent();
+        }
+        let _guard = AbortOnPanic::new();
         for _ in 0..ROUNDS_MAX {
             let Some(carrier) = &mut self.carrier else { return Poll::Ready(()) };
             if !carrier.work() {
@@ -56,6 +61,11 @@ impl DriverLoop {
         }
         waker.wake_by_ref();
         Poll::Pending
+    }
+
+    /// The ring is the parent's, and so are the buffers that it reads.
+    fn leave_to_the_parent(&mut self) {
+        std::mem::forget(self.carrier.take());
     }
 
     /// As if there had been a thread from the beginning.
@@ -82,8 +92,7 @@ impl DriverLoop {
 impl Drop for DriverLoop {
     fn drop(&mut self) {
         if is_forked_child() {
-            // The ring is the parent's, and so are the buffers that it reads.
-            return std::mem::forget(self.carrier.take());
+            self.leave_to_the_parent();
         }
         self.go_on_in_a_thread();
     }

@@ -94,8 +94,8 @@ impl Inbox {
                 self.word.bump();
                 self.word.wake_one();
             }
-            // Nobody reads the counter, the ring sees its edges; it would overflow in centuries.
             Some(Sleep::Task(waker)) => waker.wake(),
+            // Nobody reads the counter, the ring sees its edges; it would overflow in centuries.
             Some(Sleep::Ring) => _ = rustix::io::write(&self.event, &1u64.to_ne_bytes()),
         }
     }

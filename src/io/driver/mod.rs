@@ -101,15 +101,14 @@ impl Driver {
     /// runtime.block_on(async {
     ///     tokio::spawn(seawall::node::run_loop(driver_loop));
     ///     let (log, _) = seawall::Log::open_with(&dir, seawall::Config::default(), &driver).unwrap();
-    ///     let record = log.append(b"a record").unwrap();
-    ///     record.await.unwrap();           // `record.wait()` here would keep the loop from turning
+    ///     let record = log.try_append(b"a record").unwrap();
+    ///     record.await.unwrap();           // what blocks, `record.wait()` for one, would keep the loop from turning
     /// });
     /// # }
     /// ```
     ///
     /// # Errors
-    /// When io_uring does not work (`Unsupported` where positional writes were chosen), no thread can be started, or this process
-    /// is a fork's child.
+    /// When io_uring does not work (`Unsupported` where positional writes were chosen), or this process is a fork's child.
     pub fn in_event_loop(config: DriverConfig) -> io::Result<(Driver, DriverLoop)> {
         watch_forks()?;
         if config.backend == BackendChoice::Pwrite {
@@ -119,7 +118,7 @@ impl Driver {
         let shared = Shared::new(&config)?;
         let ring = Ring::new(shared.clone(), config.ring_entries, config.pool_threads_max, Owner::AnyThread)?;
         let readable = ring.readable()?;
-        shared.becomes_ring();
+        shared.becomes_ring(Owner::AnyThread);
         let driver = Driver::new(config);
         _ = driver.0.running.set(Running(shared.clone()));
         Ok((driver, DriverLoop::new(Carrier::new(shared, Some(ring)), readable)))
@@ -137,10 +136,10 @@ impl Driver {
     }
 
     /// A way to this driver for a directory, how its writes are carried, and why not by io_uring if that was wanted.
-    pub(super) fn connect(&self) -> io::Result<(Arc<Channel>, Backend, Option<String>)> {
+    pub(super) fn connect(&self, is_direct: bool) -> io::Result<(Arc<Channel>, Backend, Option<String>)> {
         let shared = self.running()?;
-        let (backend, reason) = shared.carried.lock().clone();
-        Ok((Channel::open(shared)?, backend, reason))
+        let (backend, reason) = shared.carried_for(is_direct);
+        Ok((Channel::open(shared, backend)?, backend, reason))
     }
 
     fn running(&self) -> io::Result<&Arc<Shared>> {
@@ -194,7 +193,7 @@ fn choose(shared: &Arc<Shared>, config: &DriverConfig) -> io::Result<Option<Ring
     }
     match Ring::new(shared.clone(), config.ring_entries, config.pool_threads_max, Owner::ThisThread) {
         Ok(ring) => {
-            shared.becomes_ring();
+            shared.becomes_ring(Owner::ThisThread);
             Ok(Some(ring))
         }
         Err(e) if config.backend == BackendChoice::Auto => {
@@ -207,11 +206,20 @@ fn choose(shared: &Arc<Shared>, config: &DriverConfig) -> io::Result<Option<Ring
 
 /// Ends the process when a thread panics whose death would leave clients waiting for ever: a log survives the end of
 /// its process, and nobody survives a wait without one. Clients' own panics never get here.
-struct AbortOnPanic;
+struct AbortOnPanic {
+    /// Somebody else's panic, which this is a part of the unwinding of, ends nothing.
+    was_panicking: bool,
+}
+
+impl AbortOnPanic {
+    fn new() -> AbortOnPanic {
+        AbortOnPanic { was_panicking: std::thread::panicking() }
+    }
+}
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() && !self.was_panicking {
             std::process::abort();
         }
     }

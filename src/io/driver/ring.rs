@@ -99,7 +99,8 @@ impl Ring {
 
     /// Whether one request can carry this write.
     pub(super) fn accepts(&self, order: &Order) -> bool {
-        // A flush is done by a thread of the kernel that belongs to the one that submitted it, and may end with it.
+        // A flush is done by a thread of the kernel that belongs to the one that submitted it, and may end with it. So may a
+        // direct write into blocks that are reserved and not written: cancelled, it is an error like any other.
         let is_flushed_here = order.write.file.is_direct() || self.owner == Owner::ThisThread;
         is_flushed_here && order.write.parts.len() <= PARTS_MAX && order.write.bytes() <= REQUEST_BYTES_MAX
     }
@@ -149,8 +150,10 @@ impl Ring {
     /// # Errors
     /// The ring is of no use any more.
     pub(super) fn submit(&mut self, wake_at: Option<Instant>) -> io::Result<()> {
+        // What the kernel did not take the last time goes first: until then the caller does not sleep, and needs no alarm.
+        let has_left = !self.ring.submission().is_empty();
         self.fill();
-        if let Some(at) = wake_at {
+        if let Some(at) = wake_at.filter(|_| !has_left) {
             self.set_alarm(at);
         }
         let to_submit = self.ring.submission().len();
@@ -187,7 +190,7 @@ impl Ring {
 
     #[allow(unsafe_code)]
     fn submit_without_waiting(&mut self, to_submit: usize) -> io::Result<usize> {
-        // Asks for events although it waits for none: completions are posted only when asked for.
+        // Asks for events although it waits for none: those of a ring of one thread are posted only when asked for.
         let flags = EnterFlags::GETEVENTS.bits();
         // SAFETY: no argument structure is passed; the requests were put there by `push`, which argues for them.
         unsafe { self.ring.submitter().enter::<()>(to_submit as u32, 0, flags, None) }
@@ -292,7 +295,8 @@ impl Ring {
         // `Arc<Buffer>`s are not written to. The watch has no buffer, and its file lives in `shared`. The alarm's time lives as
         // long as the ring, and is changed only when the request that names it was submitted, or with it.
         let pushed = unsafe { self.ring.submission().push(request) };
-        // One request per operation at a time, one watch, and one alarm that is moved once: never more than entries.
+        // One request per operation at a time, one watch, and one alarm that is moved once before all of it is submitted: never
+        // more than entries.
         pushed.expect("a free entry");
     }
 }
@@ -315,7 +319,7 @@ fn build(entries: u32, owner: Owner) -> io::Result<IoUring> {
     let is_unknown = |e: &io::Error| Errno::from_io_error(e) == Some(Errno::INVAL);
     if owner == Owner::AnyThread {
         // A task may go from thread to thread, and what one thread submitted must be heard of while it does something else.
-        return IoUring::new(entries);
+        return IoUring::builder().dontfork().build(entries);
     }
     // Completions are worked on when this thread asks for them and do not interrupt it (Linux 6.1).
     match IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries) {

@@ -610,7 +610,7 @@ mod ring {
         disk.submit(write(&file, 2, vec![block(1)]));
         wait_for(&client.told, 3);
         assert!(client.ends.lock()[&2].is_ok());
-        assert_eq!(driver.connect().unwrap().1, Backend::Pwrite);
+        assert_eq!(driver.connect(true).unwrap().1, Backend::Pwrite);
     }
 
     /// With writes in the ring and others that nobody has taken yet.

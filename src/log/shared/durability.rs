@@ -156,8 +156,10 @@ impl<S: Storage> Shared<S> {
         }
         if released.poisoned {
             self.over.store(true, Ordering::Release);
-            events::happened("poisoned", 1);
-            event!(error, log = %self.storage.describe(), "poisoned: a write or flush failed, nothing later is acknowledged");
+            if released.is_news {
+                events::happened("poisoned", 1);
+                event!(error, log = %self.storage.describe(), "poisoned: a write or flush failed, nothing later is acknowledged");
+            }
             self.waiters.wake_everyone();
             self.waiters.wake_tasks(Lsn::MAX);
             self.announce_room();

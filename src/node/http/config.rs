@@ -9,7 +9,7 @@ use crate::node::tokens::TokenRule;
 /// Limits of the HTTP gateway, and whom it believes.
 #[derive(Clone, Debug)]
 pub struct HttpConfig {
-    /// Sources that show one of these are believed; without any, everybody is.
+    /// Sources that show one of these are believed; without any, everybody is where no certificate is asked for.
     pub tokens: Vec<TokenRule>,
     /// A body may be this long, and no longer than the receiver's longest SEND: 1 byte to 1 GiB. Default 4 MiB.
     pub body_bytes_max: u64,

@@ -188,16 +188,21 @@ impl<S: Storage> HttpGateway<S> {
         .await;
     }
 
-    /// As [`HttpGateway::serve`], within TLS 1.3, which is agreed upon within [`HttpConfig::head_timeout`]. Where certificates are
-    /// asked for, one is believed as on the wire: it speaks for the sources named like it, and for no request without a
-    /// `Source-Id`.
+    /// As [`HttpGateway::serve`], within TLS 1.3, which is agreed upon within `handshake_timeout`. Where certificates are asked for,
+    /// one is believed as on the wire: it speaks for the sources named like it, and for no request without a `Source-Id`.
     #[cfg(feature = "net")]
-    pub async fn serve_tls(self, listener: TcpListener, tls: ServerTls, shutdown: impl Future<Output = ()> + Send) {
+    pub async fn serve_tls(
+        self,
+        listener: TcpListener,
+        tls: ServerTls,
+        handshake_timeout: Duration,
+        shutdown: impl Future<Output = ()> + Send,
+    ) {
         let common = self.common.clone();
-        self.serve_by(listener, shutdown, move |stream, peer, closing| {
+        self.serve_by(listener, shutdown, move |stream, peer, mut closing| {
             let (common, tls) = (common.clone(), tls.clone());
             async move {
-                if let Some(stream) = within_tls(&tls, stream, peer, common.config.head_timeout).await {
+                if let Some(stream) = within_tls(&tls, stream, peer, handshake_timeout, &mut closing).await {
                     let identity = Identity::of(&tls, &stream);
                     serve(common, stream, identity, closing).await;
                 }
@@ -226,7 +231,8 @@ impl<S: Storage> HttpGateway<S> {
         common.sweep();
     }
 
-    /// Serves one connection, of whatever kind: a Unix socket's, for one. Returns when it is closed.
+    /// Serves one connection, of whatever kind: a Unix socket's, for one. Returns when it is closed. Tokens are asked for, and no
+    /// certificates.
     pub async fn serve_connection<I>(self, io: I)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -289,8 +295,10 @@ impl<S: Storage> Common<S> {
         let no = |status, text: String| Err(Answer::error(status, "unauthorized", text));
         match identity.authorize(&self.config.tokens, token_of(headers)?, source) {
             Ok(()) => Ok(()),
-            Err(Unbelieved::NoToken) => no(401, "Authorization: Bearer TOKEN is needed".to_owned()),
-            Err(why @ (Unbelieved::UnknownToken | Unbelieved::NoCertificate)) => no(401, why.to_string()),
+            Err(Unbelieved::NoToken) if !identity.asks => no(401, "Authorization: Bearer TOKEN is needed".to_owned()),
+            Err(why @ (Unbelieved::NoToken | Unbelieved::UnknownToken | Unbelieved::NoCertificate)) => {
+                no(401, why.to_string())
+            }
             Err(why @ (Unbelieved::OtherSources | Unbelieved::CertificateForOthers)) => no(403, why.to_string()),
         }
     }

@@ -35,6 +35,7 @@ impl<F> Pipe<F> {
             frame_bytes: 0,
             room: false,
             poisoned: false,
+            is_news: false,
         };
         let Some(flight) = self.flights.iter_mut().find(|flight| flight.token == token) else {
             debug_assert!(false, "a completion nobody waits for");
@@ -54,7 +55,7 @@ impl<F> Pipe<F> {
                 self.depth.completed(now, bytes, saturated);
             }
             Err(error) => {
-                self.has_failed = true;
+                released.is_news = !std::mem::replace(&mut self.has_failed, true);
                 let base = flight.base;
                 self.poison_from(base, error);
                 released.poisoned = true;

@@ -65,5 +65,8 @@ pub(crate) struct Released<F> {
     pub(crate) frame_bytes: u64,
     /// In-flight bytes fell although someone may wait for that.
     pub(crate) room: bool,
+    /// This group does not count: it failed, or ended behind one that did.
     pub(crate) poisoned: bool,
+    /// It is the first that failed.
+    pub(crate) is_news: bool,
 }

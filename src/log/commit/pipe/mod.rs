@@ -11,8 +11,9 @@
 //! - A chunk that starts a segment is a barrier: it is not written before everything before it is flushed, because its
 //!   first record states where the segment before it ends.
 //! - Groups may complete in any order; `flushed` moves over the gap-free prefix of completed groups.
-//! - After a failure nothing is ever flushed: `poison` is set once and never cleared, and a group that ends well behind it does
-//!   not count, wherever it stands in the log: a device that reported once what it lost says yes to the next flush.
+//! - After a failure was heard of nothing is ever flushed: `poison` is set once and never cleared, and a group of which it is heard
+//!   later that it ended well does not count, wherever it stands in the log: a device that reported once what it lost says yes
+//!   to the next flush.
 mod append;
 mod chunk;
 mod ending;
