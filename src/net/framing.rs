@@ -2,7 +2,8 @@
 //! long the frame is, is the caller's to read.
 //!
 //! What a silent peer costs is nothing: bytes are read into a buffer of the thread, and only what has arrived is kept. A
-//! frame of which much is missing gets a buffer that grows with what has arrived, so that a claim costs nothing either.
+//! frame of which much is missing gets a buffer that grows with what has arrived, or has arrived for the frame before, so that a
+//! claim costs nothing either.
 //! Every function may be left at any `Pending` and called again.
 
 use std::cell::RefCell;
@@ -167,8 +168,8 @@ impl FrameReader {
         Poll::Ready(Ok(read))
     }
 
-    /// Reads into the frame's own buffer, which is at most twice as long as what has arrived, or longer by
-    /// [`GROWTH_BYTES`].
+    /// Reads into the frame's own buffer, which is at most twice as long as what has arrived, or longer by [`GROWTH_BYTES`] or by
+    /// what the last frame was long.
     fn poll_grow<S: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -176,8 +177,10 @@ impl FrameReader {
         frame_bytes: usize,
     ) -> Poll<Result<usize, NetError>> {
         let held = self.buffer.len();
-        if self.buffer.capacity() == held {
-            let longer = frame_bytes.min(held + held.max(GROWTH_BYTES));
+        // As long as the last frame was, at once: each smaller step copies all that is there, and is a read of its own.
+        let is_short = self.buffer.capacity() < frame_bytes.min(self.last_bytes);
+        if self.buffer.capacity() == held || is_short {
+            let longer = frame_bytes.min(held + held.max(GROWTH_BYTES).max(self.last_bytes));
             let mut grown = BytesMut::with_capacity(longer);
             grown.put_slice(&self.buffer);
             self.buffer = grown;
@@ -355,6 +358,23 @@ mod tests {
             near.write_all(&vec![7; READ_AHEAD_BYTES - unread]).await.unwrap();
             assert!(poll_fn(|cx| reader.poll_head(cx, &mut far)).await.unwrap().is_some());
             assert_eq!((reader.buffer.len(), reader.buffer.capacity()), (READ_AHEAD_BYTES, room));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_frame_is_one_read_when_the_last_one_was_as_long() {
+        let (mut near, mut far) = duplex(3 * LONG);
+        let mut reader = FrameReader::default();
+        for (bytes, room) in
+            [(LONG, READ_AHEAD_BYTES + GROWTH_BYTES), (LONG, LONG), (3 * LONG, READ_AHEAD_BYTES + LONG)]
+        {
+            near.write_all(&vec![7; READ_AHEAD_BYTES]).await.unwrap();
+            assert!(poll_fn(|cx| reader.poll_head(cx, &mut far)).await.unwrap().is_some());
+            near.write_all(&[7]).await.unwrap();
+            assert!(poll_once(|cx| reader.poll_frame(cx, &mut far, bytes)).is_pending());
+            assert_eq!(reader.buffer.capacity(), room, "of {bytes}");
+            near.write_all(&vec![7; bytes - READ_AHEAD_BYTES - 1]).await.unwrap();
+            assert_eq!(frame(&mut reader, &mut far, bytes).await.unwrap().len(), bytes);
         }
     }
 
