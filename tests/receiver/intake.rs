@@ -1,59 +1,22 @@
-//! One story each: what went wrong once, or would.
+//! One story each of the receiving end: what went wrong once, or would.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use seawall::receiver::{
-    Ack, Block, Code, Hello, Intake, Message, Nack, Outbox, OutboxConfig, OutboxError, OutboxOutput, Oversized, Poison,
-    Preview, RangeKind, ReceiverConfig, Reject, RejectReason, Reservation, Sequences, SessionKey, SessionOutput,
-    WaitFor, Welcome,
+    Block, Code, Hello, Intake, Message, Outbox, OutboxConfig, Oversized, Poison, Preview, RangeKind, ReceiverConfig,
+    Reject, RejectReason, Reservation, Sequences, SessionKey, SessionOutput, WaitFor,
 };
 use seawall::{Lsn, SourceEpoch};
 
-use crate::bed::{Bed, carried, dense, hello, id, replay, seq, small, sparse};
+use crate::bed::{Bed, dense, hello, id, replay, seq, small, sparse};
+use crate::outbox::said;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn ping(seen: u64) -> Message {
     Message::Ping { nonce: 1, rejects_seen: seq(seen) }
 }
-
-/// An outbox that was welcomed.
-fn welcomed(bed: &Bed, config: OutboxConfig, welcome: Welcome) -> Outbox {
-    let mut outbox = Outbox::new(OutboxConfig { source: Some(id("s")), ..config });
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(welcome));
-    outbox
-}
-
-fn welcome(durable: u64) -> Welcome {
-    Welcome {
-        version: 1,
-        epoch: SourceEpoch::new(1),
-        durable: seq(durable),
-        credit_bytes: 4096,
-        record_bytes_max: 1000,
-        frame_bytes_max: 2048,
-        frame_records_max: 100,
-        heartbeat_millis: 10_000,
-        ..Welcome::default()
-    }
-}
-
-/// What the outbox says now.
-fn said(bed: &Bed, outbox: &mut Outbox) -> Vec<Message> {
-    let mut all = Vec::new();
-    while let Some(OutboxOutput::Message(message)) = outbox.poll_output(bed.now) {
-        all.push(carried(&message));
-    }
-    all
-}
-
-fn ack(received: u64, durable: u64) -> Message {
-    Message::Ack(Ack { received: seq(received), durable: seq(durable), credit_bytes: 4096, ..Ack::default() })
-}
-
-// --- where to go on ------------------------------------------------------------------------------------------------
 
 /// The NACK of a full disk took the place of the one that says where to go on: the source waited for ever.
 #[test]
@@ -86,30 +49,6 @@ fn a_source_whose_second_try_is_refused_is_told_again() {
     assert_eq!(bed.intake.positions(key), Some((seq(3), seq(1))));
 }
 
-/// A source that is told to go on elsewhere and asked for patience sent at once, and was refused at once, in a loop.
-#[test]
-fn an_outbox_waits_as_long_as_it_is_asked_to() {
-    let mut bed = Bed::new(small());
-    let mut outbox = welcomed(&bed, OutboxConfig::default(), welcome(0));
-    outbox.push(Bytes::from_static(b"x")).unwrap();
-    assert!(matches!(said(&bed, &mut outbox)[..], [Message::Send(_)]));
-    let nack = Nack {
-        code: Code::RejectsUnseen,
-        at: seq(1),
-        expected: seq(0),
-        retry_after_millis: 100,
-        fatal: false,
-        text: String::new(),
-    };
-    outbox.handle(bed.now, Message::Nack(nack));
-    assert_eq!(said(&bed, &mut outbox), []);
-    let until = outbox.next_deadline().unwrap();
-    assert_eq!(until, bed.now + Duration::from_millis(100));
-    bed.now = until;
-    assert!(matches!(said(&bed, &mut outbox)[..], [Message::Send(_)]));
-    assert!(outbox.next_deadline().unwrap() > bed.now, "what has passed is no deadline");
-}
-
 /// SENDs that are passed over gave their credit back in silence: a source without any left waited for the heartbeat.
 #[test]
 fn credit_that_comes_back_from_what_was_passed_over_is_told() {
@@ -133,166 +72,6 @@ fn a_source_that_waits_for_received_hears_of_credit_before_it_runs_out() {
     bed.settle();
     let ack = bed.last_ack(key).expect("an ACK: the next SEND may need more than is left");
     assert_eq!(ack.credit_bytes, welcome.credit_bytes + 1000);
-}
-
-/// A source that leaves out what an earlier life had skipped was refused for ever: its record begins before that.
-#[test]
-fn an_outbox_goes_on_behind_what_an_earlier_life_had_skipped() {
-    let mut bed = Bed::new(small());
-    let sparsely = || Hello { sequences: Sequences::Sparse, ..hello("s", 7) };
-    let (key, _) = bed.open(sparsely());
-    bed.say(key, Message::Skip { previous: seq(0), to: seq(100) });
-    let config = OutboxConfig { sequences: Sequences::Sparse, ..OutboxConfig::default() };
-    let mut outbox = welcomed(&bed, config, welcome(0));
-    outbox.push_at(seq(120), Bytes::from_static(b"120")).unwrap();
-    for _ in 0..2 {
-        for message in said(&bed, &mut outbox) {
-            bed.say(key, message);
-        }
-        for message in bed.heard(key) {
-            outbox.handle(bed.now, message);
-        }
-    }
-    assert_eq!(bed.intake.positions(key).unwrap().0, seq(120));
-}
-
-/// An earlier life's record that this one leaves out was received, and lost with the receiver's memory: the source took
-/// that for a loss of its own, and gave up.
-#[test]
-fn an_outbox_goes_back_before_what_an_earlier_life_had_sent() {
-    let bed = Bed::new(small());
-    let config = OutboxConfig { sequences: Sequences::Sparse, ..OutboxConfig::default() };
-    let mut outbox = welcomed(&bed, config, welcome(10));
-    outbox.push_at(seq(20), Bytes::from_static(b"20")).unwrap();
-    said(&bed, &mut outbox);
-    let earlier = Nack {
-        code: Code::Mismatch,
-        at: seq(10),
-        expected: seq(15),
-        retry_after_millis: 0,
-        fatal: false,
-        text: String::new(),
-    };
-    outbox.handle(bed.now, Message::Nack(earlier));
-    let previous = |outbox: &mut Outbox| match &said(&bed, outbox)[..] {
-        [Message::Send(send)] => send.previous,
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(previous(&mut outbox), seq(15));
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(welcome(10)));
-    assert_eq!(outbox.failure(), None);
-    assert_eq!(previous(&mut outbox), seq(10));
-}
-
-/// The same behind a record of this life, and in a SEND of its own: the receiver took it for one that was on its way, passed it
-/// over, and the source waited for ever.
-#[test]
-fn an_outbox_forgets_where_an_earlier_life_had_been_when_the_receiver_does() {
-    let bed = Bed::new(small());
-    // One record a SEND.
-    let config = OutboxConfig { sequences: Sequences::Sparse, send_bytes: 1, ..OutboxConfig::default() };
-    let mut outbox = welcomed(&bed, config, welcome(10));
-    for n in [20, 60, 120] {
-        outbox.push_at(seq(n), Bytes::from_static(b"record")).unwrap();
-    }
-    let chain = |outbox: &mut Outbox| -> Vec<u64> {
-        let said = said(&bed, outbox);
-        said.iter().filter_map(|m| if let Message::Send(send) = m { Some(send.previous.get()) } else { None }).collect()
-    };
-    assert_eq!(chain(&mut outbox), [10, 20, 60]);
-    let earlier = Nack {
-        code: Code::Mismatch,
-        at: seq(10),
-        expected: seq(100),
-        retry_after_millis: 0,
-        fatal: false,
-        text: String::new(),
-    };
-    outbox.handle(bed.now, Message::Nack(earlier));
-    assert_eq!(chain(&mut outbox), [100]);
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(welcome(10)));
-    assert_eq!(chain(&mut outbox), [10, 20, 60]);
-}
-
-/// What was skipped on behalf of records that were let go was itself let go, unsent.
-#[test]
-fn a_bridge_over_records_lost_at_most_once_is_sent() {
-    let mut bed = Bed::new(small());
-    let config = OutboxConfig { wait_for: WaitFor::Received, ..OutboxConfig::default() };
-    let mut outbox = welcomed(&bed, config, welcome(0));
-    (0..3).for_each(|_| assert!(outbox.push(Bytes::from_static(b"r")).is_ok()));
-    said(&bed, &mut outbox);
-    outbox.handle(bed.now, ack(2, 0));
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(welcome(1)));
-    let [Message::Skip { previous, to }, Message::Send(send)] = &said(&bed, &mut outbox)[..] else { panic!() };
-    assert_eq!((*previous, *to, send.previous), (seq(1), seq(2), seq(2)));
-    bed.pass(SECOND);
-}
-
-// --- what is told --------------------------------------------------------------------------------------------------
-
-/// An earlier life's records that were still on their way were taken for a receiver that lies.
-#[test]
-fn an_outbox_that_goes_on_with_an_epoch_hears_of_records_it_never_sent() {
-    let bed = Bed::new(small());
-    let goes_on = OutboxConfig { epoch: SourceEpoch::new(1), ..OutboxConfig::default() };
-    let mut outbox = welcomed(&bed, goes_on, welcome(5));
-    outbox.handle(bed.now, ack(8, 5));
-    outbox.handle(bed.now, ack(8, 8));
-    assert_eq!(outbox.failure(), None);
-    assert_eq!(outbox.push(Bytes::from_static(b"the sixth, again")), Ok(seq(6)));
-    assert_eq!(outbox.held_bytes(), 0, "the receiver has it");
-    // In an epoch of its own it is a lie.
-    let mut outbox = welcomed(&bed, OutboxConfig::default(), welcome(5));
-    outbox.handle(bed.now, ack(8, 5));
-    assert!(matches!(outbox.failure(), Some(OutboxError::Protocol(_))));
-}
-
-/// Without sequences, a second session's count was added to records of the first of which nothing was known.
-#[test]
-fn durable_is_not_said_of_records_a_lost_session_left_behind() {
-    let bed = Bed::new(small());
-    let config = OutboxConfig { sequences: Sequences::None, wait_for: WaitFor::Received, ..OutboxConfig::default() };
-    let mut outbox = welcomed(&bed, config, welcome(0));
-    (0..3).for_each(|_| assert!(outbox.push(Bytes::from_static(b"r")).is_ok()));
-    said(&bed, &mut outbox);
-    outbox.handle(bed.now, ack(3, 1));
-    assert_eq!(outbox.positions().durable, seq(1));
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(welcome(0)));
-    outbox.push(Bytes::from_static(b"r")).unwrap();
-    said(&bed, &mut outbox);
-    outbox.handle(bed.now, ack(1, 1));
-    assert_eq!(outbox.positions().durable, seq(1), "2 and 3 may be lost");
-    assert_eq!(outbox.positions().received, seq(4));
-}
-
-/// A GOAWAY before the WELCOME was taken for a breach of the protocol, and the source never came back.
-#[test]
-fn a_receiver_may_go_away_before_it_has_welcomed() {
-    let mut bed = Bed::new(small());
-    let mut outbox = Outbox::new(OutboxConfig { source: Some(id("s")), ..OutboxConfig::default() });
-    outbox.connect();
-    let key = bed.connect();
-    bed.intake.drain(bed.now, SECOND, "restart");
-    bed.say(key, outbox.hello());
-    for message in bed.heard(key) {
-        outbox.handle(bed.now, message);
-    }
-    assert_eq!(outbox.failure(), None);
-    bed.pass(SECOND);
-    bed.intake.tick(bed.now, key);
-    for message in bed.heard(key) {
-        outbox.handle(bed.now, message);
-    }
-    assert!(matches!(outbox.poll_output(bed.now), Some(OutboxOutput::Reconnect { .. })));
 }
 
 /// A PING before the WELCOME brought an ACK before the WELCOME.
@@ -323,35 +102,6 @@ fn a_bye_behind_a_gap_is_not_answered() {
     assert!(!bed.heard(key).contains(&Message::Bye), "not before it is durable");
     bed.settle();
     assert!(bed.heard(key).contains(&Message::Bye));
-}
-
-/// The other side of it: what is held is not done, whatever the receiver says.
-#[test]
-fn an_outbox_does_not_close_over_what_it_holds() {
-    let bed = Bed::new(small());
-    let mut outbox = welcomed(&bed, OutboxConfig::default(), welcome(0));
-    outbox.push(Bytes::from_static(b"1")).unwrap();
-    outbox.close();
-    assert!(matches!(said(&bed, &mut outbox)[..], [Message::Send(_), Message::Bye]));
-    outbox.handle(bed.now, Message::Bye);
-    assert!(matches!(outbox.poll_output(bed.now), Some(OutboxOutput::Reconnect { .. })));
-}
-
-/// The connection may be gone before anybody asks the outbox what its last words mean: it said HELLO and BYE for ever.
-#[test]
-fn an_outbox_that_is_done_stays_done() {
-    let bed = Bed::new(small());
-    let config = OutboxConfig { wait_for: WaitFor::Received, ..OutboxConfig::default() };
-    let mut outbox = welcomed(&bed, config, welcome(0));
-    outbox.push(Bytes::from_static(b"1")).unwrap();
-    outbox.close();
-    assert!(matches!(said(&bed, &mut outbox)[..], [Message::Send(_), Message::Bye]));
-    outbox.handle(bed.now, ack(1, 0));
-    outbox.handle(bed.now, Message::Bye);
-    outbox.disconnected();
-    assert_eq!(outbox.positions().received, seq(1), "and does not take back what it said");
-    assert_eq!(outbox.poll_output(bed.now), Some(OutboxOutput::Close));
-    assert_eq!(outbox.failure(), None);
 }
 
 #[test]
@@ -394,8 +144,6 @@ fn what_a_block_reaches_is_what_commits_are_told_of() {
     bed.intake.committed(Lsn::new(bed.blocks.len() as u64), reached);
     assert!(bed.heard(key).contains(&Message::Bye));
 }
-
-// --- epochs, retirement, snapshots ---------------------------------------------------------------------------------
 
 /// Between the retirement and its durability the source could come back.
 #[test]
@@ -487,38 +235,6 @@ fn a_source_that_waits_for_received_hears_of_its_rejects() {
     assert_eq!(bed.last_ack(key).expect("an ACK").rejects.len(), 1);
 }
 
-/// A receiver that has less than it said, and does not find out itself.
-#[test]
-fn an_outbox_does_not_go_on_behind_a_loss() {
-    let bed = Bed::new(small());
-    let mut outbox = welcomed(&bed, OutboxConfig::default(), welcome(0));
-    (0..3).for_each(|_| assert!(outbox.push(Bytes::from_static(b"r")).is_ok()));
-    said(&bed, &mut outbox);
-    outbox.handle(bed.now, ack(3, 2));
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(welcome(1)));
-    assert!(matches!(outbox.failure(), Some(OutboxError::AckedLoss { .. })), "{:?}", outbox.failure());
-    assert_eq!(outbox.poll_output(bed.now), Some(OutboxOutput::Close));
-}
-
-/// The word that a reject was seen was lost with a connection, and never said again: no more were recorded.
-#[test]
-fn an_outbox_repeats_that_it_has_seen_a_reject() {
-    let bed = Bed::new(small());
-    let told = Reject { seq: seq(5), reason: RejectReason::Poison, bytes: 1 };
-    let again = || Welcome { rejects: vec![told], ..welcome(5) };
-    let mut outbox = welcomed(&bed, OutboxConfig::default(), again());
-    assert_eq!(outbox.take_rejects(), [told]);
-    let seen = Message::Ping { nonce: 1, rejects_seen: seq(5) };
-    assert_eq!(said(&bed, &mut outbox), std::slice::from_ref(&seen));
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(again()));
-    assert_eq!(said(&bed, &mut outbox), [seen]);
-    assert_eq!(outbox.take_rejects(), [], "told once");
-}
-
 /// Every commit told every source, moved or not.
 #[test]
 fn a_commit_is_told_to_those_it_moves() {
@@ -549,8 +265,6 @@ fn rejects_on_their_way_count_whatever_session_they_came_by() {
     bed.send(second, dense(1, &[b"x"]));
     assert_eq!(bed.nacks(second), [(Code::RejectsUnseen, 1)]);
 }
-
-// --- room ----------------------------------------------------------------------------------------------------------
 
 /// A session that waits for room was neither read nor spoken to: its source took the receiver for dead and reconnected.
 #[test]
@@ -723,8 +437,6 @@ fn a_session_at_its_end_has_no_deadline() {
     bed.intake.tick(bed.now, key);
     assert_eq!(bed.intake.poll_noisy(), None, "there is nothing new to say");
 }
-
-// --- the rules, one by one -----------------------------------------------------------------------------------------
 
 #[test]
 fn a_duplicate_is_acknowledged_when_its_original_is_durable() {
