@@ -27,8 +27,16 @@ use bed::KIB;
 const RECORD_BYTES: usize = KIB;
 
 /// Clients, records outstanding at each, and the ratio to the log alone that is wanted.
-const CELLS: [(usize, usize, f64); 7] =
-    [(1, 64, 0.8), (1, 256, 0.8), (1, 1024, 0.8), (256, 1, 0.6), (256, 4, 0.6), (256, 16, 0.6), (256, 64, 0.6)];
+const CELLS: [(usize, usize, f64); 8] = [
+    (1, 64, 0.8),
+    (1, 256, 0.8),
+    (1, 1024, 0.8),
+    (1, 4096, 0.8),
+    (256, 1, 0.6),
+    (256, 4, 0.6),
+    (256, 16, 0.6),
+    (256, 64, 0.6),
+];
 
 struct Bench {
     alone: Log,

@@ -14,7 +14,7 @@ use super::listener::{Accepted, Listener};
 #[cfg(feature = "net")]
 use crate::events::event;
 #[cfg(feature = "net")]
-use crate::net::{ServerTls, Stream};
+use crate::net::{NetError, ServerTls, Stream};
 
 /// Says to a connection that it is to end.
 #[derive(Clone, Debug)]
@@ -51,13 +51,10 @@ pub(super) async fn within_tls(
         agreed = Box::pin(tls.accept(stream, &peer, within)) => agreed,
         () = closing.wait() => return None,
     };
-    match agreed {
-        Ok(stream) => Some(stream),
-        Err(_error) => {
-            event!(debug, %peer, error = %_error, "TLS was not agreed upon");
-            None
-        }
-    }
+    let note = |_error: &NetError| {
+        event!(debug, %peer, error = %_error, "TLS was not agreed upon");
+    };
+    agreed.inspect_err(note).ok()
 }
 
 /// Accepts connections until `shutdown`, at most `connections_max` at once: others wait in the kernel. Those that are

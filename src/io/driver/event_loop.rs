@@ -26,8 +26,9 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// driver's logs becomes durable. Dropped, it goes on in a thread of its own: whoever watches the descriptor stops before that.
 ///
 /// A thread that is to turn it must not wait for what these logs do: that would never end. Of a log, `try_append`, `reserve`,
-/// `.await` on a `Pending`, reading and `trim` do not wait for it; `append` (for room), several records at once, `Pending::wait`,
-/// `truncate`, `close`, and dropping the last handle of a log (for 10 s) do, and belong on another thread.
+/// `.await` on a `Pending`, reading what is flushed, and `trim` do not block on it; `append` (for room), several records at once,
+/// `Pending::wait`, a tailing iterator, `truncate`, `close`, and dropping the last handle of a log (for 10 s) do, and belong on
+/// another thread.
 pub struct DriverLoop {
     /// None when the work is over, or goes on in a thread.
     carrier: Option<Carrier>,
