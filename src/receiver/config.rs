@@ -43,7 +43,8 @@ pub struct ReceiverConfig {
     /// A block is full at this length, or with one SEND: 4 KiB to 64 MiB. Default 1 MiB.
     #[cfg_attr(feature = "serde", serde(with = "crate::config::size"))]
     pub block_bytes_max: u64,
-    /// Blocks on their way to the device at once: 1 to 1024. More take longer to grow. Default 4.
+    /// Blocks on their way to the device at once: 1 to 1024. With few, records wait that the device could have taken; with many,
+    /// blocks stay small. Default 8.
     pub blocks_in_flight_max: u32,
     /// All sources are written down anew behind so many bytes, which bounds what an open has to read: 1 KiB to 64 GiB.
     /// Default 64 MiB.
@@ -98,7 +99,7 @@ impl Default for ReceiverConfig {
             sessions_max: 10_000,
             sources_max: 1_000_000,
             block_bytes_max: MIB,
-            blocks_in_flight_max: 4,
+            blocks_in_flight_max: 8,
             snapshot_interval_bytes: 64 * MIB,
             poison: Poison::Stop,
             accept_damage: false,
