@@ -101,7 +101,7 @@ impl Driver {
     /// runtime.block_on(async {
     ///     tokio::spawn(seawall::node::run_loop(driver_loop));
     ///     let (log, _) = seawall::Log::open_with(&dir, seawall::Config::default(), &driver).unwrap();
-    ///     let record = log.try_append(b"a record").unwrap();
+    ///     let record = log.reserve(8).await.unwrap().append(b"a record").unwrap();
     ///     record.await.unwrap();           // what blocks, `record.wait()` for one, would keep the loop from turning
     /// });
     /// # }
