@@ -36,7 +36,7 @@ pub(super) struct Identity {
     /// Certificates are asked for.
     pub(super) asks: bool,
     #[cfg(feature = "net")]
-    pub(super) certificate: Option<std::sync::Arc<crate::net::PeerCertificate>>,
+    certificate: Option<std::sync::Arc<crate::net::PeerCertificate>>,
 }
 
 impl Identity {

@@ -8,6 +8,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::super::Backend;
+use super::SLEEP_MAX;
 use super::channel::{Channel, Ended, Order, Shared};
 use super::inbox::{Pile, Sleep};
 use super::ring::Ring;
@@ -16,9 +17,6 @@ use super::timers::Timers;
 /// Times the inbox is emptied before the ring and the clock get a look: clients that kick each other must not keep
 /// their owner from them.
 const ROUNDS_MAX: usize = 8;
-
-/// Longest sleep: the kernel adds a timeout to its clock without a look at the overflow.
-const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
 /// What became of an attempt to have nothing to do.
 pub(super) enum Doze {
@@ -69,7 +67,7 @@ impl Carrier {
     fn empty_inbox(&mut self) {
         for _ in 0..ROUNDS_MAX {
             let mut pile = std::mem::take(&mut self.pile);
-            // Taken before any client is called: from here on the thread counts as awake, and what clients post costs
+            // Taken before any client is called: from here on the carrier counts as awake, and what clients post costs
             // no system call.
             let is_empty = !self.shared.inbox.take(&mut pile) && self.ended.is_empty();
             for ended in self.ended.drain(..) {

@@ -60,6 +60,9 @@ enum Owner {
     AnyThread,
 }
 
+/// Longest sleep, and longest alarm: the kernel adds a timeout to its clock without a look at the overflow.
+const SLEEP_MAX: std::time::Duration = std::time::Duration::from_secs(3600);
+
 const THREAD_NAME: &str = "seawall-io";
 
 /// Carries the writes of any number of [`Disk`](super::Disk)s. A clone is another handle on the same one; the threads

@@ -15,9 +15,9 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::super::WriteTimes;
 use super::super::disk::check_written;
-use super::Owner;
 use super::channel::{Ended, Order, Shared};
 use super::turns::Turns;
+use super::{Owner, SLEEP_MAX};
 
 /// The kernel's bounds on one request.
 const PARTS_MAX: usize = 1024;
@@ -35,9 +35,6 @@ const ALARM_MOVED: u64 = u64::MAX - 2;
 
 /// Requests beside the writes that may wait to be submitted: the watch, the alarm, and its moving.
 const OTHERS: u32 = 3;
-
-/// Longest alarm: the kernel adds it to its clock without a look at the overflow.
-const ALARM_MAX: Duration = Duration::from_secs(3600);
 
 /// How long to leave a kernel alone that is out of memory for requests.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
@@ -177,7 +174,7 @@ impl Ring {
         if self.alarm.is_some_and(|set| set <= at) {
             return;
         }
-        *self.alarm_after = Timespec::from(at.saturating_duration_since(Instant::now()).min(ALARM_MAX));
+        *self.alarm_after = Timespec::from(at.saturating_duration_since(Instant::now()).min(SLEEP_MAX));
         let after: *const Timespec = &raw const *self.alarm_after;
         let request = match self.alarm {
             None => opcode::Timeout::new(after).build().user_data(ALARM),

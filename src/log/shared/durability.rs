@@ -157,8 +157,7 @@ impl<S: Storage> Shared<S> {
         if released.poisoned {
             self.over.store(true, Ordering::Release);
             if released.is_news {
-                events::happened("poisoned", 1);
-                event!(error, log = %self.storage.describe(), "poisoned: a write or flush failed, nothing later is acknowledged");
+                self.announce_poison();
             }
             self.waiters.wake_everyone();
             self.waiters.wake_tasks(Lsn::MAX);
@@ -181,6 +180,12 @@ impl<S: Storage> Shared<S> {
         if released.kick {
             self.storage.kick();
         }
+    }
+
+    /// Tells operators, once.
+    pub(super) fn announce_poison(&self) {
+        events::happened("poisoned", 1);
+        event!(error, log = %self.storage.describe(), "poisoned: a write or flush failed, nothing later is acknowledged");
     }
 
     /// Tells readers at the head that `flushed` moved, or will not.

@@ -167,14 +167,18 @@ impl<S: Storage> Shared<S> {
         self.announce_room();
     }
 
-    /// Stops for good with `cause`: what is queued is not written, what is in flight may still be proven.
+    /// Stops for good with `cause`: what is queued is not written, what is in flight may still be proven, if nothing has failed.
     pub(super) fn abandon(&self, cause: Error) {
-        {
+        let is_news = {
             let mut pipe = self.pipe.lock();
-            pipe.abandon(cause);
+            let is_news = pipe.abandon(cause);
             // Under the lock, and not before the cause: an append in between would be told that the log was closed.
             self.closed.store(true, Ordering::Relaxed);
             self.publish(&pipe);
+            is_news
+        };
+        if is_news {
+            self.announce_poison();
         }
         self.over.store(true, Ordering::Release);
         self.abandoned.store(true, Ordering::Release);

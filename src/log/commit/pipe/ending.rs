@@ -128,13 +128,16 @@ impl<F> Pipe<F> {
         self.ready.clear();
     }
 
-    /// Stops for good: whatever is queued is never written. What is in flight counts, if nothing has failed.
-    pub(crate) fn abandon(&mut self, cause: Error) {
-        self.has_failed |= !matches!(cause, Error::Closed);
+    /// Stops for good: whatever is queued is never written. What is in flight counts, if nothing has failed. True when `cause` is
+    /// the first failure.
+    pub(crate) fn abandon(&mut self, cause: Error) -> bool {
+        let is_failure = !matches!(cause, Error::Closed);
+        let is_news = is_failure && !std::mem::replace(&mut self.has_failed, true);
         if self.poison.is_none() {
             let from = self.ready.front().or(self.open.as_ref()).map_or(self.next, |chunk| chunk.base);
             self.poison = Some((from, cause));
         }
+        is_news
     }
 
     /// Nothing from `base` on will be flushed. The first cause stands.

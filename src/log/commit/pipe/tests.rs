@@ -158,7 +158,7 @@ fn what_was_in_flight_at_a_close_counts_unless_something_failed() {
         let mut pipe = pipe(1);
         append(&mut pipe, 5000);
         let group = take(&mut pipe).unwrap();
-        pipe.abandon(cause);
+        assert_eq!(pipe.abandon(cause), flushed == 0, "a failure is told");
         assert_eq!(end(&mut pipe, group).get(), flushed);
     }
 }
