@@ -6,10 +6,13 @@
 //! eight, and do nothing else. With one or a few records outstanding at each, no receiver can be faster than that; with many,
 //! one that answers less often than after each read might. And one client whose records are all released by one
 //! acknowledgment pays for both, one after the other.
+//!
+//! The part "busy" is one record at a time while other programs keep one CPU busy, or all of them.
 
 mod bed;
 
 use std::collections::VecDeque;
+use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +20,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use seawall::node::{Client, ClientConfig, Receiver, Server, ServerConfig, Ticket, run_loop};
 use seawall::receiver::{OutboxConfig, ReceiverConfig};
 use seawall::storage::{Driver, DriverConfig};
-use seawall::{Config, Log, SourceId};
+use seawall::{BackendChoice, Config, Log, SourceId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
@@ -55,6 +58,9 @@ fn main() {
     if std::env::args().any(|argument| argument == "--list") {
         return;
     }
+    if let Ok(cpu) = std::env::var(BUSY_CPU) {
+        keep_busy(cpu.parse().expect("a CPU's number"));
+    }
     // `cargo bench` itself gives some that begin with a dash.
     let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-') && argument.parse::<f64>().is_err());
     let is_wanted = |name: &str| only.as_ref().is_none_or(|only| name.starts_with(only.as_str()));
@@ -70,6 +76,9 @@ fn main() {
     }
     if is_wanted("cpu") {
         bench.cpu();
+    }
+    if is_wanted("busy") {
+        bench.busy();
     }
 }
 
@@ -243,7 +252,28 @@ impl Bench {
 
     /// One record at a time.
     fn latency(&self) {
-        let client = Arc::new(self.connect("one by one".to_owned(), 256 << 10));
+        let (alone, net) = self.one_by_one("one by one");
+        println!("1 outstanding: p50 {net:.0} us, the log alone {alone:.0}; {:.0} us more (target 60)", net - alone);
+        let mut bare: Vec<f64> = (0..self.rounds).map(|_| 1e6 / self.loopback_records(1, 1)).collect();
+        println!("    of these there and back over the loopback alone {:.0} us on average", median(&mut bare));
+    }
+
+    /// One record at a time beside programs that want all of a CPU.
+    fn busy(&self) {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        for busy in (0..cpus).map(|cpu| vec![cpu]).chain([(0..cpus).collect()]) {
+            let mut others: Vec<_> = busy.iter().map(|cpu| start_keeping_busy(*cpu)).collect();
+            let (alone, net) = self.one_by_one(&format!("beside {busy:?}"));
+            println!("1 outstanding, CPUs {busy:?} of {cpus} busy: p50 {net:.0} us, the log alone {alone:.0}");
+            for other in &mut others {
+                other.kill().and_then(|()| other.wait()).expect("our own");
+            }
+        }
+    }
+
+    /// The median of one record's time through the receiver, and of the log alone.
+    fn one_by_one(&self, name: &str) -> (f64, f64) {
+        let client = Arc::new(self.connect(name.to_owned(), 256 << 10));
         let record = Bytes::from(bed::record(RECORD_BYTES));
         let (mut alone, mut net) = (Vec::new(), Vec::new());
         for _ in 0..self.rounds {
@@ -267,10 +297,7 @@ impl Bench {
             net.extend(self.client.block_on(one_by_one).expect("no panic"));
             self.trim();
         }
-        let (alone, net) = (median(&mut alone), median(&mut net));
-        println!("1 outstanding: p50 {net:.0} us, the log alone {alone:.0}; {:.0} us more (target 60)", net - alone);
-        let mut bare: Vec<f64> = (0..self.rounds).map(|_| 1e6 / self.loopback_records(1, 1)).collect();
-        println!("    of these there and back over the loopback alone {:.0} us on average", median(&mut bare));
+        (median(&mut alone), median(&mut net))
     }
 
     /// CPU time of the whole process at about 100 records a SEND, and of the log alone.
@@ -313,12 +340,14 @@ impl Bench {
 }
 
 /// As `seawall receive` has it: in the event loop of the sockets, where that works. With `SEAWALL_BENCH_DRIVER=thread` a thread of
-/// its own, to compare.
+/// its own, to compare, and with `ring` nothing but the ring.
 fn driver_of(server: &Runtime) -> Driver {
+    let is_ring = std::env::var("SEAWALL_BENCH_DRIVER").is_ok_and(|wanted| wanted == "ring");
+    let backend = if is_ring { BackendChoice::IoUring } else { BackendChoice::Auto };
     if std::env::var("SEAWALL_BENCH_DRIVER").is_ok_and(|wanted| wanted == "thread") {
         return Driver::shared();
     }
-    match Driver::in_event_loop(DriverConfig::default()) {
+    match Driver::in_event_loop(DriverConfig { backend, ..DriverConfig::default() }) {
         Ok((driver, driver_loop)) => {
             server.spawn(run_loop(driver_loop));
             driver
@@ -344,6 +373,31 @@ async fn count_for_ever(listener: TcpListener) {
                 }
             }
         });
+    }
+}
+
+/// Names the CPU which a child of this process is to keep busy.
+const BUSY_CPU: &str = "SEAWALL_BENCH_BUSY_CPU";
+
+/// Another program as far as the scheduler is concerned: a session of its own.
+fn start_keeping_busy(cpu: usize) -> std::process::Child {
+    let this = std::env::current_exe().expect("a path");
+    let mut other = std::process::Command::new(this);
+    other.env(BUSY_CPU, cpu.to_string()).stdin(std::process::Stdio::piped()).spawn().expect("a process")
+}
+
+/// Until the one that started this has ended.
+fn keep_busy(cpu: usize) -> ! {
+    rustix::process::setsid().expect("not a group's leader");
+    let mut only = rustix::thread::CpuSet::new();
+    only.set(cpu);
+    rustix::thread::sched_setaffinity(None, &only).expect("a CPU that there is");
+    std::thread::spawn(|| {
+        _ = std::io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+    loop {
+        std::hint::spin_loop();
     }
 }
 

@@ -96,10 +96,11 @@ pub struct Config {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum BackendChoice {
-    /// io_uring where it works, otherwise positional writes, with the reason reported.
+    /// io_uring where it works, and threads now and then, or always while their writes are the quicker ones (on a busy machine
+    /// they may be); without it positional writes, with the reason reported.
     #[default]
     Auto,
-    /// io_uring, or an error.
+    /// io_uring for all that it can carry, or an error.
     IoUring,
     /// Positional writes by a pool of threads.
     Pwrite,

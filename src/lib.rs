@@ -85,7 +85,7 @@ pub use types::{Secret, Seq, SourceEpoch, SourceId};
 pub mod storage {
     pub use crate::io::{
         Access, Backend, Buffer, BufferPool, Client, DirLock, Disk, DiskFile, Driver, DriverConfig, DriverLoop,
-        GroupWrite, Hold, LockFailed, MapWatch, Mapping, Medium, Storage, WriteTimes,
+        GroupWrite, Hold, LockFailed, MapWatch, Mapping, Medium, Storage, WriteTimes, shorten_time_slice,
     };
 }
 

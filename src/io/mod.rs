@@ -11,6 +11,7 @@ mod fork;
 mod futex;
 mod map;
 mod random;
+mod slice;
 
 use std::io;
 use std::ops::Range;
@@ -28,6 +29,7 @@ pub(crate) use fork::watch_forks;
 pub(crate) use futex::Futex;
 pub use map::{MapWatch, Mapping};
 pub(crate) use random::random;
+pub use slice::shorten_time_slice;
 
 /// How bytes reach the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -13,6 +13,7 @@ use super::channel::{Channel, Ended, Order, Shared};
 use super::inbox::{Pile, Sleep};
 use super::ring::Ring;
 use super::timers::Timers;
+use super::ways::Way;
 
 /// Times the inbox is emptied before the ring and the clock get a look: clients that kick each other must not keep
 /// their owner from them.
@@ -91,9 +92,9 @@ impl Carrier {
         }
     }
 
-    fn carry(&mut self, order: Order) {
+    fn carry(&mut self, mut order: Order) {
         match &mut self.ring {
-            Some(ring) if ring.accepts(&order) => ring.queue(order),
+            Some(ring) if ring.accepts(&order) && order.choose_way() == Way::Ring => ring.queue(order),
             _ => self.shared.write_by_pool(order),
         }
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -13,12 +13,34 @@ use super::super::fork::is_forked_child;
 use super::super::{Backend, Client, GroupWrite, WriteTimes};
 use super::inbox::Inbox;
 use super::pool::{Pool, Work};
+use super::ways::{Choice, Way, Ways};
 use super::{AbortOnPanic, DriverConfig, Owner};
+use crate::config::BackendChoice;
 
 /// A write and where it came from.
 pub(super) struct Order {
     pub(super) channel: Arc<Channel>,
     pub(super) write: GroupWrite<DiskFile>,
+    /// Since when it is on its way, where there was a choice.
+    sent: Option<(Choice, Instant)>,
+}
+
+impl Order {
+    /// By which way it goes, from now on. A thread is used only where there is one.
+    pub(super) fn choose_way(&mut self) -> Way {
+        let shared = &self.channel.shared;
+        if !shared.has_choice {
+            return Way::Ring;
+        }
+        let mut ways = self.channel.ways.lock();
+        let choice = ways.choose();
+        if choice.way == Way::Pool && shared.writers.ensure_thread().is_err() {
+            ways.refused();
+            return Way::Ring;
+        }
+        self.sent = Some((choice, Instant::now()));
+        choice.way
+    }
 }
 
 /// A write that ended and has to be told.
@@ -34,6 +56,8 @@ pub(super) struct Shared {
     pub(super) background: Arc<Pool<Job>>,
     /// Writes go to the ring, by way of the inbox; otherwise straight to `writers`.
     pub(super) has_ring: AtomicBool,
+    /// Where both would do, the quicker one is found by trying.
+    has_choice: bool,
     /// The ring takes only what needs no flush by a thread.
     flushes_by_pool: AtomicBool,
     /// Writes handed to `writers` whose end has not been told.
@@ -63,6 +87,7 @@ impl Shared {
             writers: Pool::new("seawall-write", threads_max),
             background: Pool::new("seawall-bg", BACKGROUND_THREADS_MAX),
             has_ring: AtomicBool::new(false),
+            has_choice: config.backend == BackendChoice::Auto,
             flushes_by_pool: AtomicBool::new(false),
             writes_in_pool: AtomicUsize::new(0),
             threads_per_channel: (threads_max / 2).max(1),
@@ -108,6 +133,8 @@ pub(crate) struct Channel {
     /// A kick is on its way: the next one adds nothing.
     is_kicked: AtomicBool,
     client: Mutex<Option<Weak<dyn Client<DiskFile>>>>,
+    /// Touched by the carrier alone.
+    ways: Mutex<Ways>,
 }
 
 const BACKGROUND_THREADS_MAX: usize = 4;
@@ -131,7 +158,13 @@ impl Channel {
                 numbers.next - 1
             })
         };
-        Arc::new(Channel { number, shared, is_kicked: AtomicBool::new(false), client: Mutex::new(None) })
+        Arc::new(Channel {
+            number,
+            shared,
+            is_kicked: AtomicBool::new(false),
+            client: Mutex::new(None),
+            ways: Mutex::new(Ways::new()),
+        })
     }
 
     /// Unique among the channels that exist.
@@ -141,7 +174,7 @@ impl Channel {
 
     /// See [`Storage::submit`](super::super::Storage::submit).
     pub(crate) fn submit(self: &Arc<Self>, write: GroupWrite<DiskFile>) {
-        let order = Order { channel: self.clone(), write };
+        let order = Order { channel: self.clone(), write, sent: None };
         if self.shared.has_ring.load(Ordering::Relaxed) {
             self.shared.inbox.post_order(order);
         } else {
@@ -206,7 +239,10 @@ impl Drop for Channel {
 impl Ended {
     /// Tells the client; called by the carrier alone.
     pub(super) fn tell(self) {
-        let Ended { order: Order { channel, write }, result } = self;
+        let Ended { order: Order { channel, write, sent }, result } = self;
+        if let Some((choice, at)) = sent {
+            channel.ways.lock().ended(choice, at.elapsed());
+        }
         channel.call(move |client| client.complete(write, result));
     }
 }

@@ -15,6 +15,7 @@ mod ring;
 mod thread;
 mod timers;
 mod turns;
+mod ways;
 
 #[cfg(test)]
 mod tests;

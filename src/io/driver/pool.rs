@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::super::futex::Futex;
+use super::super::slice::shorten_time_slice;
 use super::turns::Turns;
 
 /// A thread that had nothing to do for this long ends, unless it is the last.
@@ -90,6 +91,8 @@ impl<W: Work> Pool<W> {
     }
 
     fn work(&self) {
+        // Best effort.
+        let _ = shorten_time_slice();
         let bell = Arc::new(Futex::new(0));
         let mut is_bored = false;
         let mut state = self.state.lock();

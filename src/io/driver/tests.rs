@@ -212,6 +212,32 @@ fn ten_thousand_submits_at_once_all_complete() {
     }
 }
 
+/// Threads are started for writes only where trying them was not ruled out.
+#[cfg(feature = "io-uring")]
+#[test]
+fn both_ways_are_tried_unless_one_was_chosen() {
+    for (backend, is_tried) in [(BackendChoice::Auto, true), (BackendChoice::IoUring, false)] {
+        let driver = match Driver::start(DriverConfig { backend, ..DriverConfig::default() }) {
+            Ok(driver) if driver.running().unwrap().has_ring.load(Ordering::Relaxed) => driver,
+            _ => return skipped(format_args!("no io_uring")),
+        };
+        let Place { disk, client, _dir } = place(&driver, DirectIo::Auto);
+        let file = Arc::new(disk.create("a").unwrap());
+        disk.allocate(&file, 64 * BLOCK as u64).unwrap();
+        for number in 0..200 {
+            let offset = number % 64 * BLOCK as u64;
+            disk.submit(GroupWrite { offset, ..write(&file, number, vec![block(number as u8)]) });
+            wait_for(&client.told, number as u32 + 1);
+        }
+        assert_eq!(driver.running().unwrap().writers.threads() > 0, is_tried, "{backend:?}");
+        let mut read = Buffer::new(64 * BLOCK);
+        assert_eq!(disk.read_at(&file, 0, 64 * BLOCK, &mut read).unwrap(), 64 * BLOCK);
+        for number in 136..200usize {
+            assert!(read[number % 64 * BLOCK..][..BLOCK].iter().all(|byte| *byte == number as u8), "block {number}");
+        }
+    }
+}
+
 #[test]
 fn many_directories_share_one_driver() {
     for driver in drivers(2) {

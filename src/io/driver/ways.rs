@@ -1,0 +1,252 @@
+//! By which way a directory's writes go to the device: through the ring, or by a thread of the pool. Pure.
+//!
+//! The ring costs no change of threads, and is the quicker one where nothing else runs. But where a durable write has something left
+//! to do when the device is done with its bytes (a flush, on a device without FUA; reserved blocks to be marked as written), Linux
+//! leaves that to a thread of its own that is bound to the CPU which the device interrupted. If another program keeps that CPU busy,
+//! the write ends when that program's time slice does: 4 ms instead of 100 µs, every time. A thread that waits in `pwritev2` does what is left by
+//! itself, on whichever CPU is free.
+//!
+//! No property of the device or of the machine says which it will be, so both are tried now and then, in turns.
+
+use std::time::Duration;
+
+/// How a write gets to the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Way {
+    Ring,
+    Pool,
+}
+
+impl Way {
+    fn other(self) -> Way {
+        match self {
+            Way::Ring => Way::Pool,
+            Way::Pool => Way::Ring,
+        }
+    }
+}
+
+/// The way one write takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Choice {
+    pub(super) way: Way,
+    /// Of which trial it is a part.
+    trial: Option<u32>,
+}
+
+/// Writes of each way in a trial, which alternate: the device itself may be twice as slow the next second.
+const WRITES_PER_TRIAL: usize = 8;
+/// So many of each are enough where the difference is plain: a trial must not cost much itself.
+const PLAIN_AFTER: usize = 3;
+/// Where the slower one's best is so many times the quicker one's worst.
+const PLAIN_FACTOR: u32 = 2;
+/// Writes between two trials: the fewest, after a change, and twice as many after each trial that changed nothing, up to the most.
+const BETWEEN_MIN: u32 = 128;
+/// Before the first one.
+const FIRST_AFTER: u32 = 16;
+const BETWEEN_MAX: u32 = 8192;
+/// So many writes in a row that took [`LATE_FACTOR`] times the usual are a reason for a trial, though not before [`BETWEEN_MIN`] / 2.
+const LATE_IN_A_ROW: u32 = 8;
+const LATE_FACTOR: u32 = 3;
+
+/// Chooses for one directory.
+#[derive(Debug)]
+pub(super) struct Ways {
+    chosen: Way,
+    since_trial: u32,
+    between: u32,
+    /// What the chosen way took in the last trial.
+    usual: Option<Duration>,
+    late_in_a_row: u32,
+    trial: Option<Trial>,
+    trials: u32,
+}
+
+#[derive(Debug)]
+struct Trial {
+    number: u32,
+    given: usize,
+    chosen: Vec<Duration>,
+    other: Vec<Duration>,
+}
+
+impl Ways {
+    pub(super) fn new() -> Ways {
+        Ways {
+            chosen: Way::Ring,
+            since_trial: 0,
+            between: FIRST_AFTER,
+            usual: None,
+            late_in_a_row: 0,
+            trial: None,
+            trials: 0,
+        }
+    }
+
+    /// The way of the next write.
+    pub(super) fn choose(&mut self) -> Choice {
+        let is_late = self.late_in_a_row >= LATE_IN_A_ROW && self.since_trial >= BETWEEN_MIN / 2;
+        if self.trial.is_none() && (self.since_trial >= self.between || is_late) {
+            self.trials = self.trials.wrapping_add(1);
+            self.trial = Some(Trial { number: self.trials, given: 0, chosen: Vec::new(), other: Vec::new() });
+        }
+        self.since_trial = self.since_trial.saturating_add(1);
+        match &mut self.trial {
+            Some(trial) if trial.given < 2 * WRITES_PER_TRIAL => {
+                let way = if trial.given.is_multiple_of(2) { self.chosen } else { self.chosen.other() };
+                trial.given += 1;
+                Choice { way, trial: Some(trial.number) }
+            }
+            _ => Choice { way: self.chosen, trial: None },
+        }
+    }
+
+    /// The other way cannot be had now: the write took the chosen one.
+    pub(super) fn refused(&mut self) {
+        self.end_trial(false);
+    }
+
+    /// A write took so long, from when its way was chosen.
+    pub(super) fn ended(&mut self, choice: Choice, took: Duration) {
+        if choice.trial.is_none() && choice.way == self.chosen {
+            let is_late = self.usual.is_some_and(|usual| took > usual * LATE_FACTOR);
+            self.late_in_a_row = if is_late { self.late_in_a_row + 1 } else { 0 };
+        }
+        let Some(trial) = self.trial.as_mut().filter(|trial| choice.trial == Some(trial.number)) else { return };
+        let times = if choice.way == self.chosen { &mut trial.chosen } else { &mut trial.other };
+        times.push(took);
+        if let Some(is_better) = trial.verdict() {
+            self.end_trial(is_better);
+        }
+    }
+
+    fn end_trial(&mut self, is_better: bool) {
+        let Some(mut trial) = self.trial.take() else { return };
+        let mut times = if is_better { std::mem::take(&mut trial.other) } else { std::mem::take(&mut trial.chosen) };
+        if is_better {
+            self.chosen = self.chosen.other();
+        }
+        self.between = if is_better { BETWEEN_MIN } else { (self.between * 2).clamp(BETWEEN_MIN, BETWEEN_MAX) };
+        self.usual = median(&mut times).or(self.usual);
+        self.since_trial = 0;
+        self.late_in_a_row = 0;
+    }
+}
+
+impl Trial {
+    /// Whether the other way is better, once that is known.
+    fn verdict(&mut self) -> Option<bool> {
+        let least = self.chosen.len().min(self.other.len());
+        if least < PLAIN_AFTER {
+            return None;
+        }
+        let (best, worst) = (self.chosen.iter().min()?, self.chosen.iter().max()?);
+        let (other_best, other_worst) = (self.other.iter().min()?, self.other.iter().max()?);
+        if *other_best > *worst * PLAIN_FACTOR {
+            return Some(false);
+        }
+        if *best > *other_worst * PLAIN_FACTOR {
+            return Some(true);
+        }
+        if least < WRITES_PER_TRIAL {
+            return None;
+        }
+        // By a third, or every other trial would change something.
+        Some(median(&mut self.other)? * 3 <= median(&mut self.chosen)? * 2)
+    }
+}
+
+fn median(times: &mut [Duration]) -> Option<Duration> {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes one after another; what each way takes is asked for. Writes by way, and the time all of it took.
+    fn run(ways: &mut Ways, writes: u32, mut takes: impl FnMut(Way) -> u64) -> ([u32; 2], u64) {
+        let (mut count, mut all) = ([0; 2], 0);
+        for _ in 0..writes {
+            let choice = ways.choose();
+            let micros = takes(choice.way);
+            ways.ended(choice, Duration::from_micros(micros));
+            count[usize::from(choice.way == Way::Pool)] += 1;
+            all += micros;
+        }
+        (count, all)
+    }
+
+    fn noisy(seed: &mut u64, micros: u64) -> u64 {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        micros * (70 + (*seed >> 33) % 60) / 100
+    }
+
+    #[test]
+    fn where_the_ring_is_quicker_it_stays_and_the_trials_are_few() {
+        let (mut ways, mut seed) = (Ways::new(), 1);
+        let (count, _) = run(&mut ways, 200_000, |way| noisy(&mut seed, if way == Way::Ring { 100 } else { 140 }));
+        assert_eq!(ways.chosen, Way::Ring);
+        assert!((1..400).contains(&count[1]), "{count:?}");
+    }
+
+    #[test]
+    fn where_the_ring_s_ends_come_late_the_pool_takes_over_and_gives_back() {
+        let (mut ways, mut seed) = (Ways::new(), 2);
+        run(&mut ways, 100_000, |way| noisy(&mut seed, if way == Way::Ring { 100 } else { 140 }));
+        // Another program has come.
+        let (count, _) = run(&mut ways, 200, |way| noisy(&mut seed, if way == Way::Ring { 4000 } else { 190 }));
+        assert!(ways.chosen == Way::Pool && count[0] < 100, "{count:?}");
+        let (count, took) = run(&mut ways, 100_000, |way| noisy(&mut seed, if way == Way::Ring { 4000 } else { 190 }));
+        assert!(ways.chosen == Way::Pool && count[0] < 100, "{count:?}");
+        assert!(took < 100_000 * 195, "the trials cost {} of {took} us", took - 100_000 * 190);
+        // It has gone: there is no hurry.
+        run(&mut ways, 20_000, |way| noisy(&mut seed, if way == Way::Ring { 100 } else { 190 }));
+        assert_eq!(ways.chosen, Way::Ring);
+    }
+
+    #[test]
+    fn a_slower_device_is_no_reason_to_change() {
+        let (mut ways, mut seed) = (Ways::new(), 3);
+        for micros in [100, 1000, 100, 10_000, 50, 3000] {
+            let (count, _) =
+                run(&mut ways, 10_000, |way| noisy(&mut seed, if way == Way::Ring { micros } else { micros + 40 }));
+            assert!(ways.chosen == Way::Ring && count[1] < 200, "{micros} us: {count:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_asked_for_ever_less() {
+        let mut ways = Ways::new();
+        let mut asked = 0;
+        for _ in 0..100_000 {
+            let choice = ways.choose();
+            if choice.way == Way::Pool {
+                ways.refused();
+                asked += 1;
+            } else {
+                ways.ended(choice, Duration::from_millis(4));
+            }
+        }
+        assert!(ways.chosen == Way::Ring && asked < 30, "{asked}");
+    }
+
+    #[test]
+    fn ends_in_any_order_and_of_trials_long_over_change_nothing() {
+        let mut ways = Ways::new();
+        let mut in_flight = Vec::new();
+        let mut seed = 4;
+        for turn in 0..100_000u64 {
+            in_flight.push(ways.choose());
+            if in_flight.len() > 40 {
+                let at = (noisy(&mut seed, 1000) % 41) as usize;
+                let choice = in_flight.swap_remove(at);
+                let micros = if choice.way == Way::Ring { 4000 } else { 200 };
+                ways.ended(choice, Duration::from_micros(micros + turn % 7));
+            }
+            assert!(ways.trial.as_ref().is_none_or(|trial| trial.given <= 2 * WRITES_PER_TRIAL));
+        }
+        assert_eq!(ways.chosen, Way::Pool);
+    }
+}
