@@ -6,11 +6,11 @@ mod bed;
 use std::hint::black_box;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use seawall::receiver::{
-    Ack, Block, Hello, Intake, Message, PayloadBuilder, Range, RangeKind, ReceiverConfig, Send, Sequences, SessionKey,
-    SessionOutput, Sources, WaitFor, decode, encode,
+    Ack, Block, Checksummed, Hello, Intake, Message, PayloadBuilder, Range, RangeKind, ReceiverConfig, Send, Sequences,
+    SessionKey, SessionOutput, Sources, WaitFor, decode, encode,
 };
 use seawall::{Lsn, Seq, SourceEpoch, SourceId};
 
@@ -77,7 +77,7 @@ impl End {
         }
     }
 
-    fn take(&mut self, payload: &Bytes, records: u32) {
+    fn take(&mut self, payload: &Checksummed, records: u32) {
         let cost = Intake::cost_bytes(payload.len() as u32 + 16);
         black_box(self.intake.reserve(self.now, self.key, cost));
         let send = Send { previous: Seq::new(self.sent), records, payload: payload.clone() };
@@ -164,7 +164,7 @@ fn block(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("block");
     let payload = send(0, 1000).payload;
     let range = Range { records: 1000, last: Seq::new(1000), ..range(0) };
-    let bytes = Block { replay_from: Lsn::ZERO, ranges: vec![(range, payload)] }.encode();
+    let bytes = Block { replay_from: Lsn::ZERO, ranges: vec![(range, payload.into_bytes())] }.encode();
     group.throughput(Throughput::ElementsAndBytes { elements: 1000, bytes: bytes.len() as u64 });
     group.bench_function("read_records", |bencher| {
         bencher.iter(|| {

@@ -269,14 +269,19 @@ mod receiver {
             previous: Seq::new(4),
             last: Seq::new(last),
         };
-        let dense = || (range(RangeKind::Records, Sequences::Dense, 2, 6), payload(Sequences::Dense).finish().payload);
+        let dense = || {
+            (range(RangeKind::Records, Sequences::Dense, 2, 6), payload(Sequences::Dense).finish().payload.into_bytes())
+        };
         let alone = |kind| (range(kind, Sequences::Dense, 0, 4), Bytes::new());
         let reason = RejectReason::Oversized;
         let mut unnamed = dense();
         (unnamed.0.source, unnamed.0.sequences) = (None, Sequences::None);
         let mut miscounted = dense();
         miscounted.0.records = 3;
-        let sparse = (range(RangeKind::Records, Sequences::Sparse, 2, 6), payload(Sequences::Sparse).finish().payload);
+        let sparse = (
+            range(RangeKind::Records, Sequences::Sparse, 2, 6),
+            payload(Sequences::Sparse).finish().payload.into_bytes(),
+        );
         let reject =
             (range(RangeKind::Reject { reason, bytes: 3 }, Sequences::Dense, 0, 5), Bytes::from_static(b"bad"));
         let blocks = [

@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use bytes::Buf;
 
+use super::commit::Part;
 use super::open::{Recovery, open};
 use super::pending::Pending;
 use super::reader::{Cursor, Frame};
 use super::readers::{Reader, Tail};
 use super::recovery::RecoveryProgress;
-use super::shared::{Patience, Shared, as_slices};
+use super::shared::{Patience, Shared, as_parts};
 use super::stats::Stats;
 use super::verify::Report;
 use crate::codec::Chain;
+#[cfg(feature = "receiver")]
+use crate::codec::Checksummed;
 use crate::config::{BackendChoice, Config, RecoveryMode};
 use crate::error::{Error, Result};
 use crate::io::{Access, Disk, Driver, DriverConfig, Medium, Storage, is_forked_child};
@@ -145,7 +148,7 @@ impl<S: Storage> Log<S> {
     /// [`Error::RecordTooLarge`] and [`Error::Full`] leave the log usable; [`Error::Poisoned`], [`Error::Closed`],
     /// [`Error::Damaged`], [`Error::ReadOnly`], [`Error::Forked`] do not.
     pub fn append(&self, record: &[u8]) -> Result<Pending<S>> {
-        self.append_records(&[&[record]], Patience::Room)
+        self.append_records(&[&[record.into()]], Patience::Room)
     }
 
     /// Like [`Log::append`], but never blocks.
@@ -153,7 +156,7 @@ impl<S: Storage> Log<S> {
     /// # Errors
     /// [`Error::Busy`] when it would have to wait; otherwise as [`Log::append`].
     pub fn try_append(&self, record: &[u8]) -> Result<Pending<S>> {
-        self.append_records(&[&[record]], Patience::Never)
+        self.append_records(&[&[record.into()]], Patience::Never)
     }
 
     /// Appends one record that lies in several slices.
@@ -161,7 +164,7 @@ impl<S: Storage> Log<S> {
     /// # Errors
     /// As [`Log::append`].
     pub fn append_vectored(&self, parts: &[IoSlice<'_>]) -> Result<Pending<S>> {
-        self.append_records(&[&as_slices(parts)], Patience::Room)
+        self.append_records(&[&as_parts(parts)], Patience::Room)
     }
 
     /// Like [`Log::append_vectored`], but never blocks.
@@ -169,7 +172,14 @@ impl<S: Storage> Log<S> {
     /// # Errors
     /// As [`Log::try_append`].
     pub fn try_append_vectored(&self, parts: &[IoSlice<'_>]) -> Result<Pending<S>> {
-        self.append_records(&[&as_slices(parts)], Patience::Never)
+        self.append_records(&[&as_parts(parts)], Patience::Never)
+    }
+
+    /// Like [`Log::try_append_vectored`], of parts whose checksums may be known.
+    #[cfg(feature = "receiver")]
+    pub(crate) fn try_append_checksummed(&self, parts: &[Checksummed]) -> Result<Pending<S>> {
+        let parts: Vec<Part<'_>> = parts.iter().map(Part::from).collect();
+        self.append_records(&[&parts], Patience::Never)
     }
 
     /// Appends one record from any buffer. The buffer is read to its end before the record gets its position, so that
@@ -202,12 +212,12 @@ impl<S: Storage> Log<S> {
     /// # Errors
     /// As [`Log::append`].
     pub fn append_many<R: AsRef<[u8]>>(&self, records: &[R]) -> Result<Pending<S>> {
-        let parts: Vec<[&[u8]; 1]> = records.iter().map(|record| [record.as_ref()]).collect();
-        let records: Vec<&[&[u8]]> = parts.iter().map(|part| &part[..]).collect();
+        let parts: Vec<[Part<'_>; 1]> = records.iter().map(|record| [record.as_ref().into()]).collect();
+        let records: Vec<&[Part<'_>]> = parts.iter().map(|part| &part[..]).collect();
         self.append_records(&records, Patience::Room)
     }
 
-    fn append_records(&self, records: &[&[&[u8]]], patience: Patience) -> Result<Pending<S>> {
+    fn append_records(&self, records: &[&[Part<'_>]], patience: Patience) -> Result<Pending<S>> {
         let (first, last) = self.shared.append(records, patience)?;
         Ok(Pending::new(self.shared.clone(), first, last))
     }

@@ -13,7 +13,6 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::error::ReceiverError;
@@ -21,6 +20,7 @@ use super::park::{block_on, call_later};
 use super::replay::{Replayed, is_passed_over, read_block, replay};
 use super::session::Session;
 use super::stream::{NoRoom, Stream, append};
+use crate::codec::Checksummed;
 use crate::config::WhenFull;
 use crate::error::Error;
 use crate::io::{Disk, Storage};
@@ -422,7 +422,7 @@ impl<S: Storage> Inner<S> {
     }
 
     /// Gives blocks to the log. Only one thread at a time has one: the intake gives no other meanwhile.
-    fn carry(self: &Arc<Self>, mut block: Option<Vec<Bytes>>) {
+    fn carry(self: &Arc<Self>, mut block: Option<Vec<Checksummed>>) {
         while let Some(pieces) = block {
             let appended = append(&self.log, &pieces);
             // What was copied need not be held while others wait for the lock.

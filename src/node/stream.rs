@@ -5,12 +5,10 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io::IoSlice;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-
+use crate::codec::Checksummed;
 use crate::error::{Error, Result};
 use crate::io::Storage;
 use crate::log::{Log, Pending};
@@ -68,9 +66,8 @@ impl<S: Storage> Stream<S> {
 }
 
 /// Appends a block, without waiting and without the stream's lock: the copy may be long.
-pub(super) fn append<S: Storage>(log: &Log<S>, pieces: &[Bytes]) -> Result<Result<Pending<S>, NoRoom>> {
-    let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-    match log.try_append_vectored(&slices) {
+pub(super) fn append<S: Storage>(log: &Log<S>, pieces: &[Checksummed]) -> Result<Result<Pending<S>, NoRoom>> {
+    match log.try_append_checksummed(pieces) {
         Ok(pending) => Ok(Ok(pending)),
         Err(Error::Busy { .. }) => Ok(Err(NoRoom::Busy)),
         Err(error @ Error::Full { .. }) => Ok(Err(NoRoom::Full(error))),

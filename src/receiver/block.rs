@@ -420,7 +420,7 @@ mod tests {
         payload.push(Seq::new(6), b"six").unwrap();
         let ranges = vec![
             (range(RangeKind::Session, 4, 4, 0), Bytes::new()),
-            (range(RangeKind::Records, 4, 6, 2), payload.finish().payload),
+            (range(RangeKind::Records, 4, 6, 2), payload.finish().payload.into_bytes()),
             (range(RangeKind::Reject { reason: RejectReason::Poison, bytes: 3 }, 6, 7, 0), Bytes::from_static(b"bad")),
             (range(RangeKind::Unseen { reason: RejectReason::Oversized, bytes: 9 }, 6, 7, 0), Bytes::new()),
             (range(RangeKind::Seen, 7, 7, 0), Bytes::new()),

@@ -5,10 +5,9 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use super::block::{RANGES_MAX, Range, RangeKind, encode_head, range_bytes};
 use super::intake::SessionKey;
+use crate::codec::Checksummed;
 use crate::types::Lsn;
 
 /// One source's part of a block, and who is to be told.
@@ -26,7 +25,7 @@ pub(crate) struct Part {
 #[derive(Debug, Default)]
 pub(crate) struct Draft {
     pub(crate) parts: Vec<Part>,
-    payloads: Vec<Vec<Bytes>>,
+    payloads: Vec<Vec<Checksummed>>,
     bytes: usize,
     /// The last part of the snapshot that begins here.
     pub(crate) ends_snapshot: Option<Lsn>,
@@ -39,14 +38,15 @@ impl Draft {
     }
 
     /// The frame's payload in pieces.
-    pub(crate) fn pieces(&self, replay_from: Lsn) -> Vec<Bytes> {
-        let lengths = self.payloads.iter().map(|pieces| pieces.iter().map(Bytes::len).sum());
+    pub(crate) fn pieces(&self, replay_from: Lsn) -> Vec<Checksummed> {
+        let lengths = self.payloads.iter().map(|pieces| pieces.iter().map(|piece| piece.len()).sum());
         let ranges: Vec<(&Range, usize)> = self.parts.iter().map(|part| &part.range).zip(lengths).collect();
         let head = encode_head(self.ends_snapshot.unwrap_or(replay_from), ranges.into_iter());
-        std::iter::once(head).chain(self.payloads.iter().flatten().cloned()).collect()
+        std::iter::once(head.into()).chain(self.payloads.iter().flatten().cloned()).collect()
     }
 
-    pub(crate) fn push(&mut self, part: Part, payload: Bytes) {
+    pub(crate) fn push(&mut self, part: Part, payload: impl Into<Checksummed>) {
+        let payload = payload.into();
         self.bytes += payload.len();
         if let Some(last) = self.parts.last_mut()
             && continues(&last.range, &part.range)
@@ -91,7 +91,8 @@ impl Builder {
     }
 
     /// Adds one source's part. A payload is never split: a block may be longer than its limit by one SEND.
-    pub(crate) fn push(&mut self, part: Part, payload: Bytes) {
+    pub(crate) fn push(&mut self, part: Part, payload: impl Into<Checksummed>) {
+        let payload = payload.into();
         let more = payload.len() + range_bytes(&part.range);
         let is_full = self.open.bytes + more > self.block_bytes_max || self.open.parts.len() == RANGES_MAX;
         if is_full && !self.open.parts.is_empty() {

@@ -1,7 +1,6 @@
 //! What a source and a receiver say to each other. `wire` draws the bytes.
 
-use bytes::Bytes;
-
+use crate::codec::Checksummed;
 use crate::types::{Lsn, Seq, SourceEpoch};
 
 /// The protocol's version that this code speaks.
@@ -169,7 +168,7 @@ pub struct Send {
     /// How many records.
     pub records: u32,
     /// The records, as `payload` lays them out.
-    pub payload: Bytes,
+    pub payload: Checksummed,
 }
 
 /// ACK. All positions are cumulative; `durable` and `committed` never go back, `received` not within a session.

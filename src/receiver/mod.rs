@@ -33,6 +33,7 @@ mod wire;
 #[doc = include_str!("PROTOCOL.md")]
 pub mod protocol {}
 
+pub use crate::codec::Checksummed;
 pub use block::{Block, BlockError, BlockRecords, Gist, Range, RangeKind, Sequenced};
 #[cfg(feature = "ledger")]
 pub(crate) use block::{Found, RecordCursor};

@@ -7,7 +7,7 @@
 //!
 //! Little-endian. A jump of 2^32 or more takes a SKIP.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use super::message::Sequences;
 use crate::codec::Reader;
@@ -169,13 +169,8 @@ impl PayloadBuilder {
     #[must_use]
     pub fn finish(self) -> super::Send {
         let previous = if self.sequences == Sequences::None { Seq::ZERO } else { self.previous };
-        super::Send { previous, records: self.records, payload: self.bytes.freeze() }
+        super::Send { previous, records: self.records, payload: self.bytes.freeze().into() }
     }
-}
-
-/// A piece of a payload, without a copy.
-pub(crate) fn piece(payload: &Bytes, from: usize, to: usize) -> Bytes {
-    payload.slice(from..to)
 }
 
 #[cfg(test)]

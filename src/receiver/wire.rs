@@ -32,7 +32,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::message::{Ack, Code, Hello, Message, Nack, Reject, RejectReason, Send, Sequences, WaitFor, Welcome};
 #[cfg(any(feature = "net", test))]
 use crate::codec::Crc32c;
-use crate::codec::{Reader, Truncated, crc32c};
+use crate::codec::{Checksummed, Reader, Truncated, crc32c};
 use crate::types::{Lsn, Seq, SourceEpoch};
 
 /// Bytes before a body.
@@ -301,7 +301,10 @@ pub fn decode(frame: Bytes) -> Result<Message, WireError> {
     }
     let end = frame.len() - 4;
     let sum: [u8; 4] = frame[end..].try_into().map_err(|_| WireError::Length { what })?;
-    if crc32c(&frame[..end]) != u32::from_le_bytes(sum) {
+    // A SEND's payload is summed up by itself: its checksum goes with it, to the log.
+    let payload_at = if header.kind == SEND { end.min(HEADER_BYTES + SEND_HEADER_BYTES) } else { end };
+    let (payload, computed) = Checksummed::behind(crc32c(&frame[..payload_at]), frame.slice(payload_at..end));
+    if computed != u32::from_le_bytes(sum) {
         return Err(WireError::Checksum);
     }
     let body = &frame[HEADER_BYTES..end];
@@ -330,7 +333,7 @@ pub fn decode(frame: Bytes) -> Result<Message, WireError> {
         SEND => {
             let mut reader = Reader::new(body);
             let Preview { previous, records } = read_send_head(&mut reader)?;
-            Ok(Message::Send(Send { previous, records, payload: frame.slice(HEADER_BYTES + SEND_HEADER_BYTES..end) }))
+            Ok(Message::Send(Send { previous, records, payload }))
         }
         SKIP => read("SKIP", body, |r| Ok(Message::Skip { previous: Seq::new(r.u64()?), to: Seq::new(r.u64()?) })),
         ACK => read("ACK", body, |r| {

@@ -42,7 +42,7 @@ fn one_record_block() -> bytes::Bytes {
         previous: Seq::ZERO,
         last: Seq::new(1),
     };
-    Block { replay_from: Lsn::ZERO, ranges: vec![(range, built.payload)] }.encode()
+    Block { replay_from: Lsn::ZERO, ranges: vec![(range, built.payload.into_bytes())] }.encode()
 }
 
 #[test]

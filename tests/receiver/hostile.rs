@@ -119,7 +119,7 @@ impl Hostile {
             payload.put_bytes(if self.r.one_in(6) { b'x' } else { b'h' }, length as usize);
         }
         let records = if self.r.one_in(60) { self.number() as u32 } else { records as u32 };
-        Send { previous: seq(self.near(key)), records, payload: payload.freeze() }
+        Send { previous: seq(self.near(key)), records, payload: payload.freeze().into() }
     }
 
     fn step(&mut self) {

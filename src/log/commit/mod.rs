@@ -9,7 +9,7 @@ mod waiters;
 pub(super) use depth::DepthController;
 pub(super) use gather::{Gather, Readiness};
 pub(super) use pipe::{
-    Body, ControlFacts, DriverTurn, Encoded, Group, Pipe, PipeConfig, Placed, Refused, Released, Rotation, Spare,
+    Body, ControlFacts, DriverTurn, Encoded, Group, Part, Pipe, PipeConfig, Placed, Refused, Released, Rotation, Spare,
     Start, Turn, Writer, seal_after, segment_bytes_for,
 };
 pub(super) use tail::{MemoryTail, TailChunk};

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::catalog::Catalog;
-use super::commit::{ControlFacts, Pipe, Waiters};
+use super::commit::{ControlFacts, Part, Pipe, Waiters};
 use super::cuts::Cuts;
 use super::space::Space;
 use crate::config::Config;
@@ -201,7 +201,7 @@ pub(super) fn remember(tasks: &mut Vec<std::task::Waker>, waker: &std::task::Wak
     }
 }
 
-/// The parts of an [`IoSlice`] list as plain slices.
-pub(super) fn as_slices<'a>(parts: &'a [IoSlice<'a>]) -> Vec<&'a [u8]> {
-    parts.iter().map(|part| &**part).collect()
+/// The parts of an [`IoSlice`] list as parts without checksums.
+pub(super) fn as_parts<'a>(parts: &'a [IoSlice<'a>]) -> Vec<Part<'a>> {
+    parts.iter().map(|part| Part::from(&**part)).collect()
 }

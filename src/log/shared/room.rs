@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::commit::{Encoded, Pipe, Placed, Refused, seal_after, wake_each};
+use super::super::commit::{Encoded, Part, Pipe, Placed, Refused, seal_after, wake_each};
 use super::super::space::RETRY_AFTER;
 use super::{Shared, clock_micros, remember};
 use crate::config::WhenFull;
@@ -25,13 +25,13 @@ pub(crate) enum Patience {
 
 impl<S: Storage> Shared<S> {
     /// Appends one record per entry, with consecutive Lsns; returns the first and the last place.
-    pub(crate) fn append(&self, records: &[&[&[u8]]], patience: Patience) -> Result<(Placed, Placed)> {
+    pub(crate) fn append(&self, records: &[&[Part<'_>]], patience: Patience) -> Result<(Placed, Placed)> {
         self.check_usable()?;
         if records.is_empty() {
             return Err(Error::Invalid { what: "an append needs at least one record".into() });
         }
         let mut scratch = Vec::new();
-        let mut scratch_part: [&[u8]; 1] = [&[]];
+        let mut scratch_part = [Part::from(&[][..])];
         if let [record] = records {
             let record = self.encode(record, &mut scratch, &mut scratch_part)?;
             let placed = self.place_one(&mut self.pipe.lock(), record, patience)?;
@@ -41,7 +41,7 @@ impl<S: Storage> Shared<S> {
             return Ok((placed, placed));
         }
         let mut scratches = vec![Vec::new(); records.len()];
-        let mut scratch_parts: Vec<[&[u8]; 1]> = vec![[&[]]; records.len()];
+        let mut scratch_parts = vec![[Part::from(&[][..])]; records.len()];
         let encoded = records
             .iter()
             .zip(&mut scratches)

@@ -253,7 +253,7 @@ fn encode(message: Message, outgoing: &mut Outgoing) {
     match message {
         Message::Send(send) if send.payload.len() >= COPIED_BYTES_MAX => {
             let sum = receiver::encode_send_head(&send, outgoing.buffer());
-            outgoing.push(send.payload);
+            outgoing.push(send.payload.into_bytes());
             outgoing.buffer().extend_from_slice(&sum);
         }
         message => receiver::encode(&message, outgoing.buffer()),

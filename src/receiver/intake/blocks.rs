@@ -2,19 +2,18 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::super::block::RangeKind;
 use super::super::builder::Part;
 use super::super::message::{Code, Sequences, WaitFor};
 use super::session::{Session, State};
 use super::{Flight, Intake, SessionKey, nack};
+use crate::codec::Checksummed;
 use crate::types::{Lsn, Seq, SourceId};
 
 impl Intake {
     /// The next block for the log, in pieces, if it is to have one now. [`Intake::placed`] or [`Intake::put_back`] must
     /// follow before another one is given.
-    pub fn take_block(&mut self) -> Option<Vec<Bytes>> {
+    pub fn take_block(&mut self) -> Option<Vec<Checksummed>> {
         let is_busy = self.taken.is_some() || self.flight.len() >= self.config.blocks_in_flight_max as usize;
         if is_busy || self.failed.is_some() {
             return None;

@@ -14,6 +14,7 @@ use super::super::reject::{self, Passing};
 use super::super::wire::Preview;
 use super::session::Peer;
 use super::{Charge, Intake, SessionKey, nack};
+use crate::codec::Checksummed;
 use crate::types::Seq;
 
 /// What a receiver's user asks of records: an error is why one is refused.
@@ -201,7 +202,7 @@ impl Intake {
         credit: &mut Charge,
     ) {
         let accepted = peer.source.map_or(previous, |at| self.sources[at].accepted);
-        let mut parts: Vec<(Part, Bytes)> = Vec::new();
+        let mut parts: Vec<(Part, Checksummed)> = Vec::new();
         let mut run: Option<Run> = None;
         let mut stop = None;
         let (mut reached, mut new, mut duplicates) = (accepted, 0, 0);
@@ -306,7 +307,12 @@ impl Intake {
     }
 
     /// What becomes of a record that cannot be taken: a part of its own, nothing, or the end of the session.
-    fn dispose(&mut self, key: SessionKey, peer: &Peer, refused: Refused<'_>) -> Result<Option<(Part, Bytes)>, Stop> {
+    fn dispose(
+        &mut self,
+        key: SessionKey,
+        peer: &Peer,
+        refused: Refused<'_>,
+    ) -> Result<Option<(Part, Checksummed)>, Stop> {
         let Refused { previous, seq, reason, bytes, text, kept } = refused;
         let run = Run { from: 0, to: 0, records: 0, previous, last: seq };
         match self.config.poison {
@@ -320,11 +326,11 @@ impl Intake {
                 source.rejects_in_flight += 1;
                 self.stats.rejected += 1;
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-                Ok(Some((part_of(key, peer, RangeKind::Reject { reason, bytes }, run), kept(&text))))
+                Ok(Some((part_of(key, peer, RangeKind::Reject { reason, bytes }, run), kept(&text).into())))
             }
             Poison::Drop if peer.wait_for == WaitFor::Received => {
                 self.stats.dropped += 1;
-                Ok(peer.source.map(|_| (part_of(key, peer, RangeKind::Skipped, run), Bytes::new())))
+                Ok(peer.source.map(|_| (part_of(key, peer, RangeKind::Skipped, run), Checksummed::default())))
             }
             _ => {
                 let code = match reason {
@@ -446,8 +452,8 @@ impl Intake {
     }
 }
 
-fn records_part(key: SessionKey, peer: &Peer, send: &Send, run: Run) -> (Part, Bytes) {
-    (part_of(key, peer, RangeKind::Records, run), payload::piece(&send.payload, run.from, run.to))
+fn records_part(key: SessionKey, peer: &Peer, send: &Send, run: Run) -> (Part, Checksummed) {
+    (part_of(key, peer, RangeKind::Records, run), send.payload.slice(run.from, run.to))
 }
 
 fn part_of(key: SessionKey, peer: &Peer, kind: RangeKind, run: Run) -> Part {

@@ -205,6 +205,23 @@ fn the_head_of_a_long_send_is_read_before_its_payload() {
     assert_eq!(preview(head), Ok(Preview { previous: seq(41), records: 2 }));
 }
 
+/// The checksum of a long payload is computed apart from the rest.
+#[test]
+fn any_bit_of_a_long_send_counts() {
+    let whole = bytes_of(&Message::Send(payload(Sequences::Dense, 41, &[(42, &[7; 5000]), (43, &[8; 4000])])));
+    let Ok(Message::Send(send)) = decode(whole.clone().into()) else { panic!("it is whole") };
+    assert_eq!(send.payload.crc(), Some(crc32c(&send.payload)));
+    assert!(send.payload.len() > 9000 && send.payload[4..5004] == [7; 5000]);
+    let payload_at = whole.len() - 4 - send.payload.len();
+    for at in [HEADER_BYTES, payload_at - 5, payload_at, payload_at + 4500, whole.len() - 5, whole.len() - 1] {
+        for bit in 0..8 {
+            let mut changed = whole.to_vec();
+            changed[at] ^= 1 << bit;
+            assert_eq!(decode(changed.into()), Err(WireError::Checksum), "bit {bit} of byte {at}");
+        }
+    }
+}
+
 /// Other implementations act on these numbers.
 #[test]
 fn numbers_of_codes_and_reasons_are_frozen() {
@@ -311,7 +328,7 @@ fn any_message() -> impl Strategy<Value = Message> {
         (any_seq(), any::<u32>(), short()).prop_map(|(previous, records, payload)| Message::Send(Send {
             previous,
             records,
-            payload: payload.into()
+            payload: Bytes::from(payload).into()
         })),
         (any_seq(), any_seq()).prop_map(|(previous, to)| Message::Skip { previous, to }),
         (numbers(), any_rejects()).prop_map(|(n, rejects)| {

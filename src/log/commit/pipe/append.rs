@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::chunk::data_limit;
-use super::{BACKLOG_CHUNKS, Body, Chunk, Encoded, Pipe, Placed, Refused, Rotation, Spare, Writer};
+use super::{BACKLOG_CHUNKS, Body, Chunk, Encoded, Part, Pipe, Placed, Refused, Rotation, Spare, Writer};
 use crate::codec::Chain;
 use crate::io::Buffer;
 use crate::segment::{
@@ -195,7 +195,7 @@ impl<F> Pipe<F> {
         self.ready.push_back(chunk);
     }
 
-    fn put_parts(&mut self, header: &FrameHeader, parts: &[&[u8]]) -> u64 {
+    fn put_parts(&mut self, header: &FrameHeader, parts: &[Part<'_>]) -> u64 {
         let writer = self.writer.as_mut().expect("an open chunk has a segment");
         let chunk = self.open.as_mut().expect("room was made");
         chunk.note_data(header, &mut writer.index);
@@ -204,8 +204,8 @@ impl<F> Pipe<F> {
         header.encode(seed, into);
         let mut at = HEADER_BYTES;
         for part in parts {
-            into[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
+            into[at..at + part.bytes.len()].copy_from_slice(part.bytes);
+            at += part.bytes.len();
         }
         into[at..].fill(0);
         chunk.filled += into.len();

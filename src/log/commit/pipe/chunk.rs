@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use super::PipeConfig;
 use crate::codec::Chain;
+#[cfg(feature = "receiver")]
+use crate::codec::Checksummed;
 use crate::io::Buffer;
 use crate::segment::{FrameHeader, HEADER_BYTES, INDEX_ENTRY_BYTES, IndexEntry, Salt, SparseIndex, round_up};
 use crate::types::{Lsn, SegmentNumber};
@@ -79,6 +81,26 @@ pub(crate) fn segment_bytes_for(group_bytes: u64, block_bytes: u32, stride_bytes
     round_up(data + index + block, 64 * 1024)
 }
 
+/// A part of a record, and its CRC-32C where that is known.
+#[derive(Clone, Copy)]
+pub(crate) struct Part<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) crc: Option<u32>,
+}
+
+impl<'a> From<&'a [u8]> for Part<'a> {
+    fn from(bytes: &'a [u8]) -> Part<'a> {
+        Part { bytes, crc: None }
+    }
+}
+
+#[cfg(feature = "receiver")]
+impl<'a> From<&'a Checksummed> for Part<'a> {
+    fn from(checksummed: &'a Checksummed) -> Part<'a> {
+        Part { bytes: checksummed, crc: checksummed.crc() }
+    }
+}
+
 /// A record, ready to be placed: everything that can be computed before its Lsn is known.
 pub(crate) struct Encoded<'a> {
     pub(crate) body: Body<'a>,
@@ -90,7 +112,7 @@ pub(crate) struct Encoded<'a> {
 
 pub(crate) enum Body<'a> {
     /// Copied under the lock: at most 64 KiB, some microseconds.
-    Parts(&'a [&'a [u8]]),
+    Parts(&'a [Part<'a>]),
     /// Copied before the lock was taken, behind room for the header; becomes a chunk of its own.
     Solo(Buffer),
 }

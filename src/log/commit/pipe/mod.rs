@@ -34,7 +34,7 @@ use crate::segment::{Control, FileName, Seal, SparseIndex, TrimPoint};
 use crate::types::{Incarnation, LogId, Lsn, SegmentNumber, StreamId, Watermarks};
 
 use chunk::Chunk;
-pub(crate) use chunk::{Body, Encoded, Spare, Writer, segment_bytes_for};
+pub(crate) use chunk::{Body, Encoded, Part, Spare, Writer, segment_bytes_for};
 use flight::Flight;
 pub(crate) use flight::{Group, Released, Rotation};
 

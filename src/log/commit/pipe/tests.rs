@@ -46,7 +46,7 @@ fn append(pipe: &mut Pipe<()>, bytes: usize) -> Lsn {
 fn try_append(pipe: &mut Pipe<()>, bytes: usize) -> Result<Lsn, Refused> {
     let payload = vec![7; bytes];
     let record = Encoded {
-        body: Body::Parts(&[&payload]),
+        body: Body::Parts(&[payload[..].into()]),
         payload_bytes: bytes as u32,
         raw_bytes: bytes as u32,
         payload_crc: crc32c(&payload),
