@@ -117,6 +117,11 @@ pub enum DirectIo {
     Never,
     /// Or the directory is not opened.
     Require,
+    /// As `Require`; and the file system is trusted not to write through a cache all the same, so that several groups are on their
+    /// way at once. Otherwise they are where that is known ([`Medium::past_caches`](crate::storage::Medium::past_caches)), and
+    /// btrfs, FUSE and network file systems get one group at a time. Where the trust is misplaced, a write that fails may take
+    /// with it another group that was acknowledged.
+    Trust,
 }
 
 /// What `open` does about damage.

@@ -54,6 +54,7 @@ struct Inspected {
     stream: u64,
     backend: String,
     direct_io: bool,
+    past_caches: bool,
     device_block_bytes: u32,
     first_lsn: u64,
     last_lsn: u64,
@@ -109,6 +110,7 @@ fn inspected(dir: &Path, log: &Log, recovery: &Recovery, files: Vec<File>) -> In
         stream: log.stream_id().0,
         backend: format!("{:?}", medium.backend),
         direct_io: medium.direct,
+        past_caches: medium.past_caches,
         device_block_bytes: medium.device_block_bytes,
         first_lsn: log.first().get(),
         last_lsn: log.flushed().get(),
@@ -176,7 +178,11 @@ fn text(it: &Inspected, out: &mut Out) -> Result<(), Failure> {
     let range = |(start, end): &(u64, u64)| format!("{start}..{end}");
     out.line(format_args!("log          {}", it.dir))?;
     out.line(format_args!("identity     {}, disk {}, stream {}", it.log, it.incarnation, it.stream))?;
-    let direct = if it.direct_io { "O_DIRECT" } else { "through the page cache" };
+    let direct = match (it.direct_io, it.past_caches) {
+        (true, true) => "O_DIRECT",
+        (true, false) => "O_DIRECT, perhaps through a cache: one write at a time",
+        (false, _) => "through the page cache: one write at a time",
+    };
     out.line(format_args!("medium       {}, {direct}, blocks of {} bytes", it.backend, it.device_block_bytes))?;
     let frames = (it.last_lsn + 1).saturating_sub(it.first_lsn);
     out.line(format_args!("frames       {}..={} ({})", it.first_lsn, it.last_lsn, grouped(frames)))?;

@@ -126,6 +126,7 @@ impl Storage for Memory {
             backend: Backend::Simulated,
             backend_reason: None,
             direct: state.direct,
+            past_caches: state.direct,
             device_block_bytes: state.block_bytes,
         }
     }

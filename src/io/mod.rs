@@ -64,6 +64,12 @@ pub struct Medium {
     /// True: O_DIRECT, a group is durable by one O_DSYNC write, reads see the device. False: the file system refused
     /// O_DIRECT; a group is durable by a buffered write and fdatasync, and reads see the page cache.
     pub direct: bool,
+    /// Direct, and nothing writes through a cache all the same. Where that is not known, one group is on its way at a time: a
+    /// flush that fails may give up the bytes of all groups in the cache and tell one of them. And what was read may be what a failed
+    /// flush left in the cache, so that a tail which is made durable where it stands is written again. It is known of a file
+    /// system that states the alignment of its direct I/O (`statx`, Linux 6.1), of ext4 and XFS, and of one that is trusted
+    /// ([`DirectIo::Trust`](crate::DirectIo::Trust)).
+    pub past_caches: bool,
     /// Groups start at multiples of this many bytes; writes and direct reads are multiples of it.
     pub device_block_bytes: u32,
 }

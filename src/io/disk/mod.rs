@@ -75,18 +75,22 @@ impl Disk {
         let fd = rustix::fs::open(dir, flags, Mode::empty())?;
         let found = match direct {
             DirectIo::Never => Direct::Refused("not wanted".to_owned()),
-            DirectIo::Auto | DirectIo::Require => probe::probe(fd.as_fd(), access)?,
+            DirectIo::Auto | DirectIo::Require | DirectIo::Trust => probe::probe(fd.as_fd(), access)?,
         };
-        let (is_direct, block_bytes) = match found {
-            Direct::Works { block_bytes } => (true, block_bytes),
-            Direct::Refused(reason) if direct == DirectIo::Require => {
+        let is_required = matches!(direct, DirectIo::Require | DirectIo::Trust);
+        let (is_direct, past_caches, block_bytes) = match found {
+            Direct::Works { block_bytes, is_past_caches } => {
+                (true, is_past_caches || direct == DirectIo::Trust, block_bytes)
+            }
+            Direct::Refused(reason) if is_required => {
                 let text = format!("{}: direct I/O is required: {reason}", dir.display());
                 return Err(io::Error::new(io::ErrorKind::Unsupported, text));
             }
-            Direct::Refused(_) => (false, BLOCK_BYTES_MIN),
+            Direct::Refused(_) => (false, false, BLOCK_BYTES_MIN),
         };
         let (channel, backend, backend_reason) = driver.connect(is_direct)?;
-        let medium = Medium { backend, backend_reason, direct: is_direct, device_block_bytes: block_bytes as u32 };
+        let device_block_bytes = block_bytes as u32;
+        let medium = Medium { backend, backend_reason, direct: is_direct, past_caches, device_block_bytes };
         Ok(Disk { path: dir.to_owned(), dir: fd, access, medium, channel, _driver: driver.clone() })
     }
 

@@ -20,7 +20,11 @@ const NAME_TRIES: usize = 8;
 /// What was found.
 #[derive(Debug)]
 pub(super) enum Direct {
-    Works { block_bytes: usize },
+    /// `is_past_caches`: there is no cache that it might go through all the same.
+    Works {
+        block_bytes: usize,
+        is_past_caches: bool,
+    },
     Refused(String),
 }
 
@@ -56,8 +60,8 @@ fn try_new_file(dir: BorrowedFd<'_>) -> io::Result<Tried> {
         }
         Err(e) => return Err(e.into()),
     };
-    let mut block_bytes = match stated_block(&file) {
-        Ok(block_bytes) => block_bytes,
+    let Stated { mut block_bytes, is_past_caches } = match stated(&file) {
+        Ok(stated) => stated,
         Err(reason) => return Ok(refused(&reason)),
     };
     loop {
@@ -66,7 +70,7 @@ fn try_new_file(dir: BorrowedFd<'_>) -> io::Result<Tried> {
         let written = rustix::io::pwrite(&file, &block, 0)
             .and_then(|written| Ok(written == block_bytes && rustix::io::pread(&file, &mut block[..], 0)? == written));
         match written {
-            Ok(true) => return Ok(Tried::Found(Direct::Works { block_bytes })),
+            Ok(true) => return Ok(Tried::Found(Direct::Works { block_bytes, is_past_caches })),
             Ok(false) => return Ok(refused("direct writes are short")),
             Err(Errno::INVAL) if block_bytes < BLOCK_BYTES_MAX => block_bytes *= 2,
             Err(Errno::INVAL | Errno::OPNOTSUPP) => {
@@ -117,36 +121,52 @@ fn try_existing_file(dir: BorrowedFd<'_>) -> io::Result<Tried> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             continue;
         }
-        let block_bytes = match stated_block(&file) {
-            Ok(block_bytes) => block_bytes,
+        let stated = match stated(&file) {
+            Ok(stated) => stated,
             Err(reason) => return Ok(refused(&reason)),
         };
         // At the end of a file some answer without a look at the alignment.
-        if (stat.st_size as u64) < block_bytes as u64 {
+        if (stat.st_size as u64) < stated.block_bytes as u64 {
             continue;
         }
-        return Ok(try_reading(&file, block_bytes));
+        return Ok(try_reading(&file, stated));
     }
     Ok(Tried::Inconclusive("no file of a block's size to try O_DIRECT on".to_owned()))
 }
 
-fn try_reading(file: &OwnedFd, mut block_bytes: usize) -> Tried {
+fn try_reading(file: &OwnedFd, stated: Stated) -> Tried {
+    let Stated { mut block_bytes, is_past_caches } = stated;
     loop {
         let mut block = Buffer::new(block_bytes);
         block.set_len(block_bytes);
         match rustix::io::pread(file, &mut block[..], 0) {
-            Ok(_) => return Tried::Found(Direct::Works { block_bytes }),
+            Ok(_) => return Tried::Found(Direct::Works { block_bytes, is_past_caches }),
             Err(Errno::INVAL) if block_bytes < BLOCK_BYTES_MAX => block_bytes *= 2,
             Err(e) => return Tried::Inconclusive(format!("the file system takes O_DIRECT but fails the read: {e}")),
         }
     }
 }
 
-/// The unit the kernel states (Linux 6.1, not for every file system), at least 4096.
-fn stated_block(file: &OwnedFd) -> Result<usize, String> {
+/// What the kernel says of a file's direct I/O.
+struct Stated {
+    /// Its unit, at least 4096.
+    block_bytes: usize,
+    is_past_caches: bool,
+}
+
+/// File systems that do direct I/O or refuse it, also where the kernel does not say (before Linux 6.1).
+const PAST_CACHES: [u32; 2] = [0xef53 /* ext4 */, 0x5846_5342 /* XFS */];
+
+/// File systems that state a unit (Linux 6.1: ext4, XFS, F2FS, and what is laid over them) state none where they would use the page
+/// cache. Of all others that take O_DIRECT it is not known: btrfs does where data has checksums, FUSE and network file systems where whoever
+/// serves them does.
+fn stated(file: &OwnedFd) -> Result<Stated, String> {
     let stated = match rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) {
         Ok(stated) if stated.stx_mask & StatxFlags::DIOALIGN.bits() != 0 => stated,
-        _ => return Ok(BLOCK_BYTES_MIN),
+        _ => {
+            let is_past_caches = rustix::fs::fstatfs(file).is_ok_and(|fs| PAST_CACHES.contains(&(fs.f_type as u32)));
+            return Ok(Stated { block_bytes: BLOCK_BYTES_MIN, is_past_caches });
+        }
     };
     let (offset_align, memory_align) = (stated.stx_dio_offset_align as usize, stated.stx_dio_mem_align as usize);
     if offset_align == 0 {
@@ -155,7 +175,7 @@ fn stated_block(file: &OwnedFd) -> Result<usize, String> {
     if !offset_align.is_power_of_two() || offset_align > BLOCK_BYTES_MAX || memory_align > BLOCK_BYTES_MIN {
         return Err(format!("direct I/O wants blocks of {offset_align} bytes and memory aligned to {memory_align}"));
     }
-    Ok(offset_align.max(BLOCK_BYTES_MIN))
+    Ok(Stated { block_bytes: offset_align.max(BLOCK_BYTES_MIN), is_past_caches: true })
 }
 
 fn refused(reason: &str) -> Tried {

@@ -261,8 +261,14 @@ fn directories_are_made_with_those_above_them() {
 fn direct_is_what_was_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let never = open(dir.path(), RW, DirectIo::Never).unwrap().medium();
-    assert_eq!((never.direct, never.device_block_bytes), (false, 4096));
+    assert_eq!((never.direct, never.past_caches, never.device_block_bytes), (false, false, 4096));
     let auto = open(dir.path(), RW, DirectIo::Auto).unwrap();
+    assert!(auto.medium().direct || !auto.medium().past_caches);
+    let trusted = open(dir.path(), RW, DirectIo::Trust).map(|trusted| trusted.medium());
+    assert_eq!(
+        trusted.ok().map(|trusted| (trusted.direct, trusted.past_caches)),
+        auto.medium().direct.then_some((true, true))
+    );
     let is_direct = |file: &DiskFile| {
         let flags = rustix::fs::fcntl_getfl(file).unwrap();
         assert!(!flags.intersects(OFlags::DSYNC));
@@ -319,11 +325,11 @@ fn an_existing_file_answers_as_well_as_a_new_one() {
     let by_writing = probe::probe(fd.as_fd(), RW).unwrap();
     std::fs::write(dir.path().join("a"), [1; 70_000]).unwrap();
     let by_reading = probe::probe(fd.as_fd(), Access::ReadOnly).unwrap();
-    let bytes = |direct: &Direct| match direct {
-        Direct::Works { block_bytes } => Some(*block_bytes),
+    let found = |direct: &Direct| match direct {
+        Direct::Works { block_bytes, is_past_caches } => Some((*block_bytes, *is_past_caches)),
         Direct::Refused(_) => None,
     };
-    assert_eq!(bytes(&by_writing), bytes(&by_reading));
+    assert_eq!(found(&by_writing), found(&by_reading));
 }
 
 #[test]

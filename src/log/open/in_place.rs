@@ -12,8 +12,8 @@ impl<S: Storage> Shared<S> {
     /// Flushes the tail where it stands.
     pub(super) fn make_durable_in_place(&self, state: &SegmentState<S::File>, verdict: &Verdict) -> Result<()> {
         let name = FileName::Segment(state.number).to_string();
-        if !self.storage.medium().direct {
-            // The page cache may hold what a failed write-back left marked clean: a flush alone would prove nothing.
+        if !self.storage.medium().past_caches {
+            // A cache may hold what a failed write-back left marked clean: a flush alone would prove nothing.
             // Writing the same bytes over themselves makes them dirty again, and the flush is then a real one.
             self.write_again(state, verdict, &name)?;
         }

@@ -190,7 +190,7 @@ impl<S: Storage> Opening<S> {
     fn refusing(self) -> Arc<Shared<S>> {
         let damage = Arc::new(self.findings.damage[0].clone());
         let is_flushed = match &self.findings.active {
-            Some(state) => self.storage.medium().direct && self.storage.flush(&state.file).is_ok(),
+            Some(state) => self.storage.medium().past_caches && self.storage.flush(&state.file).is_ok(),
             None => false,
         };
         let end = if is_flushed { self.findings.verdict.end } else { self.proven_end() };
@@ -236,10 +236,10 @@ impl<S: Storage> Opening<S> {
 
     fn pipe_config(&self) -> PipeConfig {
         let control = &self.findings.control;
-        // Through a page cache, one group at a time: when a flush fails, the kernel may give up the pages of every group
+        // Through a cache, one group at a time: when a flush fails, the kernel may give up the pages of every group
         // written to the file by then and tell one flush of it; the flush of another group would then succeed.
-        let one_at_a_time = !self.storage.medium().direct;
-        let depth = |wanted: usize| if one_at_a_time { 1 } else { wanted };
+        let past_caches = self.storage.medium().past_caches;
+        let depth = |wanted: usize| if past_caches { wanted } else { 1 };
         PipeConfig {
             log: control.log,
             incarnation: control.incarnation,

@@ -209,7 +209,7 @@ fn the_head_of_a_long_send_is_read_before_its_payload() {
 #[test]
 fn any_bit_of_a_long_send_counts() {
     let whole = bytes_of(&Message::Send(payload(Sequences::Dense, 41, &[(42, &[7; 5000]), (43, &[8; 4000])])));
-    let Ok(Message::Send(send)) = decode(whole.clone().into()) else { panic!("it is whole") };
+    let Ok(Message::Send(send)) = decode(whole.clone()) else { panic!("it is whole") };
     assert_eq!(send.payload.crc(), Some(crc32c(&send.payload)));
     assert!(send.payload.len() > 9000 && send.payload[4..5004] == [7; 5000]);
     let payload_at = whole.len() - 4 - send.payload.len();

@@ -231,7 +231,13 @@ impl Storage for Disk {
     type Lock = ();
 
     fn medium(&self) -> Medium {
-        Medium { backend: Backend::Simulated, backend_reason: None, direct: true, device_block_bytes: PAGE as u32 }
+        Medium {
+            backend: Backend::Simulated,
+            backend_reason: None,
+            direct: true,
+            past_caches: true,
+            device_block_bytes: PAGE as u32,
+        }
     }
 
     fn describe(&self) -> String {

@@ -101,6 +101,7 @@ impl Storage for SimStorage {
             backend: Backend::Simulated,
             backend_reason: None,
             direct: options.direct,
+            past_caches: options.direct,
             device_block_bytes: options.block_bytes,
         }
     }

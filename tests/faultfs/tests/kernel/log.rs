@@ -67,6 +67,18 @@ fn a_file_left_by_the_try_of_direct_io_is_no_obstacle() {
     assert_eq!(count_probes(), 0);
 }
 
+/// Whoever serves a file system in user space may have a cache of his own, whatever he says of direct I/O.
+#[test]
+fn a_file_system_that_does_not_state_its_direct_io_is_not_believed_to_have_no_cache() {
+    let Some(bed) = Bed::new(Options::default()) else { return };
+    for (direct_io, past_caches) in [(DirectIo::Auto, false), (DirectIo::Require, false), (DirectIo::Trust, true)] {
+        let config = Config { direct_io, ..Config::default() };
+        let (log, recovery) = Log::open(bed.path(&format!("{direct_io:?}")), config).unwrap();
+        assert_eq!((recovery.medium.direct, recovery.medium.past_caches), (true, past_caches), "{direct_io:?}");
+        log.append(b"written").unwrap().wait().unwrap();
+    }
+}
+
 /// Bug: two groups were on their way to one file through the page cache. The flush of one failed, the kernel gave up the
 /// pages of both and told only whoever asked first, and the flush of the other one succeeded: it was acknowledged, and
 /// gone. Each thread has one record on its way, so that groups are many and small.
@@ -75,7 +87,7 @@ fn a_flush_that_failed_takes_nothing_with_it_that_is_acknowledged() {
     const THREADS: u64 = 4;
     let Some(bed) = Bed::new(Options::default()) else { return };
     for backend in [BackendChoice::Pwrite, BackendChoice::Auto] {
-        for direct_io in [DirectIo::Require, DirectIo::Never] {
+        for direct_io in [DirectIo::Trust, DirectIo::Never] {
             let config = Config {
                 backend,
                 direct_io,

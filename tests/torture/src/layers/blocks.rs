@@ -246,7 +246,7 @@ impl Recording {
 }
 
 fn live(recorder: &Recorder, at: &Path, rng: &mut Rng, life: u64, lies: bool) -> Judged<Life> {
-    let args = victim::Args { dir: at.join("log"), seed: rng.next(), life, lies, buffered: lies };
+    let args = victim::Args { dir: at.join("log"), seed: rng.next(), life, lies, buffered: lies, past_caches: false };
     let clock = recorder.clock();
     let victim = Victim::start_with(&args, move || clock.position())?;
     std::thread::sleep(Duration::from_millis(20 + rng.below(100)));

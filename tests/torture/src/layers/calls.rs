@@ -176,7 +176,7 @@ impl Calls {
     fn config(&self, setting: Setting) -> Config {
         Config {
             backend: self.choice,
-            direct_io: if setting.is_direct { DirectIo::Require } else { DirectIo::Never },
+            direct_io: if setting.is_direct { DirectIo::Trust } else { DirectIo::Never },
             segment_bytes_min: 64 << 10,
             segment_bytes_max: 128 << 10,
             sweep_interval: Duration::from_micros(200),

@@ -88,6 +88,7 @@ impl Powered {
             life: life.number,
             lies: life.lies,
             buffered: false,
+            past_caches: true,
         };
         let (before, victim) =
             (self.fs.faults_fired(), Victim::start(&args).map_err(|error| format!("no process: {error}"))?);

@@ -69,6 +69,7 @@ fn kill_once(dir: &Path, life: &mut Life<'_>) -> Result<(), String> {
         life: life.number,
         lies: life.lies,
         buffered: false,
+        past_caches: false,
     };
     let victim = Victim::start(&args).map_err(|error| format!("no process: {error}"))?;
     // A third of them die while they open.

@@ -56,7 +56,7 @@ pub(super) fn lane(run: &Run<'_>, number: u64, lies: bool, mut place: impl Place
 
 /// Opens what is left, in this process, and judges it.
 pub(super) fn look(dir: &std::path::Path, life: &mut Life<'_>) -> Result<(), String> {
-    let config = victim::config(life.rng, false);
+    let config = victim::config(life.rng, false, false);
     let (log, recovery) = seawall::Log::open(dir, config).map_err(|error| format!("open: {error}"))?;
     life.oracle.judge(&log, &recovery, life.number)?;
     if life.rng.percent(20) {

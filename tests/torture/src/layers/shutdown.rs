@@ -90,7 +90,14 @@ fn log_in(image: &Image) -> PathBuf {
 /// One life. What was heard before the plug was pulled counts; what was heard later may or may not have happened.
 fn crash(image: &Image, life: &mut Life<'_>) -> Result<(), String> {
     let (number, lies) = (life.number, life.lies);
-    let args = victim::Args { dir: log_in(image), seed: life.rng.next(), life: number, lies, buffered: lies };
+    let args = victim::Args {
+        dir: log_in(image),
+        seed: life.rng.next(),
+        life: number,
+        lies,
+        buffered: lies,
+        past_caches: false,
+    };
     let victim = Victim::start(&args).map_err(|error| format!("no process: {error}"))?;
     let patience_micros = if life.rng.percent(25) { life.rng.below(15_000) } else { life.rng.below(80_000) };
     std::thread::sleep(Duration::from_micros(patience_micros));

@@ -41,13 +41,17 @@ pub(crate) struct Args {
     /// Through the page cache, whatever the file system offers.
     #[arg(long)]
     pub(crate) buffered: bool,
+    /// Direct writes go past all caches here, although the file system does not say so.
+    #[arg(long)]
+    pub(crate) past_caches: bool,
 }
 
 /// A log that rotates, proves and recycles often. The segments' sizes are the same for every life.
-pub(crate) fn config(rng: &mut Rng, buffered: bool) -> Config {
+pub(crate) fn config(rng: &mut Rng, buffered: bool, past_caches: bool) -> Config {
+    let direct = if past_caches && rng.percent(75) { DirectIo::Trust } else { DirectIo::Auto };
     Config {
         backend: if rng.percent(50) { BackendChoice::Pwrite } else { BackendChoice::Auto },
-        direct_io: if buffered || rng.percent(25) { DirectIo::Never } else { DirectIo::Auto },
+        direct_io: if buffered || rng.percent(25) { DirectIo::Never } else { direct },
         segment_bytes_min: 64 << 10,
         segment_bytes_max: 512 << 10,
         idle_proof_after: Duration::from_millis(1 + rng.below(20)),
@@ -74,7 +78,7 @@ pub(crate) fn main(args: &Args) -> ExitCode {
 
 fn live(args: &Args) -> Result<(), Error> {
     let mut rng = Rng::new(args.seed, args.life);
-    let (log, recovery) = Log::open(&args.dir, config(&mut rng, args.buffered))?;
+    let (log, recovery) = Log::open(&args.dir, config(&mut rng, args.buffered, args.past_caches))?;
     Told::Opened(recovery.end.get()).tell();
     let mut era = 0;
     let mut counters: [AtomicU64; THREADS_MAX] = Default::default();

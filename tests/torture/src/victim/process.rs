@@ -42,7 +42,10 @@ impl Victim {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("victim").arg("--dir").arg(&args.dir);
         command.arg("--seed").arg(args.seed.to_string()).arg("--life").arg(args.life.to_string());
-        command.args(args.lies.then_some("--lies")).args(args.buffered.then_some("--buffered"));
+        command
+            .args(args.lies.then_some("--lies"))
+            .args(args.buffered.then_some("--buffered"))
+            .args(args.past_caches.then_some("--past-caches"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let (told, times) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
