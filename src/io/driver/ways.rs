@@ -115,7 +115,7 @@ impl Ways {
         let Some(trial) = self.trial.as_mut().filter(|trial| choice.trial == Some(trial.number)) else { return };
         let times = if choice.way == self.chosen { &mut trial.chosen } else { &mut trial.other };
         times.push(took);
-        if let Some(is_better) = trial.verdict() {
+        if let Some(is_better) = trial.verdict(self.chosen) {
             self.end_trial(is_better);
         }
     }
@@ -135,7 +135,7 @@ impl Ways {
 
 impl Trial {
     /// Whether the other way is better, once that is known.
-    fn verdict(&mut self) -> Option<bool> {
+    fn verdict(&mut self, chosen: Way) -> Option<bool> {
         let least = self.chosen.len().min(self.other.len());
         if least < PLAIN_AFTER {
             return None;
@@ -151,8 +151,12 @@ impl Trial {
         if least < WRITES_PER_TRIAL {
             return None;
         }
-        // By a third, or every other trial would change something.
-        Some(median(&mut self.other)? * 3 <= median(&mut self.chosen)? * 2)
+        let (now, then) = (median(&mut self.chosen)?, median(&mut self.other)?);
+        // The pool by a third, or every other trial would change something; the ring as soon as it is as quick, because it costs less.
+        Some(match chosen {
+            Way::Ring => then * 3 <= now * 2,
+            Way::Pool => then <= now,
+        })
     }
 }
 
@@ -203,6 +207,15 @@ mod tests {
         assert!(took < 100_000 * 195, "the trials cost {} of {took} us", took - 100_000 * 190);
         // It has gone: there is no hurry.
         run(&mut ways, 20_000, |way| noisy(&mut seed, if way == Way::Ring { 100 } else { 190 }));
+        assert_eq!(ways.chosen, Way::Ring);
+    }
+
+    #[test]
+    fn a_pool_that_was_much_quicker_and_is_a_little_slower_gives_back() {
+        let (mut ways, mut seed) = (Ways::new(), 5);
+        run(&mut ways, 1000, |way| noisy(&mut seed, if way == Way::Ring { 4000 } else { 1000 }));
+        assert_eq!(ways.chosen, Way::Pool);
+        run(&mut ways, 20_000, |way| noisy(&mut seed, if way == Way::Ring { 155 } else { 190 }));
         assert_eq!(ways.chosen, Way::Ring);
     }
 
