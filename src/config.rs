@@ -26,7 +26,7 @@ pub struct Config {
     /// Create the log when the directory holds none.
     pub create: bool,
 
-    /// How writes are carried; logs that share a driver share its choice. Default io_uring where it works.
+    /// How writes are carried; logs that share a driver share its choice. Default io_uring where it works and is the quicker way.
     pub backend: BackendChoice,
     /// Whether files bypass the page cache. Default where the file system does it.
     pub direct_io: DirectIo,
@@ -42,11 +42,11 @@ pub struct Config {
     #[cfg_attr(feature = "serde", serde(with = "size"))]
     pub group_bytes_max: u64,
     /// At most so many device writes in flight, 1 to 64; the log finds the best number up to it by measuring. Default 8.
-    /// Where files do not bypass the page cache it is always one: a failed flush can take the pages of other writes with
-    /// it, whose own flush would then succeed.
+    /// Where it is not known that writes go past all caches ([`Medium::past_caches`](crate::storage::Medium::past_caches)) it is
+    /// always one: a failed flush can take the pages of other writes with it, whose own flush would then succeed.
     pub flush_depth_max: usize,
     /// At least so many may be in flight, also before anything is measured: for a device of which more is known. Default
-    /// 1. As `flush_depth_max`, without effect where files do not bypass the page cache.
+    /// 1. As `flush_depth_max`, without effect where writes may go through a cache.
     pub flush_depth_min: usize,
     /// Let waiters of the last group rejoin before the next one is written. Default true.
     pub gather: bool,

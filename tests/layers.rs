@@ -12,7 +12,8 @@ const SIBLINGS: [(&str, &str); 3] = [("error", "types"), ("config", "types"), ("
 const ABOVE_ALL: [&str; 2] = ["lib", "internals"];
 
 /// Take `now` and bytes, return effects.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
+    "io/driver/ways.rs",
     "segment/",
     "receiver/",
     "ledger/",

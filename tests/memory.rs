@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use seawall::{Config, Log, Lsn};
 
-use counting::{allocations, begin_peak, in_use, peak_beyond};
+#[cfg(feature = "receiver")]
+use counting::in_use;
+use counting::{allocations, begin_peak, peak_beyond};
 
 /// The most bytes in use at once while `what` runs, beyond those in use before.
 fn peak<R>(what: impl FnOnce() -> R) -> (usize, R) {

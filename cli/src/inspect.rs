@@ -174,15 +174,20 @@ fn number_before(name: &str, suffix: &str) -> Option<u64> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
+/// How writes get past the caches, and what follows from it.
+pub(crate) fn caches(direct: bool, past_caches: bool) -> &'static str {
+    match (direct, past_caches) {
+        (true, true) => "O_DIRECT",
+        (true, false) => "O_DIRECT, perhaps through a cache: one write at a time",
+        (false, _) => "through the page cache: one write at a time",
+    }
+}
+
 fn text(it: &Inspected, out: &mut Out) -> Result<(), Failure> {
     let range = |(start, end): &(u64, u64)| format!("{start}..{end}");
     out.line(format_args!("log          {}", it.dir))?;
     out.line(format_args!("identity     {}, disk {}, stream {}", it.log, it.incarnation, it.stream))?;
-    let direct = match (it.direct_io, it.past_caches) {
-        (true, true) => "O_DIRECT",
-        (true, false) => "O_DIRECT, perhaps through a cache: one write at a time",
-        (false, _) => "through the page cache: one write at a time",
-    };
+    let direct = caches(it.direct_io, it.past_caches);
     out.line(format_args!("medium       {}, {direct}, blocks of {} bytes", it.backend, it.device_block_bytes))?;
     let frames = (it.last_lsn + 1).saturating_sub(it.first_lsn);
     out.line(format_args!("frames       {}..={} ({})", it.first_lsn, it.last_lsn, grouped(frames)))?;

@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use bytes::Bytes;
 
-use super::crc::{Crc32c, crc32c, crc32c_seeded};
+use super::crc::{crc32c, crc32c_joined, crc32c_seeded};
 
 /// Bytes, with their CRC-32C where it was computed already: what the wire has checked the log need not sum up again. The sum is
 /// always one of these very bytes; a part of them has none.
@@ -26,9 +26,8 @@ impl Checksummed {
             return (Checksummed::from(bytes), whole);
         }
         let crc = crc32c(&bytes);
-        let mut whole = Crc32c::behind(before);
-        whole.join(crc, bytes.len());
-        (Checksummed { bytes, crc: Some(crc) }, whole.finish())
+        let whole = crc32c_joined(before, crc, bytes.len());
+        (Checksummed { bytes, crc: Some(crc) }, whole)
     }
 
     /// The checksum, where it is known.

@@ -20,23 +20,23 @@ pub(crate) fn crc32c_seeded(seed: u32, bytes: &[u8]) -> u32 {
 pub(crate) struct Crc32c(u32);
 
 impl Crc32c {
-    /// Behind what has this sum.
-    pub(crate) fn behind(sum: u32) -> Crc32c {
-        Crc32c(sum)
-    }
-
     pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.0 = ::crc32c::crc32c_append(self.0, bytes);
     }
 
     /// Goes on behind `bytes` bytes that have this sum, without a look at them.
     pub(crate) fn join(&mut self, sum: u32, bytes: usize) {
-        self.0 = multiply(self.0, zeros(bytes)) ^ sum;
+        self.0 = crc32c_joined(self.0, sum, bytes);
     }
 
     pub(crate) fn finish(self) -> u32 {
         self.0
     }
+}
+
+/// CRC-32C of two pieces, one behind the other, of which the second one has `bytes` bytes.
+pub(crate) fn crc32c_joined(first: u32, second: u32, bytes: usize) -> u32 {
+    multiply(first, zeros(bytes)) ^ second
 }
 
 // What follows is arithmetic with polynomials over GF(2), modulo CRC-32C's. A register holds one with x^0 at its highest bit. Behind

@@ -34,7 +34,7 @@ pub use slice::shorten_time_slice;
 /// How bytes reach the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Backend {
-    /// Writes in flight go through one io_uring.
+    /// Writes in flight go through one io_uring, or by threads where these are found to be quicker and both are allowed.
     IoUring,
     /// Writes in flight go through a bounded pool of threads with positional writes.
     Pwrite,
@@ -64,11 +64,13 @@ pub struct Medium {
     /// True: O_DIRECT, a group is durable by one O_DSYNC write, reads see the device. False: the file system refused
     /// O_DIRECT; a group is durable by a buffered write and fdatasync, and reads see the page cache.
     pub direct: bool,
-    /// Direct, and nothing writes through a cache all the same. Where that is not known, one group is on its way at a time: a
-    /// flush that fails may give up the bytes of all groups in the cache and tell one of them. And what was read may be what a failed
-    /// flush left in the cache, so that a tail which is made durable where it stands is written again. It is known of a file
-    /// system that states the alignment of its direct I/O (`statx`, Linux 6.1), of ext4 and XFS, and of one that is trusted
-    /// ([`DirectIo::Trust`](crate::DirectIo::Trust)).
+    /// Direct, and the file system does not write through a cache of this kernel all the same. Where that is not known, one group is
+    /// on its way at a time: a flush that fails may give up the bytes of all groups in the cache and tell one of them. And what was
+    /// read may be what a failed flush left in the cache, so that a tail which is made durable where it stands is written again.
+    ///
+    /// It is known of ext4, XFS and F2FS files whose direct I/O has an alignment by `statx` (Linux 6.1), and taken for true where
+    /// the user says so ([`DirectIo::Trust`](crate::DirectIo::Trust)). What is below the file system is not looked at: a loop
+    /// device or a virtual disk whose host has a cache must tell every flush that loses bytes.
     pub past_caches: bool,
     /// Groups start at multiples of this many bytes; writes and direct reads are multiples of it.
     pub device_block_bytes: u32,

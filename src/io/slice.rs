@@ -7,7 +7,7 @@ const SLICE_NANOS: u64 = 100_000;
 
 /// Asks the scheduler for the shortest time slice for this thread, 100 µs (Linux 6.12; earlier ones do not heed it). Its share of the
 /// CPUs stays the same. But when it wakes, at the end of a write for one, it takes its turn at once from a program that was given the
-/// usual slice and would have kept the CPU for up to 4 ms more.
+/// usual slice and would have kept the CPU for up to 4 ms more. Threads that it starts later inherit it.
 ///
 /// Threads of a [`Driver`](super::Driver) do so by themselves. For a thread that waits for its own appends it pays only where other
 /// programs keep all CPUs busy: one record at a time took 114 to 120 µs instead of 3.9 ms in two runs of three, on Linux 6.18 with a
@@ -54,6 +54,7 @@ fn attributes() -> io::Result<libc::sched_attr> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::skip::skipped;
     use super::*;
 
     #[test]
@@ -62,11 +63,14 @@ mod tests {
         std::thread::spawn(|| {
             rustix::process::nice(3).unwrap();
             let before = attributes().unwrap();
-            shorten_time_slice().unwrap();
+            assert_ne!(before.sched_nice, 0);
+            if let Err(e) = shorten_time_slice() {
+                return skipped(format_args!("time slices: {e}"));
+            }
             let after = attributes().unwrap();
             assert_eq!(
                 (after.sched_policy, after.sched_flags, after.sched_nice, after.sched_priority),
-                (before.sched_policy, before.sched_flags, 3, before.sched_priority)
+                (before.sched_policy, before.sched_flags, before.sched_nice, before.sched_priority)
             );
             // Kernels that do not heed it say 0, before and after.
             if before.sched_runtime != 0 {
@@ -85,8 +89,10 @@ mod tests {
             // SAFETY: as above.
             let set = unsafe { libc::syscall(libc::SYS_sched_setattr, THIS_THREAD, &raw const idle, 0) };
             assert_eq!(set, 0);
+            let before = attributes().unwrap();
             shorten_time_slice().unwrap();
-            assert_eq!(attributes().unwrap().sched_policy, libc::SCHED_IDLE as u32);
+            let after = attributes().unwrap();
+            assert_eq!((after.sched_policy, after.sched_runtime), (libc::SCHED_IDLE as u32, before.sched_runtime));
         })
         .join()
         .unwrap();

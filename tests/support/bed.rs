@@ -102,7 +102,7 @@ pub fn try_open(dir: &TempDir, config: &Config) -> Result<(Log, Recovery), Error
     let opened = Log::open_with(dir.path(), config.clone(), DRIVER.get_or_init(|| direct().driver().unwrap()));
     if let Ok((log, _)) = &opened
         && config.direct_io != DirectIo::Never
-        && !log.medium().direct
+        && !log.medium().past_caches
     {
         static ONCE: std::sync::Once = std::sync::Once::new();
         ONCE.call_once(|| skipped("O_DIRECT is refused here: everything goes through the page cache"));
@@ -113,7 +113,7 @@ pub fn try_open(dir: &TempDir, config: &Config) -> Result<(Log, Recovery), Error
 /// How many of the log's frames a log shows that takes no appends: what was read through a page cache and is not proven
 /// is told instead.
 pub fn shown(log: &Log, recovery: &Recovery) -> usize {
-    let in_doubt = recovery.ambiguous_tail.filter(|_| !log.medium().direct);
+    let in_doubt = recovery.ambiguous_tail.filter(|_| !log.medium().past_caches);
     let flushed = log.flushed();
     assert_eq!(flushed, in_doubt.map_or(recovery.end, |lsns| lsns.start.previous()), "{recovery:?}");
     flushed.get() as usize

@@ -44,7 +44,7 @@ impl Table {
     }
 
     pub(super) fn medium(&mut self, medium: &Medium) {
-        let direct = if medium.direct { "O_DIRECT" } else { "through the page cache" };
+        let direct = crate::inspect::caches(medium.direct, medium.past_caches);
         self.medium = Some(format!("{:?}, {direct}, blocks of {} bytes", medium.backend, medium.device_block_bytes));
     }
 

@@ -154,19 +154,17 @@ struct Stated {
     is_past_caches: bool,
 }
 
-/// File systems that do direct I/O or refuse it, also where the kernel does not say (before Linux 6.1).
-const PAST_CACHES: [u32; 2] = [0xef53 /* ext4 */, 0x5846_5342 /* XFS */];
+/// File systems that state a unit for a file (Linux 6.1) only if its direct writes do not go through the page cache: ext4, which
+/// takes O_DIRECT and uses the cache where it journals or encrypts data, then states none; XFS; F2FS.
+///
+/// Of others it is not known, whatever they state: NFS states a unit, and whoever serves it may have a cache; so it is with FUSE; overlayfs
+/// passes on what the one below says; btrfs uses the cache where data has checksums, and states nothing.
+const SAY_SO: [u32; 3] = [0xef53, 0x5846_5342, 0xf2f5_2010];
 
-/// File systems that state a unit (Linux 6.1: ext4, XFS, F2FS, and what is laid over them) state none where they would use the page
-/// cache. Of all others that take O_DIRECT it is not known: btrfs does where data has checksums, FUSE and network file systems where whoever
-/// serves them does.
 fn stated(file: &OwnedFd) -> Result<Stated, String> {
     let stated = match rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) {
         Ok(stated) if stated.stx_mask & StatxFlags::DIOALIGN.bits() != 0 => stated,
-        _ => {
-            let is_past_caches = rustix::fs::fstatfs(file).is_ok_and(|fs| PAST_CACHES.contains(&(fs.f_type as u32)));
-            return Ok(Stated { block_bytes: BLOCK_BYTES_MIN, is_past_caches });
-        }
+        _ => return Ok(Stated { block_bytes: BLOCK_BYTES_MIN, is_past_caches: false }),
     };
     let (offset_align, memory_align) = (stated.stx_dio_offset_align as usize, stated.stx_dio_mem_align as usize);
     if offset_align == 0 {
@@ -175,7 +173,8 @@ fn stated(file: &OwnedFd) -> Result<Stated, String> {
     if !offset_align.is_power_of_two() || offset_align > BLOCK_BYTES_MAX || memory_align > BLOCK_BYTES_MIN {
         return Err(format!("direct I/O wants blocks of {offset_align} bytes and memory aligned to {memory_align}"));
     }
-    Ok(Stated { block_bytes: offset_align.max(BLOCK_BYTES_MIN), is_past_caches: true })
+    let is_past_caches = rustix::fs::fstatfs(file).is_ok_and(|system| SAY_SO.contains(&(system.f_type as u32)));
+    Ok(Stated { block_bytes: offset_align.max(BLOCK_BYTES_MIN), is_past_caches })
 }
 
 fn refused(reason: &str) -> Tried {

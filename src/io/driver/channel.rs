@@ -158,13 +158,8 @@ impl Channel {
                 numbers.next - 1
             })
         };
-        Arc::new(Channel {
-            number,
-            shared,
-            is_kicked: AtomicBool::new(false),
-            client: Mutex::new(None),
-            ways: Mutex::new(Ways::new()),
-        })
+        let ways = Mutex::new(Ways::new(shared.threads_per_channel));
+        Arc::new(Channel { number, shared, is_kicked: AtomicBool::new(false), client: Mutex::new(None), ways })
     }
 
     /// Unique among the channels that exist.
@@ -241,7 +236,11 @@ impl Ended {
     pub(super) fn tell(self) {
         let Ended { order: Order { channel, write, sent }, result } = self;
         if let Some((choice, at)) = sent {
-            channel.ways.lock().ended(choice, at.elapsed());
+            let mut ways = channel.ways.lock();
+            match &result {
+                Ok(_) => ways.ended(choice, at.elapsed()),
+                Err(_) => ways.failed(choice),
+            }
         }
         channel.call(move |client| client.complete(write, result));
     }

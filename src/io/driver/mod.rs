@@ -92,7 +92,8 @@ impl Driver {
     }
 
     /// One without a thread of its own: its work is done by whoever has the [`DriverLoop`], in the midst of an event loop that
-    /// waits for other things too, sockets for one. What its logs are asked for from within that loop costs no change of threads.
+    /// waits for other things too, sockets for one. What its logs are asked for from within that loop costs no change of threads,
+    /// unless a thread is found to be the quicker way for a write ([`BackendChoice::Auto`]).
     ///
     /// ```
     /// # #[cfg(feature = "net")] {

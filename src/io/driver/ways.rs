@@ -37,13 +37,14 @@ pub(super) struct Choice {
 /// Writes of each way in a trial, which alternate: the device itself may be twice as slow the next second.
 const WRITES_PER_TRIAL: usize = 8;
 /// So many of each are enough where the difference is plain: a trial must not cost much itself.
-const PLAIN_AFTER: usize = 3;
+const PLAIN_AFTER: usize = 4;
 /// Where the slower one's best is so many times the quicker one's worst.
 const PLAIN_FACTOR: u32 = 2;
-/// Writes between two trials: the fewest, after a change, and twice as many after each trial that changed nothing, up to the most.
-const BETWEEN_MIN: u32 = 128;
-/// Before the first one.
+/// Writes before the first trial.
 const FIRST_AFTER: u32 = 16;
+/// Writes between two trials: twice as many after each one, so that two ways which are each the quicker one while the other is used
+/// are not changed for ever; the fewest again after a change that lateness was the reason of.
+const BETWEEN_MIN: u32 = 128;
 const BETWEEN_MAX: u32 = 8192;
 /// So many writes in a row that took [`LATE_FACTOR`] times the usual are a reason for a trial, though not before [`BETWEEN_MIN`] / 2.
 const LATE_IN_A_ROW: u32 = 8;
@@ -53,9 +54,12 @@ const LATE_FACTOR: u32 = 3;
 #[derive(Debug)]
 pub(super) struct Ways {
     chosen: Way,
+    /// Writes that are with the pool, and how many it works on at a time.
+    in_pool: usize,
+    in_pool_max: usize,
     since_trial: u32,
     between: u32,
-    /// What the chosen way took in the last trial.
+    /// What the chosen way took in the last trial, or less since.
     usual: Option<Duration>,
     late_in_a_row: u32,
     trial: Option<Trial>,
@@ -65,15 +69,19 @@ pub(super) struct Ways {
 #[derive(Debug)]
 struct Trial {
     number: u32,
+    is_late: bool,
     given: usize,
     chosen: Vec<Duration>,
     other: Vec<Duration>,
 }
 
 impl Ways {
-    pub(super) fn new() -> Ways {
+    /// Of a directory whose writes occupy at most so many of the pool's threads.
+    pub(super) fn new(in_pool_max: usize) -> Ways {
         Ways {
             chosen: Way::Ring,
+            in_pool: 0,
+            in_pool_max,
             since_trial: 0,
             between: FIRST_AFTER,
             usual: None,
@@ -88,29 +96,49 @@ impl Ways {
         let is_late = self.late_in_a_row >= LATE_IN_A_ROW && self.since_trial >= BETWEEN_MIN / 2;
         if self.trial.is_none() && (self.since_trial >= self.between || is_late) {
             self.trials = self.trials.wrapping_add(1);
-            self.trial = Some(Trial { number: self.trials, given: 0, chosen: Vec::new(), other: Vec::new() });
+            self.trial = Some(Trial { number: self.trials, is_late, given: 0, chosen: Vec::new(), other: Vec::new() });
         }
         self.since_trial = self.since_trial.saturating_add(1);
-        match &mut self.trial {
-            Some(trial) if trial.given < 2 * WRITES_PER_TRIAL => {
-                let way = if trial.given.is_multiple_of(2) { self.chosen } else { self.chosen.other() };
-                trial.given += 1;
-                Choice { way, trial: Some(trial.number) }
-            }
-            _ => Choice { way: self.chosen, trial: None },
+        let trial = self.trial.as_mut().filter(|trial| trial.given < 2 * WRITES_PER_TRIAL);
+        let way = match &trial {
+            // a b b a a b b a …: short and long groups may alternate as well.
+            Some(trial) if matches!(trial.given % 4, 1 | 2) => self.chosen.other(),
+            _ => self.chosen,
+        };
+        if way == Way::Pool && self.in_pool >= self.in_pool_max {
+            // It would wait there for a thread.
+            return Choice { way: Way::Ring, trial: None };
         }
+        self.in_pool += usize::from(way == Way::Pool);
+        let trial = trial.map(|trial| {
+            trial.given += 1;
+            trial.number
+        });
+        Choice { way, trial }
     }
 
-    /// The other way cannot be had now: the write took the chosen one.
+    /// The pool, which was chosen, cannot be had: the write took the ring.
     pub(super) fn refused(&mut self) {
+        self.in_pool -= 1;
         self.end_trial(false);
+    }
+
+    /// A write failed, from which nothing is learnt.
+    pub(super) fn failed(&mut self, choice: Choice) {
+        self.in_pool -= usize::from(choice.way == Way::Pool);
     }
 
     /// A write took so long, from when its way was chosen.
     pub(super) fn ended(&mut self, choice: Choice, took: Duration) {
-        if choice.trial.is_none() && choice.way == self.chosen {
-            let is_late = self.usual.is_some_and(|usual| took > usual * LATE_FACTOR);
+        self.in_pool -= usize::from(choice.way == Way::Pool);
+        if choice.trial.is_none()
+            && choice.way == self.chosen
+            && let Some(usual) = &mut self.usual
+        {
+            let is_late = took > *usual * LATE_FACTOR;
             self.late_in_a_row = if is_late { self.late_in_a_row + 1 } else { 0 };
+            // Also after a trial in a slow moment lateness is to be noticed.
+            *usual -= usual.saturating_sub(took) / 16;
         }
         let Some(trial) = self.trial.as_mut().filter(|trial| choice.trial == Some(trial.number)) else { return };
         let times = if choice.way == self.chosen { &mut trial.chosen } else { &mut trial.other };
@@ -126,7 +154,8 @@ impl Ways {
         if is_better {
             self.chosen = self.chosen.other();
         }
-        self.between = if is_better { BETWEEN_MIN } else { (self.between * 2).clamp(BETWEEN_MIN, BETWEEN_MAX) };
+        let was_late = is_better && trial.is_late;
+        self.between = if was_late { BETWEEN_MIN } else { (self.between * 2).clamp(BETWEEN_MIN, BETWEEN_MAX) };
         self.usual = median(&mut times).or(self.usual);
         self.since_trial = 0;
         self.late_in_a_row = 0;
@@ -189,7 +218,7 @@ mod tests {
 
     #[test]
     fn where_the_ring_is_quicker_it_stays_and_the_trials_are_few() {
-        let (mut ways, mut seed) = (Ways::new(), 1);
+        let (mut ways, mut seed) = (Ways::new(8), 1);
         let (count, _) = run(&mut ways, 200_000, |way| noisy(&mut seed, if way == Way::Ring { 100 } else { 140 }));
         assert_eq!(ways.chosen, Way::Ring);
         assert!((1..400).contains(&count[1]), "{count:?}");
@@ -197,7 +226,7 @@ mod tests {
 
     #[test]
     fn where_the_ring_s_ends_come_late_the_pool_takes_over_and_gives_back() {
-        let (mut ways, mut seed) = (Ways::new(), 2);
+        let (mut ways, mut seed) = (Ways::new(8), 2);
         run(&mut ways, 100_000, |way| noisy(&mut seed, if way == Way::Ring { 100 } else { 140 }));
         // Another program has come.
         let (count, _) = run(&mut ways, 200, |way| noisy(&mut seed, if way == Way::Ring { 4000 } else { 190 }));
@@ -212,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_pool_that_was_much_quicker_and_is_a_little_slower_gives_back() {
-        let (mut ways, mut seed) = (Ways::new(), 5);
+        let (mut ways, mut seed) = (Ways::new(8), 5);
         run(&mut ways, 1000, |way| noisy(&mut seed, if way == Way::Ring { 4000 } else { 1000 }));
         assert_eq!(ways.chosen, Way::Pool);
         run(&mut ways, 20_000, |way| noisy(&mut seed, if way == Way::Ring { 155 } else { 190 }));
@@ -221,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_slower_device_is_no_reason_to_change() {
-        let (mut ways, mut seed) = (Ways::new(), 3);
+        let (mut ways, mut seed) = (Ways::new(8), 3);
         for micros in [100, 1000, 100, 10_000, 50, 3000] {
             let (count, _) =
                 run(&mut ways, 10_000, |way| noisy(&mut seed, if way == Way::Ring { micros } else { micros + 40 }));
@@ -230,8 +259,60 @@ mod tests {
     }
 
     #[test]
+    fn lateness_is_noticed_after_a_trial_in_a_slow_moment() {
+        let (mut ways, mut seed) = (Ways::new(8), 6);
+        run(&mut ways, 20_000, |way| noisy(&mut seed, if way == Way::Ring { 10_000 } else { 10_040 }));
+        run(&mut ways, 1000, |way| noisy(&mut seed, if way == Way::Ring { 100 } else { 140 }));
+        let (count, _) = run(&mut ways, 200, |way| noisy(&mut seed, if way == Way::Ring { 4000 } else { 190 }));
+        assert!(ways.chosen == Way::Pool && count[0] < 100, "{count:?}");
+    }
+
+    #[test]
+    fn short_and_long_groups_that_alternate_are_no_reason_to_change() {
+        let (mut ways, mut seed, mut turn) = (Ways::new(8), 7, 0u64);
+        for _ in 0..100_000 {
+            turn += 1;
+            let choice = ways.choose();
+            let micros = if turn.is_multiple_of(2) { 100 } else { 1000 } + if choice.way == Way::Ring { 0 } else { 20 };
+            ways.ended(choice, Duration::from_micros(noisy(&mut seed, micros)));
+            assert_eq!(ways.chosen, Way::Ring, "write {turn}");
+        }
+    }
+
+    /// The pool is quick for a few, and slow for all.
+    #[test]
+    fn ways_that_are_slow_only_while_they_are_used_are_changed_ever_less_often() {
+        let (mut ways, mut changes, mut before) = (Ways::new(8), 0, Way::Ring);
+        for _ in 0..100_000 {
+            let choice = ways.choose();
+            let micros = if choice.way == ways.chosen { 250 } else { 100 };
+            ways.ended(choice, Duration::from_micros(micros));
+            changes += u32::from(ways.chosen != before);
+            before = ways.chosen;
+        }
+        assert!((2..30).contains(&changes), "{changes}");
+    }
+
+    #[test]
+    fn the_pool_gets_no_more_than_it_works_on_at_a_time() {
+        let mut ways = Ways::new(8);
+        run(&mut ways, 1000, |way| if way == Way::Ring { 4000 } else { 200 });
+        assert_eq!(ways.chosen, Way::Pool);
+        let flying: Vec<_> = (0..100).map(|_| ways.choose()).collect();
+        assert_eq!(flying.iter().filter(|choice| choice.way == Way::Pool).count(), 8);
+        flying.into_iter().for_each(|choice| ways.failed(choice));
+        assert_eq!(ways.in_pool, 0);
+        // Nor in a trial, which goes on when there is room again.
+        let flying: Vec<_> = (0..20_000).map(|_| ways.choose()).collect();
+        assert!(ways.trial.as_ref().is_some_and(|trial| trial.given < 2 * WRITES_PER_TRIAL));
+        flying.into_iter().for_each(|choice| ways.ended(choice, Duration::from_micros(200)));
+        run(&mut ways, 20_000, |way| if way == Way::Ring { 100 } else { 200 });
+        assert_eq!(ways.chosen, Way::Ring);
+    }
+
+    #[test]
     fn what_cannot_be_had_is_asked_for_ever_less() {
-        let mut ways = Ways::new();
+        let mut ways = Ways::new(8);
         let mut asked = 0;
         for _ in 0..100_000 {
             let choice = ways.choose();
@@ -247,7 +328,7 @@ mod tests {
 
     #[test]
     fn ends_in_any_order_and_of_trials_long_over_change_nothing() {
-        let mut ways = Ways::new();
+        let mut ways = Ways::new(8);
         let mut in_flight = Vec::new();
         let mut seed = 4;
         for turn in 0..100_000u64 {

@@ -44,7 +44,7 @@ pub struct Recovery {
     pub chain: Chain,
     /// Frames that are there although nothing proved, before now, that they had been flushed; whether their sources
     /// were told so is not known here. They are durable now, and can be read. Only a log that was opened read-only, or
-    /// that refuses appends and is read through a page cache, does not show them: its [`crate::Log::flushed`] is
+    /// that refuses appends and may be read through a cache, does not show them: its [`crate::Log::flushed`] is
     /// before them.
     pub ambiguous_tail: Option<LsnRange>,
     /// The ambiguous tail found no room in the next segment, and was made durable where it stands: what a device lost
@@ -186,7 +186,7 @@ impl<S: Storage> Opening<S> {
     }
 
     /// The tail is damaged and nobody decided yet what is to become of it, so nothing is written. What was read past
-    /// every page cache is flushed and shown as well.
+    /// every cache is flushed and shown as well.
     fn refusing(self) -> Arc<Shared<S>> {
         let damage = Arc::new(self.findings.damage[0].clone());
         let is_flushed = match &self.findings.active {
