@@ -97,6 +97,7 @@ pub(crate) struct Counters {
     pub(crate) group_bytes: Distribution,
     pub(crate) queue_wait_micros: Distribution,
     pub(crate) groups_led: AtomicU64,
+    pub(crate) groups_by_pool: AtomicU64,
     pub(crate) groups_driven: AtomicU64,
     pub(crate) segments_prepared: AtomicU64,
     pub(crate) segments_recycled: AtomicU64,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
+use seawall::storage::Backend;
 use seawall::{BackendChoice, Config, DirectIo, Log, Lsn, Stats};
 
 /// Everything that was told, by name: how often, and the sum.
@@ -129,6 +130,9 @@ fn times_sizes_and_counts_are_told_apart() {
             let groups = stats.flush_micros.count;
             assert!(groups >= 9, "{stats:?}");
             assert_eq!(stats.groups_led + stats.groups_driven, groups, "{stats:?}");
+            assert!(stats.groups_driven > 0, "{stats:?}");
+            let by_pool = if log.medium().backend == Backend::IoUring { 0 } else { stats.groups_driven };
+            assert_eq!(stats.groups_by_pool, by_pool, "{stats:?}");
             // Where both are one operation, all of it is the flush.
             assert!(stats.flush_micros.sum > 0, "{stats:?}");
             assert_eq!(stats.write_micros.count, groups);

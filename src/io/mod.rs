@@ -83,6 +83,8 @@ pub struct WriteTimes {
     pub write: Duration,
     /// Making them durable.
     pub flush: Duration,
+    /// A thread waited in the system call.
+    pub by_thread: bool,
 }
 
 /// A group on its way to the device: `parts`, one after another, at `offset` of `file`.

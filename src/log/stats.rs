@@ -34,6 +34,8 @@ pub struct Stats {
     pub groups_led: u64,
     /// Groups written by the I/O driver.
     pub groups_driven: u64,
+    /// Of these, groups that a thread of its pool wrote, and not io_uring, and that ended well.
+    pub groups_by_pool: u64,
     /// Device writes that may be in flight now, as measured to be best.
     pub flush_depth: usize,
     /// Share of released waiters that came back in time for the next group.
@@ -82,6 +84,7 @@ impl<S: Storage> Shared<S> {
             group_frames: counters.group_frames.summary(),
             group_bytes: counters.group_bytes.summary(),
             groups_led: get(&counters.groups_led),
+            groups_by_pool: get(&counters.groups_by_pool),
             groups_driven: get(&counters.groups_driven),
             flush_depth: pipe.depth(),
             rejoin_share: pipe.rejoin_share(),

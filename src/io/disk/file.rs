@@ -65,11 +65,11 @@ impl DiskFile {
             }
         }
         if self.is_direct {
-            return Ok(WriteTimes { write: Duration::ZERO, flush: start.elapsed() });
+            return Ok(WriteTimes { write: Duration::ZERO, flush: start.elapsed(), by_thread: true });
         }
         let written = Instant::now();
         self.flush()?;
-        Ok(WriteTimes { write: written - start, flush: written.elapsed() })
+        Ok(WriteTimes { write: written - start, flush: written.elapsed(), by_thread: true })
     }
 
     /// One system call, which writes all of it or fails.

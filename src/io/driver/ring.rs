@@ -262,11 +262,12 @@ impl Ring {
             (_, Err(_)) => Err(io::Error::from_raw_os_error(-result)),
             (None, Ok(bytes)) => check_written(bytes as usize, write.bytes()).map(|()| {
                 let took = now.saturating_duration_since(operation.started);
-                write.file.is_direct().then_some(WriteTimes { write: Duration::ZERO, flush: took })
+                write.file.is_direct().then_some(WriteTimes { write: Duration::ZERO, flush: took, by_thread: false })
             }),
             (Some(written), Ok(_)) => Ok(Some(WriteTimes {
                 write: written.saturating_duration_since(operation.started),
                 flush: now.saturating_duration_since(written),
+                by_thread: false,
             })),
         };
         let result = match result {

@@ -30,6 +30,9 @@ pub(super) struct DriveState {
 
 impl<S: Storage> Client<S::File> for Shared<S> {
     fn complete(&self, write: GroupWrite<S::File>, result: std::io::Result<WriteTimes>) {
+        if result.as_ref().is_ok_and(|times| times.by_thread) {
+            add(&self.counters.groups_by_pool, 1);
+        }
         self.group_ended(write, result);
     }
 

@@ -118,6 +118,7 @@ pub(super) fn of_log<S: Storage>(text: &mut Exposition, receiver: &Receiver<S>) 
         ("flushes", "Groups made durable.", log.flush_micros.count),
         ("groups_led", "Groups written by a thread that waited for them.", log.groups_led),
         ("groups_driven", "Groups written by the I/O driver.", log.groups_driven),
+        ("groups_by_pool", "Groups that a thread of the I/O driver wrote, not io_uring.", log.groups_by_pool),
         ("rotations", "Segment changes.", log.rotations),
         ("dropped_frames", "Frames given up by DropOldest.", log.dropped_frames),
     ] {

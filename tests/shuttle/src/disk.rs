@@ -326,7 +326,7 @@ impl Storage for Disk {
             self.flush_pages(file, offset / PAGE as u64..at / PAGE as u64);
         }
         self.step();
-        Ok(WriteTimes { write: Duration::ZERO, flush: Duration::from_micros(100) })
+        Ok(WriteTimes { write: Duration::ZERO, flush: Duration::from_micros(100), by_thread: false })
     }
 
     fn submit(&self, write: GroupWrite<File>) {

@@ -150,7 +150,7 @@ impl State {
             flushes_lie: false,
             manual: false,
             schedule: None,
-            times: WriteTimes { write: Duration::ZERO, flush: Duration::from_micros(200) },
+            times: WriteTimes { write: Duration::ZERO, flush: Duration::from_micros(200), by_thread: false },
             latency: Duration::ZERO,
             next_id: 1,
         }
