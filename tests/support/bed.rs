@@ -105,12 +105,12 @@ pub fn try_open(dir: &TempDir, config: &Config) -> Result<(Log, Recovery), Error
         && !log.medium().past_caches
     {
         static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| skipped("O_DIRECT is refused here: everything goes through the page cache"));
+        ONCE.call_once(|| skipped("O_DIRECT is refused here, or may go through a cache: one write at a time"));
     }
     opened
 }
 
-/// How many of the log's frames a log shows that takes no appends: what was read through a page cache and is not proven
+/// How many of the log's frames a log shows that takes no appends: what may have been read through a cache and is not proven
 /// is told instead.
 pub fn shown(log: &Log, recovery: &Recovery) -> usize {
     let in_doubt = recovery.ambiguous_tail.filter(|_| !log.medium().past_caches);
