@@ -47,7 +47,14 @@ impl Tale {
         let block_bytes = if rng.one_in(2) { 512 } else { 4096 };
         let disk = DiskOptions { direct: rng.one_in(2), block_bytes };
         let count = 4 + rng.below(9);
-        let mut steps: Vec<Step> = (0..count).map(|_| Step::random(&mut rng)).collect();
+        let mut steps: Vec<Step> = Vec::new();
+        for _ in 0..count {
+            let step = Step::random(&mut rng);
+            // What fails alone says nothing of what fails among others.
+            let others = if matches!(step, Step::Fail(_)) { rng.below(4) } else { 0 };
+            steps.extend((0..others).map(|_| Step::Submit(lengths(&mut rng))));
+            steps.push(step);
+        }
         // Something to lose.
         steps.insert(0, Step::Append(lengths(&mut rng)));
         Tale { seed, disk, steps }
@@ -156,12 +163,18 @@ impl Step {
                 // The failure is one write's. What the flushes of the others say is not worth as much any more, and the log may
                 // hear that first.
                 let (is_told_first, others_end) = (rng.one_in(2), rng.one_in(2));
+                // A device that has told once what it lost may have forgotten it. A yes before it told is a lie that no log sees through.
+                let is_forgotten = is_told_first && rng.one_in(2);
+                let end_of = |token: u64| match is_forgotten {
+                    true => Outcome::Forgotten(Landed::partial(4096, choice.wrapping_add(token))),
+                    false => Outcome::Ok,
+                };
                 if is_told_first {
                     failed.take().into_iter().for_each(Untold::tell);
                     story.see(&log);
                 }
                 if others_end {
-                    others.iter().for_each(|other| story.disk.complete(*other, Outcome::Ok));
+                    others.iter().for_each(|other| story.disk.complete(*other, end_of(*other)));
                     story.see(&log);
                 }
                 failed.into_iter().for_each(Untold::tell);

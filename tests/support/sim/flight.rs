@@ -43,6 +43,8 @@ pub enum Outcome {
     Short(u64),
     /// The client is never told.
     Missing(Landed),
+    /// The client is told that it is durable; so much is. What the rest was lost by, the device has told to the flush of another write.
+    Forgotten(Landed),
     /// With an injected error.
     Injected(FaultError, Landed),
 }
@@ -98,7 +100,7 @@ impl State {
             Outcome::Ok => (Landed::Full, ok, Ok(self.times)),
             Outcome::Error(errno, landed) => (landed, Ended::Failed, Err(io::Error::from_raw_os_error(errno))),
             Outcome::Short(bytes) => (Landed::Prefix(bytes), Ended::Failed, Err(io::ErrorKind::WriteZero.into())),
-            Outcome::Missing(landed) => (landed, Ended::Failed, Ok(self.times)),
+            Outcome::Missing(landed) | Outcome::Forgotten(landed) => (landed, Ended::Failed, Ok(self.times)),
             Outcome::Injected(error, landed) => (landed, Ended::Failed, Err(error.error())),
         };
         match flight.number {
