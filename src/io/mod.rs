@@ -220,6 +220,12 @@ pub trait Storage: Send + Sync + 'static {
     /// Asks for the client to be driven soon. Cheap, callable from anywhere, also within `drive` and `complete`.
     fn kick(&self);
 
+    /// Called by a thread before it sleeps until something that is under way here has been done, and again so long after as this
+    /// says: where whoever should do it does not, somebody else does from then on. `None`: there is no need to call again.
+    fn watch_over(&self) -> Option<Duration> {
+        None
+    }
+
     /// Runs a job that may block, soon, on another thread; jobs of one storage run one at a time, in order.
     fn background(&self, job: Box<dyn FnOnce() + Send>);
 }

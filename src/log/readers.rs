@@ -86,11 +86,13 @@ impl<S: Storage> Tail<S> {
                 read => return read,
             }
             let shared = &self.cursor.shared;
+            let patience = shared.sleep_max(Some(until.saturating_duration_since(now())));
             let mut guard = shared.news_lock.lock();
             if shared.flushed() >= self.cursor.next {
                 continue;
             }
-            if shared.is_over() || shared.news.wait_until(&mut guard, until).timed_out() {
+            let patience = patience.unwrap_or_default();
+            if shared.is_over() || (shared.news.wait_for(&mut guard, patience).timed_out() && now() >= until) {
                 return Ok(None);
             }
         }

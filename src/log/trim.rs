@@ -100,6 +100,7 @@ impl<S: Storage> Shared<S> {
             }
             // A batch is being placed: none is cut in the middle. It may wait for room that a trim has to make.
             drop(turn);
+            self.storage.watch_over();
             sleep(Duration::from_millis(1));
         }
     }
@@ -127,6 +128,7 @@ impl<S: Storage> Shared<S> {
             if let Some(full) = self.want_segment(0) {
                 return Err(full);
             }
+            self.storage.watch_over();
             sleep(Duration::from_millis(1));
         }
         let count = self.control.lock().truncation_count + 1;

@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -221,6 +222,10 @@ impl Storage for Disk {
 
     fn kick(&self) {
         self.channel.kick();
+    }
+
+    fn watch_over(&self) -> Option<Duration> {
+        self.channel.watch_over()
     }
 
     fn background(&self, job: Box<dyn FnOnce() + Send>) {

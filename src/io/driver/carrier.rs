@@ -59,6 +59,12 @@ impl Carrier {
         self.shared.background.stop();
     }
 
+    /// Somebody has left something, a write has ended, or a deadline has passed.
+    pub(super) fn has_something_to_do(&mut self, now: Instant) -> bool {
+        let is_left = self.shared.inbox.has_something() || !self.ended.is_empty();
+        is_left || self.ring.as_mut().is_some_and(Ring::has_more) || self.timers.next().is_some_and(|at| at <= now)
+    }
+
     fn is_finished(&self) -> bool {
         self.is_closed
             && self.ring.as_ref().is_none_or(Ring::is_idle)

@@ -3,7 +3,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::super::disk::DiskFile;
 use super::super::fork::is_forked_child;
 use super::super::{Backend, Client, GroupWrite, WriteTimes};
+use super::event_loop::Place;
 use super::inbox::Inbox;
 use super::pool::{Pool, Work};
 use super::ways::{Choice, Way, Ways};
@@ -67,6 +68,8 @@ pub(super) struct Shared {
     /// How new directories' writes are carried, and why not by io_uring.
     pub(super) carried: Mutex<(Backend, Option<String>)>,
     numbers: Mutex<Numbers>,
+    /// Where the work is done in an event loop, if it is.
+    pub(super) in_loop: OnceLock<Weak<Place>>,
     /// The ring's descriptor, so that a test can break it.
     #[cfg(all(test, feature = "io-uring"))]
     pub(super) ring_fd: std::sync::atomic::AtomicI32,
@@ -93,6 +96,7 @@ impl Shared {
             threads_per_channel: (threads_max / 2).max(1),
             carried: Mutex::new((Backend::Pwrite, None)),
             numbers: Mutex::default(),
+            in_loop: OnceLock::new(),
             #[cfg(all(test, feature = "io-uring"))]
             ring_fd: std::sync::atomic::AtomicI32::new(-1),
         }))
@@ -188,6 +192,12 @@ impl Channel {
         if !self.is_kicked.swap(true, Ordering::AcqRel) {
             self.shared.inbox.post_kick(self.clone());
         }
+    }
+
+    /// See [`Storage::watch_over`](super::super::Storage::watch_over).
+    pub(crate) fn watch_over(&self) -> Option<Duration> {
+        let place = self.shared.in_loop.get().filter(|_| !is_forked_child())?.upgrade()?;
+        Some(place.watch_over(&self.shared))
     }
 
     /// See [`Storage::background`](super::super::Storage::background).

@@ -88,6 +88,21 @@ impl Inbox {
             change(&mut state.pile);
             state.sleep.take()
         };
+        self.wake_from(sleep);
+    }
+
+    /// Wakes the carrier's owner.
+    pub(super) fn wake(&self) {
+        let sleep = self.state.lock().sleep.take();
+        self.wake_from(sleep);
+    }
+
+    /// Whether there is something to take.
+    pub(super) fn has_something(&self) -> bool {
+        !self.state.lock().pile.is_empty()
+    }
+
+    fn wake_from(&self, sleep: Option<Sleep>) {
         match sleep {
             None => {}
             Some(Sleep::Word) => {

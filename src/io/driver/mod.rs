@@ -107,7 +107,7 @@ impl Driver {
     ///     tokio::spawn(seawall::node::run_loop(driver_loop));
     ///     let (log, _) = seawall::Log::open_with(&dir, seawall::Config::default(), &driver).unwrap();
     ///     let record = log.reserve(8).await.unwrap().append(b"a record").unwrap();
-    ///     record.await.unwrap();           // what blocks, `record.wait()` for one, would keep the loop from turning
+    ///     record.await.unwrap();           // what blocks, `record.wait()` for one, keeps the loop from turning
     /// });
     /// # }
     /// ```
@@ -126,7 +126,9 @@ impl Driver {
         shared.becomes_ring(Owner::AnyThread);
         let driver = Driver::new(config);
         _ = driver.0.running.set(Running(shared.clone()));
-        Ok((driver, DriverLoop::new(Carrier::new(shared, Some(ring)), readable)))
+        let driver_loop = DriverLoop::new(Carrier::new(shared.clone(), Some(ring)), readable);
+        _ = shared.in_loop.set(Arc::downgrade(driver_loop.place()));
+        Ok((driver, driver_loop))
     }
 
     /// The process's own, with the default configuration; it starts with its first disk and never ends.

@@ -130,6 +130,7 @@ impl<S: Storage> Shared<S> {
             if now() >= give_up {
                 return;
             }
+            self.storage.watch_over();
             sleep(Duration::from_micros(200));
         }
         self.pipe.lock().release_files();

@@ -91,9 +91,17 @@ impl<S: Storage> Shared<S> {
                 }
                 Turn::Sleep(timeout) => {
                     deputy = timeout.is_some();
-                    self.waiters.sleep(chunk, word, timeout);
+                    self.waiters.sleep(chunk, word, self.sleep_max(timeout));
                 }
             }
+        }
+    }
+
+    /// How long to sleep at most for something under way, by now.
+    pub(crate) fn sleep_max(&self, wanted: Option<Duration>) -> Option<Duration> {
+        match (wanted, self.storage.watch_over()) {
+            (Some(wanted), Some(allowed)) => Some(wanted.min(allowed)),
+            (wanted, allowed) => wanted.or(allowed),
         }
     }
 
@@ -222,9 +230,7 @@ impl<S: Storage> Shared<S> {
             }
             match pipe.take_for_driver(now(), true) {
                 DriverTurn::Submit(group) => MutexGuard::unlocked(&mut pipe, || self.lead(group)),
-                DriverTurn::At(_) => {
-                    self.room.wait_for(&mut pipe, Duration::from_millis(1));
-                }
+                DriverTurn::At(_) => self.await_room(&mut pipe, Some(Duration::from_millis(1))),
             }
         }
     }

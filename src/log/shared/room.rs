@@ -121,7 +121,7 @@ impl<S: Storage> Shared<S> {
                 if patience == Patience::Never {
                     return Err(Error::Busy { in_flight_bytes: pipe.in_flight_bytes, limit_bytes: limit });
                 }
-                self.room.wait(pipe);
+                self.await_room(pipe, None);
                 continue;
             }
             if pipe.in_flight_bytes > 0 && pipe.in_flight_bytes + bytes > limit {
@@ -130,7 +130,7 @@ impl<S: Storage> Shared<S> {
                 }
                 // Nobody may be waiting for what fills the limit: the driver must look after it now.
                 MutexGuard::unlocked(pipe, || self.storage.kick());
-                self.room.wait_for(pipe, Duration::from_millis(100));
+                self.await_room(pipe, Some(Duration::from_millis(100)));
                 continue;
             }
             let clock = clock_micros();
@@ -171,8 +171,16 @@ impl<S: Storage> Shared<S> {
             }
             _ => {}
         }
-        self.room.wait_for(pipe, Duration::from_millis(20));
+        self.await_room(pipe, Some(Duration::from_millis(20)));
         Ok(())
+    }
+
+    /// Sleeps until there may be room, or something has ended, so long at most.
+    pub(super) fn await_room(&self, pipe: &mut MutexGuard<'_, Pipe<S::File>>, patience: Option<Duration>) {
+        match self.sleep_max(patience) {
+            Some(patience) => _ = self.room.wait_for(pipe, patience),
+            None => self.room.wait(pipe),
+        }
     }
 
     /// Wakes whoever waits for room, a segment, or the end of a pause.
