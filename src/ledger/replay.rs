@@ -20,6 +20,8 @@ pub struct Replay {
     fenced: u64,
     /// The first frame of the newest whole checkpoint.
     checkpoint: Option<Lsn>,
+    /// Frames behind it, and the bytes of their payloads.
+    since: (u64, u64),
 }
 
 #[derive(Clone, Debug)]
@@ -81,6 +83,7 @@ impl Replay {
     pub fn frame(&mut self, lsn: Lsn, payload: &Bytes) -> Result<(), ReplayError> {
         let envelope = Envelope::decode(payload).map_err(|source| ReplayError::Event { lsn, source })?;
         self.events += 1;
+        self.since = (self.since.0 + 1, self.since.1 + payload.len() as u64);
         // Whoever writes a checkpoint has taken over from those below, although the state that says so is in its pieces.
         let newest = self.pieces.as_ref().map_or(Ballot::ZERO, |pieces| pieces.ballot).max(self.state.ballot());
         if envelope.ballot < newest {
@@ -120,7 +123,7 @@ impl Replay {
         } else if self.state.encode() != whole.bytes {
             return Err(ReplayError::Differs { lsn });
         }
-        self.checkpoint = Some(whole.first);
+        (self.checkpoint, self.since) = (Some(whole.first), (0, 0));
         Ok(())
     }
 
@@ -146,6 +149,12 @@ impl Replay {
     #[must_use]
     pub fn checkpoint(&self) -> Option<Lsn> {
         self.checkpoint
+    }
+
+    /// Frames behind the newest whole checkpoint, or all where there is none, and the bytes of their payloads.
+    #[must_use]
+    pub fn since_checkpoint(&self) -> (u64, u64) {
+        self.since
     }
 
     /// The state, for the driver who goes on.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use seawall::node::{Frames, Ledger, LedgerConfig, LedgerError, MemoryPartitions, Place, ReceiverError, StreamPort};
 use seawall::receiver::PidConfig;
-use seawall::{Ballot, BatchId, Chain, Config, LogId, Lsn, LsnRange, Promise};
+use seawall::{Ballot, BatchId, Chain, Config, LogId, Lsn, LsnRange, Promise, WhenFull};
 
 use super::*;
 
@@ -251,6 +251,42 @@ fn the_ledger_s_own_stream_stays_short_and_restarts_find_all() {
         let (first, end) = ledger.with_log(|log| (log.first(), log.flushed()));
         assert!(first > Lsn::new(1) && end.since(first) < 400, "{first}..{end}");
     }
+}
+
+#[test]
+fn many_short_lives_leave_no_more_than_one_long_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = LedgerConfig { checkpoint_interval_bytes: 32 * 1024, ..LedgerConfig::default() };
+    for life in 0..100 {
+        let (ledger, opened) = Ledger::open(reopen(dir.path(), small_log()), config.clone()).unwrap();
+        assert!(opened.events < 30, "life {life}: {} events since the newest checkpoint but one", opened.events);
+        let batch = ledger.allocate(&BatchLimits { allow_empty: true, ..ALL }).unwrap().expect("an empty one");
+        ledger.commit(batch.id(), "").unwrap();
+    }
+    let log = reopen(dir.path(), small_log());
+    assert!(log.first() > Lsn::new(200), "{}", log.first());
+    let files = std::fs::read_dir(dir.path()).unwrap().count();
+    assert!(files < 20, "{files} files");
+}
+
+#[test]
+fn a_ledger_fits_into_the_byte_limit_of_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Config { byte_limit: Some(1 << 20), ..small_log() };
+    let (ledger, _) = Ledger::open(reopen(dir.path(), log.clone()), LedgerConfig::default()).unwrap();
+    for round in 0..1000 {
+        let batch = ledger.allocate(&BatchLimits { allow_empty: true, ..ALL });
+        let batch = batch.unwrap_or_else(|error| panic!("batch {round}: {error}")).expect("an empty one");
+        ledger.commit(batch.id(), "").unwrap_or_else(|error| panic!("batch {round}: {error}"));
+    }
+    drop(ledger);
+    let (ledger, _) = Ledger::open(reopen(dir.path(), log.clone()), LedgerConfig::default()).unwrap();
+    assert_eq!(ledger.with_state(|state| state.settled().get()), 1000);
+    // Nobody but the ledger makes room there: it would wait for itself.
+    drop(ledger);
+    let waits = Config { when_full: WhenFull::Block, ..log };
+    let refused = Ledger::open(reopen(dir.path(), waits), LedgerConfig::default());
+    assert!(matches!(&refused, Err(LedgerError::Config { field: "when_full", .. })), "{refused:?}");
 }
 
 /// A stream that notes how much may come.

@@ -12,8 +12,9 @@ use crate::receiver::PidConfig;
 pub struct LedgerConfig {
     /// Batches that may wait for their commit: 1 to 1 000 000. Default 1000.
     pub pending_batches_max: usize,
-    /// The state is written down anew when so many bytes of events have been written since the last time, or as many as
-    /// the state itself takes: 4 KiB to 1 TiB. Default 4 MiB.
+    /// The state is written down anew when the log has taken so many bytes for events since the last time, or as many as
+    /// for the state itself: 4 KiB to 1 TiB. An event takes 4 KiB or more. Default 4 MiB. In a log with a byte limit, an
+    /// eighth of that if it is less: the limit should hold the state four times.
     #[cfg_attr(feature = "serde", serde(with = "crate::config::size"))]
     pub checkpoint_interval_bytes: u64,
     /// Streams give up what is committed. Default yes; without it whoever else reads them decides.
@@ -52,7 +53,7 @@ impl LedgerConfig {
 
     fn check(&self) -> Result<(), Unusable> {
         within("pending_batches_max", self.pending_batches_max as u64, 1, 1_000_000)?;
-        // Below that each event would write the state down anew.
+        // An event takes no less.
         within("checkpoint_interval_bytes", self.checkpoint_interval_bytes, 4096, 1 << 40)?;
         within("record_bytes_first", self.record_bytes_first, 1, 1 << 30)?;
         spans("batch_interval", self.batch_interval, Duration::from_millis(1), Duration::from_secs(24 * 3600))

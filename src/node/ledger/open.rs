@@ -8,7 +8,7 @@ use super::config::LedgerConfig;
 use super::error::LedgerError;
 use super::port::StreamPort;
 use super::settle::Pace;
-use super::write::{Writer, append, checkpoint_bytes};
+use super::write::{Writer, append, checkpoint_bytes, log_bytes};
 use super::{Inner, Ledger, Source, now, now_micros};
 use crate::config::WhenFull;
 use crate::error::Error;
@@ -92,8 +92,10 @@ impl<S: Storage> Ledger<S> {
             lsns: LsnRange::inclusive(begin, began.last),
             pending: replay.state().batches().filter(|(_, batch)| batch.status == BatchStatus::Pending).count(),
         };
+        let (events, bytes) = replay.since_checkpoint();
         let state = replay.into_state();
-        let writer = Writer { checkpoint_bytes: checkpoint_bytes(&state), ..Writer::default() };
+        let bytes = log_bytes(events, bytes);
+        let writer = Writer { bytes, checkpoint_bytes: checkpoint_bytes(&state), ..Writer::default() };
         let pace = Mutex::new(Pace::new(&config, now()));
         let inner = Inner {
             log,
@@ -106,6 +108,8 @@ impl<S: Storage> Ledger<S> {
             sources: Mutex::default(),
             pace,
         };
+        // Short lives would never get there otherwise.
+        inner.checkpoint_if_due(&mut inner.writer.lock());
         Ok((Ledger { inner: Arc::new(inner) }, opened))
     }
 
@@ -303,13 +307,18 @@ fn replay_beside_a_driver<S: Storage>(
     unreachable!("the last look returns")
 }
 
-/// What trims by itself would trim events.
+/// What trims by itself would trim events; what waits for room that only the ledger makes would wait for ever.
 fn check_log<S: Storage>(log: &Log<S>) -> Result<(), LedgerError> {
     let of_log = log.config();
     if of_log.when_full == WhenFull::DropOldest || of_log.retain_for.is_some() || of_log.retain_bytes.is_some() {
         let problem =
             "of the log would trim the ledger's events behind its back: the ledger trims them itself".to_owned();
         return Err(LedgerError::Config { field: "when_full, retain_for or retain_bytes", problem });
+    }
+    if of_log.when_full == WhenFull::Block && of_log.byte_limit.is_some() {
+        let problem =
+            "of the log is to wait at its byte limit for room that only the ledger itself makes: use reject".to_owned();
+        return Err(LedgerError::Config { field: "when_full", problem });
     }
     Ok(())
 }

@@ -13,14 +13,21 @@ use crate::types::{Ballot, Lsn};
 /// A checkpoint's pieces are at most this long: each is a frame.
 pub(super) const PIECE_BYTES_MAX: usize = 256 * 1024;
 
+/// A log with a byte limit has room for this many checkpoints' intervals: beside the events since the last one there are those
+/// before it, in the segments it begins and ends in, and prepared segments.
+const INTERVALS_IN_LIMIT: u64 = 8;
+
+/// An event that is appended by itself takes a block of the log, however short it is.
+const BLOCK_BYTES: u64 = 4096;
+
 /// What writing knows.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     /// Events written.
     pub(super) events: u64,
-    /// Bytes of events since the last checkpoint.
+    /// Bytes that the log took for events since the last checkpoint, also of drivers before this one.
     pub(super) bytes: u64,
-    /// Bytes of the last checkpoint.
+    /// What it took for the last checkpoint.
     pub(super) checkpoint_bytes: u64,
     /// Why nothing is written any more.
     pub(super) failed: Option<LedgerError>,
@@ -102,8 +109,9 @@ impl<S: Storage> Inner<S> {
     }
 
     /// A checkpoint that cannot be written now is written later: nothing depends on it but the length of a replay.
-    fn checkpoint_if_due(&self, writer: &mut Writer) {
-        if writer.bytes >= self.config.checkpoint_interval_bytes.max(writer.checkpoint_bytes) {
+    pub(super) fn checkpoint_if_due(&self, writer: &mut Writer) {
+        let limit = self.log.config().byte_limit.map_or(u64::MAX, |limit| limit / INTERVALS_IN_LIMIT);
+        if writer.bytes >= self.config.checkpoint_interval_bytes.min(limit).max(writer.checkpoint_bytes) {
             let _ = self.checkpoint(writer);
         }
     }
@@ -165,7 +173,7 @@ pub(super) fn append<S: Storage>(log: &Log<S>, envelopes: &[Envelope], ballot: B
                 if last.is_none() {
                     written.first = pending.lsn();
                 }
-                written.bytes += frame.len() as u64;
+                written.bytes += log_bytes(1, frame.len() as u64);
                 written.count += 1;
                 last = Some(pending);
             }
@@ -190,8 +198,16 @@ fn check_ballot<S: Storage>(log: &Log<S>, ballot: Ballot) -> Result<(), LedgerEr
     if promised == ballot { Ok(()) } else { Err(LedgerError::Fenced { ballot, promised }) }
 }
 
-/// What a checkpoint of this state takes.
+/// What the log takes for so many events with so many bytes, at most: several in one flush share blocks.
+pub(super) fn log_bytes(events: u64, bytes: u64) -> u64 {
+    events * BLOCK_BYTES + bytes
+}
+
+/// What the log takes for a checkpoint of this state.
 pub(super) fn checkpoint_bytes(state: &State) -> u64 {
     let pieces = state.checkpoint(PIECE_BYTES_MAX);
-    pieces.iter().map(|event| if let Event::Checkpoint { piece, .. } = event { piece.len() as u64 } else { 0 }).sum()
+    pieces
+        .iter()
+        .map(|event| if let Event::Checkpoint { piece, .. } = event { log_bytes(1, piece.len() as u64) } else { 0 })
+        .sum()
 }
