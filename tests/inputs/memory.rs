@@ -73,6 +73,9 @@ fn other_records_at_the_same_offsets_are_told() {
     is_lost(topic.read(range));
     topic.append(3, "a");
     is_changed(topic.read(range));
+    // Fewer than are in batches: nobody can tell what is new.
+    is_changed(topic.plan(&ledger.known(), all()));
+    is_changed(topic.latest(&ledger.known()));
     topic.append(3, "bc");
     is_changed(topic.read(range));
 }

@@ -95,7 +95,7 @@ impl Replayable for MemoryPartitions {
         let (mut bytes, mut records) = (0, 0);
         for (number, partition) in &*self.partitions.lock() {
             let from = known.get(&key(*number)).map_or(partition.first, |part| part.allocated);
-            for record in partition.slice(*number, from, partition.end())? {
+            for record in partition.slice(*number, from, partition.end().max(from))? {
                 bytes += record.len() as u64;
                 records += 1;
             }
