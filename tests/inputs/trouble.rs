@@ -83,6 +83,18 @@ fn files_of_an_unreadable_directory_are_not_gone() {
     assert_eq!(bed.source.stats().skipped, 1);
     mode(&bed.path("in"), 0o755);
     assert!(bed.take().is_empty());
+    // Nor is what a batch needs of them lost, also when nobody remembers where it was.
+    bed.append("in/a", "2\n");
+    let batch = bed.allocate().unwrap();
+    mode(&bed.path("in"), 0);
+    bed.restart(skipping());
+    tick();
+    match as_nobody(|| bed.read(batch)) {
+        Err(e @ InputError::Io { .. }) => assert!(e.to_string().contains("/in"), "{e}"),
+        other => panic!("{other:?}"),
+    }
+    mode(&bed.path("in"), 0o755);
+    assert_eq!(bed.read(batch).unwrap(), ["2"]);
 }
 
 #[test]

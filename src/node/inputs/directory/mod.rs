@@ -251,13 +251,18 @@ impl DirectorySource {
             }
         }
         for look in 1..=LOOKS_MAX {
-            let index = self.look(&dir, &mut Troubles::new(self.config.bad_files))?;
+            let mut troubles = Troubles::new(self.config.bad_files);
+            let index = self.look(&dir, &mut troubles)?;
             match at(&index) {
                 Some(path) => match try_at(&path)? {
                     Some(found) => return Ok(Some(found)),
                     None => continue,
                 },
-                None if index.is_quiet || look == LOOKS_MAX => break,
+                None if index.is_quiet || look == LOOKS_MAX => match troubles.last {
+                    // It may be where this look could not.
+                    Some(trouble) if !index.is_complete => return Err(trouble),
+                    _ => break,
+                },
                 None => std::thread::sleep(TICK),
             }
         }
