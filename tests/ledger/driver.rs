@@ -1,9 +1,13 @@
 //! What a driver does from day to day.
 
 use seawall::ledger::{BatchLimits, BatchStatus, Identity, SinkError};
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use seawall::node::{Frames, Ledger, LedgerConfig, LedgerError, MemoryPartitions, Place, ReceiverError, StreamPort};
+use seawall::node::{
+    DirectorySource, DirectorySourceConfig, Frames, Ledger, LedgerConfig, LedgerError, MemoryPartitions, Place,
+    ReceiverError, StreamPort,
+};
 use seawall::receiver::PidConfig;
 use seawall::{Ballot, BatchId, Chain, Config, LogId, Lsn, LsnRange, Promise, WhenFull};
 
@@ -510,6 +514,32 @@ fn configurations_that_make_no_sense_are_named() {
         let log = reopen(&dir.path().join("ledger"), Config::default());
         assert!(matches!(Ledger::open(log, config), Err(LedgerError::Config { .. })));
     }
+}
+
+#[test]
+fn a_file_that_grows_while_it_is_looked_at_was_not_shortened() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("a");
+    std::fs::write(&path, "1\n").unwrap();
+    let ledger = open_ledger(dir.path());
+    let meanwhile: Arc<Mutex<Option<Ledger>>> = Arc::default();
+    let beside = Arc::clone(&meanwhile);
+    let source = DirectorySource::open(files.path(), DirectorySourceConfig::default()).unwrap().filtered(move |_| {
+        // After its size was seen, once.
+        let ledger = beside.lock().unwrap().take();
+        if let Some(ledger) = ledger {
+            std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"2\n").unwrap();
+            assert_eq!(ledger.allocate(&ALL).unwrap().expect("the new line").records(), 1);
+        }
+        true
+    });
+    ledger.add_input("files", Arc::new(source)).unwrap();
+    ledger.allocate(&ALL).unwrap().expect("the first line");
+    *meanwhile.lock().unwrap() = Some(ledger.clone());
+    let status = ledger.latest().expect("nothing was shortened");
+    assert!(meanwhile.lock().unwrap().is_none(), "a batch was allocated during the look");
+    assert_eq!(status[0].latest.unwrap().bytes, 0, "all of it is in batches");
 }
 
 #[test]

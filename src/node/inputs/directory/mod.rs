@@ -145,6 +145,7 @@ impl DirectorySource {
     /// Files with bytes in no batch, oldest first.
     fn candidates(
         &self,
+        dir: &Dir<'_>,
         index: &Index,
         known: &dyn Parts,
         is_fresh: bool,
@@ -159,9 +160,14 @@ impl DirectorySource {
                 Some(allocated) if size == allocated => {}
                 // Of an older look: the plan since then saw more of it.
                 Some(allocated) if size < allocated && !is_fresh => {}
-                Some(allocated) if size < allocated => {
-                    troubles.meet(self.shortened(&index.path(place), size, allocated))?;
-                }
+                // What is there now tells: a plan made beside this look may have seen more of it.
+                Some(allocated) if size < allocated => match self.open_seen(dir, index, id) {
+                    Ok(Some((opened, _))) if opened.size < allocated => {
+                        troubles.meet(self.shortened(&index.path(place), opened.size, allocated))?;
+                    }
+                    Ok(_) => {}
+                    Err(e) => troubles.meet(e)?,
+                },
                 _ => all.push(Candidate { id, allocated, size }),
             }
         }
@@ -280,7 +286,7 @@ impl Replayable for DirectorySource {
         let mut troubles = Troubles::new(self.config.bad_files);
         let index = self.look(&dir, &mut troubles)?;
         let mut latest = Latest::default();
-        for candidate in self.candidates(&index, known, true, &mut troubles)? {
+        for candidate in self.candidates(&dir, &index, known, true, &mut troubles)? {
             let from = candidate.allocated.unwrap_or(0);
             let path = || index.path(&index.files[&candidate.id]);
             let (opened, is_finished) = match self.open_seen(&dir, &index, candidate.id) {
@@ -315,7 +321,7 @@ impl Replayable for DirectorySource {
         let good = self.state.lock().still_good();
         let is_fresh = good.is_none();
         let index = good.map_or_else(|| self.look(&dir, &mut troubles), Ok)?;
-        let mut candidates = self.candidates(&index, known, is_fresh, &mut troubles)?;
+        let mut candidates = self.candidates(&dir, &index, known, is_fresh, &mut troubles)?;
         let mut plan = Plan::default();
         if is_fresh {
             let (by, after) = (self.root.by(), self.config.gone_after);
