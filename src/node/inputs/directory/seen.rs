@@ -10,7 +10,7 @@ use super::file::FileId;
 use super::scan::Index;
 use crate::ledger::{PartKey, Parts};
 
-/// Where a directory is never quiet, so many looks must miss a file before it is gone.
+/// Where a directory is never quiet, so many looks that saw all of it must miss a file before it is gone.
 const GONE_LOOKS_MIN: u32 = 16;
 
 /// And at least this long.
@@ -32,7 +32,7 @@ pub(super) struct Memory {
     pub(super) next: Option<FileId>,
     /// Files with bytes in no batch: the size that was seen.
     unread: HashMap<FileId, u64>,
-    /// Files of the ledger that looks did not find: since when, how many looks.
+    /// Files of the ledger that looks did not find which saw all there is: since when, how many looks.
     missed: HashMap<FileId, (Instant, u32)>,
     pub(super) stats: DirectoryStats,
 }
@@ -103,6 +103,11 @@ impl Memory {
         }
         self.unread = unread;
 
+        if !index.is_complete {
+            // Who is not in it may stand where it could not look: it counts for nobody's absence.
+            self.missed.retain(|id, _| !index.files.contains_key(id));
+            return Vec::new();
+        }
         let mut gone = Vec::new();
         let mut missed = HashMap::new();
         known.each(&mut |key, part| {
@@ -113,7 +118,7 @@ impl Memory {
             let time = now - since;
             let is_worn_out = looks >= GONE_LOOKS_MIN && time >= (after * 10).max(GONE_RESTLESS_MIN);
             let is_gone = time >= after && (index.is_quiet || is_worn_out);
-            if index.is_complete && is_gone && part.committed == part.allocated {
+            if is_gone && part.committed == part.allocated {
                 gone.push(key.clone());
             }
         });
@@ -161,5 +166,30 @@ mod tests {
             let gone = memory.gone(&index, &One(key.clone()), &[], FilesBy::Inode, after);
             assert_eq!(!gone.is_empty(), expected, "{looks} looks, {after:?}");
         }
+    }
+
+    #[test]
+    fn looks_that_could_not_see_all_prove_nothing_together() {
+        let key = PartKey::new(Bytes::from_static(&[2, 1, 0, 0, 0, 0, 0, 0, 0])).unwrap();
+        let id = FileId::of_key(&key).unwrap();
+        let look = |memory: &mut Memory, is_complete| {
+            let mut index = Index::untroubled();
+            (index.is_complete, index.is_quiet) = (is_complete, false);
+            memory.gone(&index, &One(key.clone()), &[], FilesBy::Inode, Duration::ZERO)
+        };
+        let mut memory = Memory::default();
+        memory.missed.insert(id, (Instant::now() - GONE_RESTLESS_MIN, 0));
+        for _ in 0..GONE_LOOKS_MIN - 1 {
+            assert!(look(&mut memory, false).is_empty());
+        }
+        assert!(look(&mut memory, true).is_empty(), "one look has missed it");
+        for _ in 0..GONE_LOOKS_MIN - 2 {
+            assert!(look(&mut memory, true).is_empty());
+        }
+        assert_eq!(
+            look(&mut memory, true),
+            std::slice::from_ref(&key),
+            "what was counted before is not forgotten either"
+        );
     }
 }
