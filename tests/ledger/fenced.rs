@@ -6,7 +6,7 @@ use seawall::{Config, Error, Log, Lsn};
 use super::*;
 
 #[test]
-fn a_driver_that_was_taken_over_from_neither_allocates_nor_commits_nor_trims() {
+fn a_driver_that_was_taken_over_from_neither_allocates_nor_settles_nor_trims() {
     let dir = tempfile::tempdir().unwrap();
     let stream = Stream::open(dir.path(), "stream");
     let log = reopen(&dir.path().join("ledger"), Config::default());
@@ -18,7 +18,9 @@ fn a_driver_that_was_taken_over_from_neither_allocates_nor_commits_nor_trims() {
     assert_eq!(opened.pending, 1);
     assert!(new.ballot() > old.ballot());
     let events = log.flushed();
-    for refused in [old.allocate(&ALL).map(drop), old.commit(batch.id(), "x"), old.checkpoint()] {
+    // Nor is the output asked to refuse what the other driver may be about to store.
+    let abandoned = old.abandon(batch.id(), "x", |_| panic!("the output is fenced"));
+    for refused in [abandoned, old.allocate(&ALL).map(drop), old.commit(batch.id(), "x"), old.checkpoint()] {
         let error = refused.unwrap_err();
         let is_fenced = matches!(&error, LedgerError::Fenced { .. })
             || matches!(&error, LedgerError::Failed(why) if matches!(**why, LedgerError::Fenced { .. }));

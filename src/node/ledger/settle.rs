@@ -69,6 +69,8 @@ impl<S: Storage> Ledger<S> {
             }
             None => return Err(LedgerError::NotPending { batch, ledger: inner.ledger }),
         }
+        // The batch is another driver's by now, which may be about to store it.
+        inner.check_alive()?;
         fence(self.key(batch)).map_err(|source| LedgerError::Sink { batch, source })?;
         match inner.write(vec![Event::BatchAbandoned { batch, reason: reason.as_bytes().to_vec().into() }]) {
             Err(LedgerError::Broken(Broken::NotPending(_))) => {
