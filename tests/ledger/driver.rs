@@ -543,6 +543,39 @@ fn a_file_that_grows_while_it_is_looked_at_was_not_shortened() {
 }
 
 #[test]
+fn what_tells_of_many_sources_is_not_written_for_its_own_sake() {
+    use seawall::receiver::{Block, Range, RangeKind, Sequences};
+    use seawall::{Seq, SourceEpoch, SourceId};
+    let bed = Bed::new();
+    // To write all of these sources down takes more than what makes a batch without records.
+    let session = |i: u32| Range {
+        kind: RangeKind::Session,
+        source: Some(SourceId::new(format!("{i:0>128}").as_bytes()).unwrap()),
+        epoch: SourceEpoch::new(1),
+        sequences: Sequences::Dense,
+        records: 0,
+        previous: Seq::ZERO,
+        last: Seq::ZERO,
+    };
+    for block in 0..110 {
+        let ranges = (block * 1000..(block + 1) * 1000).map(|i| (session(i), bytes::Bytes::new())).collect();
+        bed.stream.receiver.log().append(&Block { replay_from: Lsn::ZERO, ranges }.encode()).unwrap().wait().unwrap();
+    }
+    let bed = bed.restart();
+    let (mut batches, mut idle_since) = (0, Instant::now());
+    while idle_since.elapsed() < Duration::from_secs(2) {
+        if let Some(batch) = bed.allocate() {
+            assert_eq!(batch.records(), 0);
+            bed.ledger.commit(batch.id(), "").unwrap();
+            (batches, idle_since) = (batches + 1, Instant::now());
+        }
+        assert!(batches < 6, "they feed each other");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(batches > 0 && bed.stream.receiver.log().first() > Lsn::new(1), "the sessions are trimmed: {batches}");
+}
+
+#[test]
 fn a_block_that_says_nothing_does_not_keep_out_one_that_fits_no_limit() {
     let bed = Bed::new();
     let mut source = bed.stream.receiver.local_blocking("s").unwrap();

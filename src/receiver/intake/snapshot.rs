@@ -23,6 +23,8 @@ pub(super) struct Snapshots {
     last_durable: Lsn,
     last_bytes: u64,
     bytes_since: u64,
+    /// Somebody waits for the next one, to give up what lies before it.
+    is_requested: bool,
     running: Option<Running>,
     /// A part was the last block: a block of records goes first.
     yields: bool,
@@ -47,6 +49,7 @@ impl Snapshots {
             last_durable: last,
             last_bytes: 0,
             bytes_since,
+            is_requested: false,
             running: None,
             yields: false,
         }
@@ -68,11 +71,13 @@ impl Snapshots {
         self.bytes_since += bytes as u64;
     }
 
-    /// Begins one at the next occasion, unless one that is written, or on its way, lets everything up to `upto` go.
+    /// Begins one as soon as as much lies behind the last one as that took, unless one that is written, or on its way, lets
+    /// everything up to `upto` go. Whoever asks may do so because of the last one itself: without that bound, a snapshot that is
+    /// read, committed and given up would call for the next one for ever.
     pub(super) fn request(&mut self, upto: Lsn) {
         let begins = self.running.as_ref().map_or(self.last, |running| running.begin);
         if begins <= upto {
-            self.bytes_since = u64::MAX / 2;
+            self.is_requested = true;
         }
     }
 
@@ -81,18 +86,22 @@ impl Snapshots {
         self.last_durable = self.last_durable.max(begin);
     }
 
-    /// The next part, if one is due; the sources' state is that of `durable`. The snapshot's cost stays below a quarter of what was written besides it.
+    /// The next part, if one is due; the sources' state is that of `durable`. A snapshot costs at most a quarter of what was written
+    /// besides since the last one; one that is asked for, as much.
     pub(super) fn next_part(&mut self, sources: &Sources, durable: Lsn, others_wait: bool) -> Option<Draft> {
         if self.yields && others_wait {
             return None;
         }
-        let due = self.bytes_since >= self.interval_bytes.max(4 * self.last_bytes);
+        let due = match self.is_requested {
+            true => self.bytes_since >= self.last_bytes,
+            false => self.bytes_since >= self.interval_bytes.max(4 * self.last_bytes),
+        };
         if self.running.is_none() {
             // Without sources as well: what lies before it is not needed any more.
             if !due {
                 return None;
             }
-            self.bytes_since = 0;
+            (self.bytes_since, self.is_requested) = (0, false);
             self.running = Some(Running { begin: durable.next(), next: 0, rest: VecDeque::new(), bytes: 0 });
         }
         let running = self.running.as_mut()?;
