@@ -14,6 +14,10 @@
 //! database back to a rollback journal, where `FULL` does not flush the directory after the journal is removed, so a
 //! committed transaction can be rolled back by a power loss. Checkpoints are made here, not by SQLite on the side, which
 //! would not tell that one failed. After an I/O error nothing more is stored until the sink is opened again.
+//!
+//! A process that is killed between the write of a commit and its flush leaves a batch that SQLite finds, and that a power loss
+//! takes. So an open flushes before anything is believed: it moves the WAL into the database, which begins with a flush of
+//! the WAL, or where a reader is in the way it writes something, which ends with one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -88,11 +92,15 @@ impl SqliteSink {
     /// SQLite's, and when the database cannot be made durable the way this sink needs it.
     pub fn open(path: &Path, config: SqliteConfig) -> Result<SqliteSink, SinkError> {
         let open = || -> rusqlite::Result<(Connection, String, i64)> {
-            let connection = Connection::open(path)?;
+            let mut connection = Connection::open(path)?;
             connection.busy_timeout(config.busy_wait)?;
             let journal = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
             connection.execute_batch("PRAGMA synchronous = EXTRA; PRAGMA wal_autocheckpoint = 0")?;
             let synchronous = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+            let is_moved = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                let (busy, frames, moved): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                Ok(busy == 0 && moved == frames)
+            })?;
             connection.execute_batch(
                 "BEGIN IMMEDIATE;
                  CREATE TABLE IF NOT EXISTS seawall_owner (
@@ -103,6 +111,9 @@ impl SqliteSink {
                  ) STRICT, WITHOUT ROWID;
                  COMMIT",
             )?;
+            if !is_moved {
+                flush_wal(&mut connection)?;
+            }
             Ok((connection, journal, synchronous))
         };
         let (mut connection, journal, synchronous) = open().map_err(|source| failed("open", path, source))?;
@@ -275,6 +286,14 @@ impl Drop for Writing<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
     }
+}
+
+/// A commit flushes all of the WAL that stands before it. What is written is what is there.
+fn flush_wal(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    transaction.execute_batch(&format!("PRAGMA user_version = {version}"))?;
+    transaction.commit()
 }
 
 /// How SQLite numbers what it is asked for.

@@ -124,6 +124,54 @@ fn a_sink_that_is_killed_before_the_commit_has_stored_nothing() {
     assert!(matches!(next.store(key(2), row).unwrap(), Stored::New { .. }));
 }
 
+/// Killed behind the commit, the WAL may hold what no device has: whatever a sink believes, it flushes first.
+#[test]
+fn what_a_killed_sink_left_in_the_wal_is_moved_into_the_database_before_it_is_believed() {
+    let bed = Bed::new();
+    let copy = Bed::new();
+    let mut sink = bed.open();
+    sink.store(key(1), row).unwrap();
+    for end in ["", "-wal"] {
+        let name = format!("out.sqlite{end}");
+        std::fs::copy(bed.home.path().join(&name), copy.home.path().join(&name)).unwrap();
+    }
+    let next = copy.bare();
+    // The database alone, without its WAL: what is in it was flushed behind the WAL.
+    let alone = Bed::new();
+    std::fs::copy(copy.path(), alone.path()).unwrap();
+    assert_eq!((names(&next), names(&alone.bare())), (1, 1));
+}
+
+/// Where a reader keeps the WAL from being moved, a write flushes it.
+#[test]
+fn what_cannot_be_moved_into_the_database_is_flushed_by_a_write() {
+    let bed = Bed::new();
+    let mut sink = bed.open();
+    let reader = Connection::open(bed.path()).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM seawall_batches").unwrap();
+    sink.store(key(1), row).unwrap();
+    let version = |sink: &SqliteSink| -> i64 {
+        sink.connection().query_row("PRAGMA data_version", [], |row| row.get(0)).unwrap()
+    };
+    let before = version(&sink);
+    let mut next = bed.bare();
+    assert_ne!(version(&sink), before, "nothing was written");
+    assert!(matches!(next.store(key(1), row).unwrap(), Stored::AlreadyThere { .. }));
+}
+
+#[test]
+fn many_short_lives_leave_a_short_wal() {
+    let bed = Bed::new();
+    // Open as long as the rest: whoever is last to close moves the WAL, whoever is killed does not.
+    let other = bed.bare();
+    for batch in 1..=100 {
+        bed.open().store(key(batch), row).unwrap();
+    }
+    let wal = bed.home.path().join("out.sqlite-wal").metadata().unwrap().len();
+    assert!(wal < 200_000, "{wal} bytes in the WAL");
+    assert_eq!(rows(&other), 100);
+}
+
 #[test]
 fn the_transaction_is_the_sinks() {
     let bed = Bed::new();
