@@ -201,6 +201,26 @@ impl Dir<'_> {
         Ok(Some(Opened { file: fd.into(), id, size: stat.stx_size, changed: stat.stx_ctime.into() }))
     }
 
+    /// Whether [`Dir::flush_whole`] is known to flush what a flush of each file would: FUSE and network file systems pass a file's
+    /// flush on, and not this one.
+    pub(super) fn flushes_whole(&self) -> bool {
+        const KNOWN: [u32; 5] = [EXT4, XFS, BTRFS, F2FS, TMPFS];
+        const EXT4: u32 = 0xef53;
+        const XFS: u32 = 0x5846_5342;
+        const BTRFS: u32 = 0x9123_683e;
+        const F2FS: u32 = 0xf2f5_2010;
+        const TMPFS: u32 = 0x0102_1994;
+        rustix::fs::fstatfs(&self.fd).is_ok_and(|found| KNOWN.contains(&(found.f_type as u32)))
+    }
+
+    /// Everything that was written to its file system becomes durable.
+    pub(super) fn flush_whole(&self) -> Result<(), InputError> {
+        match rustix::fs::syncfs(&self.fd) {
+            Ok(()) | Err(Errno::ROFS) => Ok(()),
+            Err(e) => Err(self.io("flushing the file system of", b"", e)),
+        }
+    }
+
     /// When a name last changed; `None` when there is none.
     pub(super) fn changed(&self, relative: &[u8]) -> Result<Option<Stamp>, InputError> {
         match look(&self.fd, relative) {

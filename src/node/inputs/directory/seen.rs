@@ -8,7 +8,7 @@ use super::Candidate;
 use super::config::FilesBy;
 use super::file::FileId;
 use super::scan::Index;
-use crate::ledger::{PartKey, Parts};
+use crate::ledger::{InputError, PartKey, Parts};
 
 /// Where a directory is never quiet, so many looks that saw all of it must miss a file before it is gone.
 const GONE_LOOKS_MIN: u32 = 16;
@@ -34,6 +34,8 @@ pub(super) struct Memory {
     unread: HashMap<FileId, u64>,
     /// Files of the ledger that looks did not find which saw all there is: since when, how many looks.
     missed: HashMap<FileId, (Instant, u32)>,
+    /// Why nothing is planned any more.
+    pub(super) flush_failed: Option<InputError>,
     pub(super) stats: DirectoryStats,
 }
 

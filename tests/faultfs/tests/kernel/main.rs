@@ -8,5 +8,6 @@ mod blocks;
 mod content;
 mod direct;
 mod faults;
+mod inputs;
 mod log;
 mod names;

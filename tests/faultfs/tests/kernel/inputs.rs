@@ -1,0 +1,62 @@
+//! What a directory input has told a ledger survives.
+
+use std::io::Write;
+
+use rustix::io::Errno;
+use seawall::ledger::{BatchLimits, InputError, Part, PartKey, Parts, Replayable, Share};
+use seawall::node::{BadFiles, DirectorySource, DirectorySourceConfig, FilesBy};
+use seawall_faultfs::{Choice, Fault, Op, Options};
+
+use crate::bed::Bed;
+
+/// A ledger that has no batch yet.
+struct Nothing;
+
+impl Parts for Nothing {
+    fn get(&self, _: &PartKey) -> Option<Part> {
+        None
+    }
+
+    fn each(&self, _: &mut dyn FnMut(&PartKey, &Part)) {}
+}
+
+fn config() -> DirectorySourceConfig {
+    DirectorySourceConfig { files_by: FilesBy::Inode, bad_files: BadFiles::Skip, ..DirectorySourceConfig::default() }
+}
+
+/// Otherwise the file comes back shorter than its batch is, and what is written there next is in no batch.
+#[test]
+fn bytes_that_are_planned_are_flushed_whoever_wrote_them() {
+    for count in [1, 40] {
+        let Some(bed) = Bed::new(Options::default()) else { return };
+        let names: Vec<String> = (0..count).map(|i| format!("{i}")).collect();
+        for name in &names {
+            drop(bed.durable_file(name, b"durable\n"));
+            let mut appends = std::fs::File::options().append(true).open(bed.path(name)).unwrap();
+            appends.write_all(b"in a cache\n").unwrap();
+        }
+        let source = DirectorySource::open(bed.fs.path(), config()).unwrap();
+        let plan = source.plan(&Nothing, Share::of(&BatchLimits::default())).unwrap();
+        assert_eq!(plan.ranges.len(), names.len());
+        assert!(plan.ranges.iter().all(|range| range.to == 19));
+        bed.fs.crash(Choice::AllLost);
+        for name in &names {
+            assert_eq!(String::from_utf8(bed.read(name)).unwrap(), "durable\nin a cache\n", "{name}");
+        }
+    }
+}
+
+/// After a flush that failed, one that succeeds says nothing of the bytes before it.
+#[test]
+fn after_a_flush_that_failed_nothing_is_planned() {
+    let Some(bed) = Bed::new(Options::default()) else { return };
+    std::fs::write(bed.path("file"), "in a cache\n").unwrap();
+    let source = DirectorySource::open(bed.fs.path(), config()).unwrap();
+    bed.fs.fail(Fault::once(Op::Fsync, 1, Errno::IO));
+    for _ in 0..2 {
+        let plan = source.plan(&Nothing, Share::of(&BatchLimits::default()));
+        assert!(matches!(plan, Err(InputError::Io { op: "flushing", .. })), "{plan:?}");
+    }
+    let again = DirectorySource::open(bed.fs.path(), config()).unwrap();
+    assert_eq!(again.plan(&Nothing, Share::of(&BatchLimits::default())).unwrap().ranges.len(), 1);
+}
