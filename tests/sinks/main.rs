@@ -354,7 +354,16 @@ fn configurations_that_would_hide_outputs_are_refused() {
         other => panic!("{other:?}"),
     };
     let csv = DirectorySinkConfig { extension: "csv".into(), ..DirectorySinkConfig::default() };
+    assert_eq!(open(dir.path(), csv.clone()), "extension");
+    // Also where nothing but the names says what they end with.
+    std::fs::remove_file(dir.path().join("_ledger")).unwrap();
     assert_eq!(open(dir.path(), csv), "extension");
+    // A file beside an output, of somebody else's making, hides nothing.
+    std::fs::write(dir.path().join(format!("{}.sum", files(dir.path())[0])), "").unwrap();
+    let mut sink = DirectorySink::open(dir.path(), DirectorySinkConfig::default()).unwrap();
+    sink.claim(OURS, false).unwrap();
+    assert!(!is_new(&sink.store(key(1), b"one").unwrap()));
+    drop(sink);
     let missing = dir.path().join("missing");
     let refused = |config| open(&missing, config);
     for extension in ["", "../out", "a/b"] {
@@ -367,7 +376,7 @@ fn configurations_that_would_hide_outputs_are_refused() {
             "write_buffer_bytes"
         );
     }
-    assert_eq!(files(dir.path()).len(), 1, "nothing was made");
+    assert_eq!(files(dir.path()).len(), 2, "nothing was made");
 }
 
 #[test]

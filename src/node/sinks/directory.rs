@@ -23,8 +23,8 @@ const BUFFER_BYTES: std::ops::RangeInclusive<u64> = (4 << 10)..=(64 << 20);
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct DirectorySinkConfig {
-    /// What the files' names end with, without the dot: letters, digits and dots, up to 32 bytes. It is written down by the
-    /// first claim and cannot be changed then. Default `out`.
+    /// What the files' names end with, without the dot: letters, digits and dots, up to 32 bytes. It cannot be changed where
+    /// there are outputs: it is written down by the first claim, and the names say it too. Default `out`.
     pub extension: String,
     /// What a batch that runs again does to its file. Default: nothing.
     pub on_rerun: OnRerun,
@@ -46,7 +46,8 @@ pub enum OnRerun {
     /// The first one stays, and is read once for its token; the engine's new output is not even asked for.
     /// [`SinkKind::Transactional`].
     Keep,
-    /// The new one takes its place if it is another. [`SinkKind::Idempotent`].
+    /// The new one takes its place, unless it has the same length and CRC-32C: then it is taken for the same.
+    /// [`SinkKind::Idempotent`].
     Replace,
 }
 
@@ -114,17 +115,11 @@ impl DirectorySink {
                     .damaged(names::OWNER, "does not say whose outputs these are: remove it, and adopt the directory")
             })?;
             if owner.extension != config.extension {
-                return Err(SinkError::Config {
-                    sink: directory.describe(),
-                    field: "extension",
-                    problem: format!(
-                        "is {:?}, but the files here end with {:?}: batches that run again would be there twice",
-                        config.extension, owner.extension
-                    ),
-                });
+                return Err(hides(&directory, &config, &owner.extension));
             }
             Some(owner)
         } else {
+            check_extension(&mut directory, &config)?;
             None
         };
         Ok(DirectorySink { directory, config, owner, stranger })
@@ -264,6 +259,33 @@ impl DirectorySink {
              it has committed it",
         )
     }
+}
+
+/// Where nothing is written down, the names still say what the files end with. What somebody else put beside an output, under a
+/// longer name, does not count.
+fn check_extension(directory: &mut Directory, config: &DirectorySinkConfig) -> Result<(), SinkError> {
+    let mut others = Vec::new();
+    directory.each_name(|name| {
+        if let Some((key, extension)) = names::parse_any_output(name)
+            && extension != config.extension
+        {
+            others.push((key, extension.to_owned()));
+        }
+    })?;
+    for (key, extension) in others {
+        if !directory.exists(&names::output(key, &config.extension))? {
+            return Err(hides(directory, config, &extension));
+        }
+    }
+    Ok(())
+}
+
+fn hides(directory: &Directory, config: &DirectorySinkConfig, found: &str) -> SinkError {
+    let problem = format!(
+        "is {:?}, but files here end with {found:?}: batches that run again would be there twice",
+        config.extension
+    );
+    SinkError::Config { sink: directory.describe(), field: "extension", problem }
 }
 
 impl DirectorySinkConfig {

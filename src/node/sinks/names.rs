@@ -50,8 +50,14 @@ pub(super) fn is_temp(name: &str) -> bool {
 pub(super) fn parse(name: &str) -> Option<BatchKey> {
     match name.strip_prefix('_') {
         Some(rest) => parse_stem(rest.strip_suffix(FENCED)?),
-        None => parse_stem(name.split_once('.')?.0),
+        None => parse_any_output(name).map(|(key, _)| key),
     }
+}
+
+/// Whose output has this name, and what it ends with, whatever that is.
+pub(super) fn parse_any_output(name: &str) -> Option<(BatchKey, &str)> {
+    let (stem, extension) = name.split_once('.')?;
+    Some((parse_stem(stem)?, extension))
 }
 
 /// Whose output has this name.
