@@ -105,7 +105,7 @@ pub type ReplayedRecords = Box<dyn Iterator<Item = Result<ReplayedRecord, InputE
 #[non_exhaustive]
 pub enum InputError {
     /// The range is there, with other content than was planned.
-    #[error("{part}, {from}..{to}: {what}; its batch cannot be read again as it was")]
+    #[error("{part}, {from}..{to}: {what}; what batches have of it cannot be read again as it was")]
     Changed {
         /// The part's name.
         part: String,
@@ -116,8 +116,8 @@ pub enum InputError {
         /// What differs.
         what: String,
     },
-    /// The range is not there any more.
-    #[error("{part}, {from}..{to}: {what}; its batch cannot be read again")]
+    /// The range is not there any more: what a batch has of it, or, at a plan, what no batch has yet.
+    #[error("{part}, {from}..{to}: {what}; it cannot be read any more")]
     Lost {
         /// The part's name.
         part: String,
