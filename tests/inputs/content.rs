@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use seawall::ledger::{InputError, Replayable};
-use seawall::node::{DirectorySource, DirectorySourceConfig, Finished, RecordRule};
+use seawall::node::{DirectorySource, DirectorySourceConfig, FilesBy, Finished, RecordRule};
 
 use crate::bed::{Bed, all, is_changed, prompt, read, share, tick};
 
@@ -47,7 +47,11 @@ fn a_line_without_an_end_ends_with_an_unchanged_file() {
 
 #[test]
 fn a_line_without_an_end_ends_with_a_marker() {
-    let config = DirectorySourceConfig { finished: Finished::Marker, depth_max: 1, ..prompt() };
+    [FilesBy::Birth, FilesBy::Inode].into_iter().for_each(ends_with_a_marker);
+}
+
+fn ends_with_a_marker(files_by: FilesBy) {
+    let config = DirectorySourceConfig { finished: Finished::Marker, depth_max: 1, files_by, ..prompt() };
     let mut bed = Bed::new(config);
     fs::create_dir(bed.path("day")).unwrap();
     bed.append("old.done", "");

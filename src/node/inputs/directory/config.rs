@@ -75,7 +75,8 @@ pub enum Finished {
     Never,
     /// When the file has not changed for this long, told by its change time, which a writer cannot set: up to 365 days.
     UnchangedFor(#[cfg_attr(feature = "serde", serde(with = "humantime_serde"))] Duration),
-    /// When there is a file `NAME.done` beside it, or `_SUCCESS` in its directory, that is not older than the file is.
+    /// When there is a file `NAME.done` beside it, or `_SUCCESS` in its directory, that is not older than the file is; with
+    /// [`FilesBy::Inode`], which knows no age, than its last modification: what is appended later waits for a new marker.
     Marker,
 }
 

@@ -96,6 +96,7 @@ pub(super) struct Opened {
     pub(super) id: FileId,
     pub(super) size: u64,
     pub(super) changed: Stamp,
+    pub(super) modified: Stamp,
 }
 
 /// The directory: reached by its path anew each time, and refused when another one is there.
@@ -198,7 +199,8 @@ impl Dir<'_> {
             return Ok(None);
         }
         let id = FileId::of(&stat, self.root.by, &|| self.full(relative))?;
-        Ok(Some(Opened { file: fd.into(), id, size: stat.stx_size, changed: stat.stx_ctime.into() }))
+        let (changed, modified) = (stat.stx_ctime.into(), stat.stx_mtime.into());
+        Ok(Some(Opened { file: fd.into(), id, size: stat.stx_size, changed, modified }))
     }
 
     /// Whether [`Dir::flush_whole`] is known to flush what a flush of each file would: FUSE and network file systems pass a file's

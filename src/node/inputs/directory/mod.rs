@@ -201,17 +201,21 @@ impl DirectorySource {
         let place = &index.files[&id];
         let path = index.path(place);
         // Before the size is seen: what the writer wrote before the marker is below that size.
-        let is_marked = self.config.finished == Finished::Marker && {
-            let is_younger = |at: &[u8]| {
-                let changed = dir.changed(at)?;
-                Ok::<_, InputError>(changed.is_some_and(|changed| changed >= id.birth))
-            };
-            is_younger(&[&path, MARKER_SUFFIX].concat())? || is_younger(&join(index.dir(place), MARKER_OF_ALL))?
+        let marked = match self.config.finished {
+            Finished::Marker => {
+                let own = dir.changed(&[&path, MARKER_SUFFIX].concat())?;
+                own.max(dir.changed(&join(index.dir(place), MARKER_OF_ALL))?)
+            }
+            Finished::Never | Finished::UnchangedFor(_) => None,
         };
         let Some(opened) = dir.open_file(&path)?.filter(|opened| opened.id == id) else { return Ok(None) };
         let is_finished = match self.config.finished {
             Finished::Never => false,
-            Finished::Marker => is_marked,
+            Finished::Marker => marked.is_some_and(|marked| match self.root.by() {
+                FilesBy::Birth => marked >= id.birth,
+                // Nobody knows since when it is there; an older marker may be of a file that had the inode before.
+                FilesBy::Inode => marked >= opened.modified,
+            }),
             Finished::UnchangedFor(time) => opened.changed.age(SystemTime::now()).is_some_and(|age| age >= time),
         };
         Ok(Some((opened, is_finished)))
