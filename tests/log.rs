@@ -326,6 +326,32 @@ fn a_truncated_suffix_never_comes_back() {
 }
 
 #[test]
+fn a_reader_is_told_of_a_truncation_that_was_written_over() {
+    on_every_backend(|dir, config| {
+        let log = open(dir, &config);
+        let append = |from: u64| (from..from + 9).for_each(|i| _ = log.append(&record(i)).unwrap().wait().unwrap());
+        append(0);
+        let mut behind = log.reader(Lsn::FIRST);
+        assert_eq!(behind.by_ref().take(9).filter(Result::is_ok).count(), 9);
+        let mut within = log.reader(Lsn::new(2));
+        assert_eq!(within.next().unwrap().unwrap().lsn, Lsn::new(2));
+        // Below and above each other: the lowest counts.
+        for (end, from) in [(5, 100), (7, 200)] {
+            log.truncate(Lsn::new(end)).unwrap();
+            append(from);
+        }
+        let new: Vec<Vec<u8>> = [100, 101].into_iter().chain(200..209).map(record).collect();
+        assert!(matches!(behind.next(), Some(Err(Error::Truncated { end, .. })) if end == Lsn::new(5)));
+        let read: Vec<Vec<u8>> = behind.map(|frame| frame.unwrap().payload.to_vec()).collect();
+        assert!(read == new, "{} frames", read.len());
+        // Who has not read what was cut has nothing to take back.
+        let old: Vec<Vec<u8>> = (2..5).map(record).collect();
+        let read: Vec<Vec<u8>> = within.map(|frame| frame.unwrap().payload.to_vec()).collect();
+        assert!(read == [old, new].concat(), "{} frames", read.len());
+    });
+}
+
+#[test]
 fn a_byte_limit_and_its_three_policies() {
     let config = Config {
         byte_limit: Some(2 << 20),

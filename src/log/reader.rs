@@ -100,6 +100,8 @@ pub(super) struct Cursor<S: Storage> {
     chain: Option<Chain>,
     window: Option<Window>,
     truncations: u64,
+    /// Suffix truncations whose ends it has been told, or that came before it.
+    era: u64,
     /// One frame is looked for: a read of some blocks is cheaper than a map.
     one: bool,
 }
@@ -118,8 +120,10 @@ enum Step {
 
 impl<S: Storage> Cursor<S> {
     pub(super) fn new(shared: Arc<Shared<S>>, next: Lsn) -> Cursor<S> {
+        // In this order: one that comes in between is looked for once more, and found to be known.
         let truncations = shared.truncations.load(Ordering::Acquire);
-        Cursor { shared, next: next.max(Lsn::FIRST), chain: None, window: None, truncations, one: false }
+        let (era, _) = shared.cuts_since(0);
+        Cursor { shared, next: next.max(Lsn::FIRST), chain: None, window: None, truncations, era, one: false }
     }
 
     /// The next frame that is flushed; `None`: there is none yet. After an error that names frames, the cursor stands
@@ -136,6 +140,11 @@ impl<S: Storage> Cursor<S> {
             let before = self.next;
             let error = match self.read_here() {
                 Err(error) => error,
+                // Truncated meanwhile: it may be a frame of before or of after.
+                Ok(_) if self.shared.truncations.load(Ordering::Acquire) != self.truncations => {
+                    self.next = before;
+                    continue;
+                }
                 read => return read,
             };
             // The segment may have been trimmed, and its file used again, under our eyes: then what was read there
@@ -162,8 +171,12 @@ impl<S: Storage> Cursor<S> {
             self.truncations = truncations;
             self.window = None;
             self.chain = None;
-            let end = self.shared.flushed();
-            if self.next > end.next() {
+            // Where the log ends now tells nothing: it may have grown again beyond this place.
+            let (era, end) = self.shared.cuts_since(self.era);
+            self.era = era;
+            if let Some(end) = end
+                && self.next > end.next()
+            {
                 let requested = std::mem::replace(&mut self.next, end.next());
                 return Err(Error::Truncated { requested, end });
             }

@@ -51,6 +51,13 @@ impl<S: Storage> Shared<S> {
         }
     }
 
+    /// Suffix truncations so far, and the lowest end they have left since there were `era`. Under the pipe's lock: what is
+    /// seen flushed from now on is what they left, or newer.
+    pub(crate) fn cuts_since(&self, era: u64) -> (u64, Option<Lsn>) {
+        let _published = self.pipe.lock();
+        (self.era.load(Ordering::Acquire), self.cuts.lock().end_since(era))
+    }
+
     /// The log ends at `end` now. Called with the pipe's lock held, before any position of the new era is published.
     pub(crate) fn note_cut(&self, era: u64, end: Lsn) {
         self.cuts.lock().note(era, end);
