@@ -287,11 +287,12 @@ pub struct Scanned {
     pub proven: Lsn,
 }
 
-/// Scans a segment up to `end` and judges it.
+/// Scans a segment up to `end` and judges it, as of a log of which nothing was trimmed.
 #[must_use]
 pub fn scan(segment: &[u8], place: Place, block_bytes: u32, end: u64, index_stride_bytes: u64) -> Scanned {
     let Ok(scan) = scan_segment(segment, place.salt(), block_bytes, end, index_stride_bytes);
-    let verdict = judge(&scan);
+    let trim = TrimPoint { lsn: Lsn::ZERO, chain: Chain::default(), first_segment: SegmentNumber::FIRST };
+    let verdict = judge(&scan, &trim);
     Scanned {
         sealed_before: scan.seal.map(|seal| seal.end),
         prefix: (scan.prefix.last, scan.prefix.end_offset),

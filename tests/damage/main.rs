@@ -20,6 +20,7 @@ mod behind;
 mod bits;
 mod control;
 mod files;
+mod given_up;
 mod heads;
 mod reuse;
 mod rot;

@@ -78,7 +78,8 @@ impl<S: Storage> Look<'_, S> {
         for state in states.into_iter().rev() {
             let SegmentState { number, bytes, .. } = state;
             found.segments.remove(&number);
-            let unsealed_claims = state.scan.first_data.is_some_and(|lsn| state.scan.claims >= lsn)
+            let proven = state.scan.claims.max(self.control.trim.lsn);
+            let unsealed_claims = state.scan.first_data.is_some_and(|lsn| proven >= lsn)
                 || state.scan.marker.is_some()
                 || self.claims_beyond(newest.map(|(at, _)| at), &state.scan, found)?;
             let corrupt = |offset, what| Error::Corrupt { segment: number, offset, lsns: LsnRange::NONE, what };
@@ -186,7 +187,10 @@ impl<S: Storage> Look<'_, S> {
                 state.scan.marker = Some(FlushMarker { flushed_through: at.lsn, chain: at.chain });
             }
         }
-        state.scan.claims = state.scan.claims.max(gone.claims);
+        // Only what was flushed is trimmed: a frame, and the seal of the segment that it stood in.
+        let trimmed = self.control.trim.lsn;
+        state.scan.claims_behind_seal = state.scan.claims_behind_seal.max(trimmed);
+        state.scan.claims = state.scan.claims.max(gone.claims).max(trimmed);
         // What was set aside was flushed; that says nothing of the frames before it.
         let proven = state.scan.claims;
         self.claim_quarantined(state);
@@ -204,7 +208,7 @@ impl<S: Storage> Look<'_, S> {
             let Run { end_offset, frames_end, .. } = state.scan.prefix;
             state.scan.prefix = Run { end_offset, frames_end, ..before };
         }
-        let mut verdict = judge(&state.scan);
+        let mut verdict = judge(&state.scan, &self.control.trim);
         verdict.proven = verdict.proven.min(proven);
         // What an open was copying from here when it ended is not lost: it still stands here.
         let beyond = |lsns: LsnRange| LsnRange::new(lsns.start.max(verdict.end.last.next()), lsns.end);
@@ -316,7 +320,7 @@ impl<S: Storage> Look<'_, S> {
         found: &mut Findings<S::File>,
     ) -> Result<LsnRange> {
         let end = match newest {
-            Some((number, _)) => self.end_of(*number, found)?.last,
+            Some((number, _)) => self.end_of(*number, found)?.last.max(self.control.trim.lsn),
             None => self.control.trim.lsn,
         };
         let lost =

@@ -8,12 +8,15 @@
 //! | D | a gap, then valid frames | yes, into the gap or beyond | `Damage` | the gap is named; frames behind it count |
 //! | E | a gap, frames, a gap, frames | into the first gap only | `Damage` | the second gap is a hole: dropped |
 //! | F | anything or nothing | yes, and no frame follows | `Damage` | everything up to the claim is named |
+//! | G | as D or F, nothing of it above the trim point | yes | `GivenUp` | nothing is named; the log goes on behind it |
 //!
 //! "Claimed flushed" is the highest `flushed_through` that any valid record of the segment states: the writer wrote it
-//! only after the device had answered, so it is true whatever became of the frames.
+//! only after the device had answered, so it is true whatever became of the frames. So is the trim point: only flushed
+//! frames are given up.
 
 use super::scan::{Gap, Run, SegmentScan};
 use crate::codec::Chain;
+use crate::segment::TrimPoint;
 use crate::types::{Lsn, LsnRange};
 
 /// What the tail is.
@@ -23,6 +26,8 @@ pub(crate) enum Outcome {
     TornTail,
     Hole,
     Damage,
+    /// What is damaged was trimmed.
+    GivenUp,
 }
 
 /// The judgment on a scanned tail.
@@ -56,13 +61,14 @@ impl Verdict {
     }
 }
 
-/// Judges a tail.
-pub(crate) fn judge(scan: &SegmentScan) -> Verdict {
+/// Judges the tail of a log that was trimmed so far.
+pub(crate) fn judge(scan: &SegmentScan, trim: &TrimPoint) -> Verdict {
+    let claims = scan.claims.max(trim.lsn);
     let mut end = scan.prefix;
     let mut damage = Vec::new();
     let mut dropped = None;
     for gap in &scan.gaps {
-        if gap.lsns.start <= scan.claims {
+        if gap.lsns.start <= claims {
             damage.push(*gap);
             end = gap.next;
         } else {
@@ -70,33 +76,39 @@ pub(crate) fn judge(scan: &SegmentScan) -> Verdict {
             break;
         }
     }
-    if scan.claims > end.last {
-        // A claim comes from a frame behind the end (then its gap was counted above) or from a marker, which tells the
-        // chain to go on with.
-        let chain = scan.marker.filter(|m| m.flushed_through == scan.claims).map_or(Chain::default(), |m| m.chain);
-        let next = Run { last: scan.claims, chain, ..end };
+    if claims > end.last {
+        // A claim comes from a frame behind the end (then its gap was counted above), or from a marker or the trim point,
+        // which tell the chain to go on with.
+        let told = scan.marker.map(|marker| (marker.flushed_through, marker.chain));
+        let told = [told, Some((trim.lsn, trim.chain))].into_iter().flatten().find(|(lsn, _)| *lsn == claims);
+        let next = Run { last: claims, chain: told.map_or(Chain::default(), |(_, chain)| chain), ..end };
         damage.push(Gap {
             offset: scan.unreadable.unwrap_or(end.end_offset),
-            lsns: LsnRange::inclusive(end.last.next(), scan.claims),
+            lsns: LsnRange::inclusive(end.last.next(), claims),
             what: "frames that were proven durable are not there",
             next,
         });
         end = next;
     }
     let torn_at = scan.unreadable.filter(|_| dropped.is_none());
-    let outcome = match (!damage.is_empty(), dropped.is_some(), torn_at.is_some()) {
-        (true, _, _) => Outcome::Damage,
-        (false, true, _) => Outcome::Hole,
-        (false, false, true) => Outcome::TornTail,
-        (false, false, false) => Outcome::Clean,
+    let was_damaged = !damage.is_empty();
+    damage.iter_mut().for_each(|gap| gap.lsns.start = gap.lsns.start.max(trim.lsn.next()));
+    damage.retain(|gap| !gap.lsns.is_empty());
+    let outcome = match (damage.is_empty(), was_damaged, dropped.is_some(), torn_at.is_some()) {
+        (false, ..) => Outcome::Damage,
+        (true, true, ..) => Outcome::GivenUp,
+        (true, false, true, _) => Outcome::Hole,
+        (true, false, false, true) => Outcome::TornTail,
+        (true, false, false, false) => Outcome::Clean,
     };
-    Verdict { outcome, end, damage, dropped, torn_at, proven: scan.claims.min(end.last) }
+    Verdict { outcome, end, damage, dropped, torn_at, proven: claims.min(end.last) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::segment::{FlushMarker, SparseIndex};
+    use crate::types::SegmentNumber;
 
     fn run(last: u64) -> Run {
         Run {
@@ -146,6 +158,15 @@ mod tests {
         }
     }
 
+    fn judge(scan: &SegmentScan) -> Verdict {
+        judge_trimmed(scan, 0)
+    }
+
+    fn judge_trimmed(scan: &SegmentScan, lsn: u64) -> Verdict {
+        let trim = TrimPoint { lsn: Lsn::new(lsn), chain: Chain::new(888), first_segment: SegmentNumber::FIRST };
+        super::judge(scan, &trim)
+    }
+
     fn range(start: u64, end: u64) -> LsnRange {
         LsnRange::new(Lsn::new(start), Lsn::new(end))
     }
@@ -171,6 +192,14 @@ mod tests {
         let f = judge(&scan(10, &[], 14, Some(14), Some(9)));
         assert_eq!((f.outcome, f.end.last.get(), f.end.chain), (Outcome::Damage, 14, Chain::new(777)));
         assert_eq!(f.damage[0].lsns, range(11, 15));
+
+        let g = judge_trimmed(&scan(10, &[], 9, Some(9), Some(9)), 14);
+        assert_eq!((g.outcome, g.end.last.get(), g.end.chain), (Outcome::GivenUp, 14, Chain::new(888)));
+        assert_eq!((g.proven.get(), g.damage.len(), g.ambiguous()), (14, 0, None));
+        let g = judge_trimmed(&scan(10, &[(13, 15)], 9, None, None), 12);
+        assert_eq!((g.outcome, g.end.last.get(), g.ambiguous()), (Outcome::GivenUp, 15, Some(range(13, 16))));
+        let d = judge_trimmed(&scan(10, &[(13, 15)], 9, None, None), 11);
+        assert_eq!((d.outcome, d.end.last.get(), d.damage[0].lsns), (Outcome::Damage, 15, range(12, 13)));
     }
 
     #[test]
@@ -181,11 +210,19 @@ mod tests {
                 for claims in 0..12 {
                     let first = prefix + gap + 1;
                     let gaps = if gap == 0 { vec![] } else { vec![(first, first + more)] };
-                    let verdict = judge(&scan(prefix, &gaps, claims, Some(claims), None));
-                    let kept = |lsn: u64| lsn <= verdict.end.last.get();
-                    assert!((1..=claims).all(kept), "{prefix} {gaps:?} {claims}: {verdict:?}");
-                    if claims > prefix && gap > 0 {
-                        assert_eq!(verdict.outcome, Outcome::Damage);
+                    for trim in 0..12 {
+                        let verdict = judge_trimmed(&scan(prefix, &gaps, claims, Some(claims), None), trim);
+                        let case = format!("{prefix} {gaps:?} {claims} {trim}: {verdict:?}");
+                        let claims = claims.max(trim);
+                        assert!((1..=claims).all(|lsn| lsn <= verdict.end.last.get()), "{case}");
+                        assert!(verdict.proven.get() >= claims, "{case}");
+                        if claims > prefix && gap > 0 {
+                            assert!(matches!(verdict.outcome, Outcome::Damage | Outcome::GivenUp), "{case}");
+                        }
+                        let named = |lsn| verdict.damage.iter().any(|gap| gap.lsns.contains(Lsn::new(lsn)));
+                        let is_there = |lsn| lsn <= prefix || (gap > 0 && first <= lsn && lsn <= first + more);
+                        let fair = |lsn| named(lsn) == (lsn > trim && !is_there(lsn));
+                        assert!((1..=claims).all(fair), "{case}");
                     }
                 }
             }

@@ -1,0 +1,139 @@
+//! What was given up: a trim point says that frames were flushed, and neither damage below it nor a trim beside a reader
+//! costs a frame above it.
+
+use seawall::{Config, Error, Log, Lsn, RecoveryMode};
+
+use super::bed::{direct, in_mode, record};
+use super::bytes::data_frames;
+use super::oracle::holds;
+use super::sim::{DiskOptions, KillChoice, OpKind, SimDisk, SimStorage};
+
+const STRICT: RecoveryMode = RecoveryMode::Strict;
+const MEDIA: [DiskOptions; 2] = [DiskOptions::DIRECT, DiskOptions::BUFFERED];
+
+/// Nothing is read from memory.
+fn config() -> Config {
+    Config { memory_tail_bytes: 0, ..direct() }
+}
+
+fn open(disk: &SimDisk, mode: RecoveryMode) -> (Log<SimStorage>, seawall::Recovery) {
+    let opened = Log::open_on(disk.open(), in_mode(&config(), mode)).unwrap();
+    disk.pump();
+    opened
+}
+
+fn append(disk: &SimDisk, log: &Log<SimStorage>, record: &[u8]) -> Lsn {
+    let lsn = log.append(record).unwrap().wait().unwrap();
+    disk.pump();
+    lsn
+}
+
+fn kill(disk: &SimDisk, log: Log<SimStorage>) {
+    disk.kill(&KillChoice::Landed);
+    drop(log);
+}
+
+/// The segment that holds the frame, and a bit of its payload.
+fn payload_bit(disk: &SimDisk, lsn: u64) -> (String, u64) {
+    let segments = disk.names().into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".seg"));
+    let mut found = segments.filter_map(|name| {
+        let frame = data_frames(&disk.read_file(&name)).into_iter().find(|frame| frame.lsn == lsn)?;
+        Some((name, (frame.end() as u64 - 1) * 8))
+    });
+    found.next_back().unwrap_or_else(|| panic!("no frame {lsn}"))
+}
+
+/// `frames` records, everything up to `upto` given up before anything else proved it.
+fn trimmed(options: DiskOptions, frames: u64, upto: u64) -> (SimDisk, Log<SimStorage>, Vec<Vec<u8>>) {
+    let disk = SimDisk::new(options);
+    let (log, _) = open(&disk, STRICT);
+    let records: Vec<Vec<u8>> = (0..frames).map(record).collect();
+    for record in &records {
+        append(&disk, &log, record);
+    }
+    log.trim(Lsn::new(upto)).unwrap();
+    disk.pump();
+    (disk, log, records)
+}
+
+#[test]
+fn a_log_that_is_trimmed_to_its_end_can_be_looked_at() {
+    for options in MEDIA {
+        let (disk, log, _) = trimmed(options, 3, 3);
+        let (looking, recovery) = open(&disk, RecoveryMode::ReadOnly);
+        assert!(recovery.damage.is_empty(), "{recovery:?}");
+        let marks = looking.watermarks();
+        assert_eq!((marks.flushed, marks.trimmed), (Lsn::new(3), Lsn::new(3)));
+        assert_eq!(looking.stats().watermarks, marks);
+        drop((looking, log));
+    }
+}
+
+#[test]
+fn no_frame_is_acknowledged_under_a_number_that_was_given_up() {
+    for options in MEDIA {
+        // The first frame behind a seal, and later ones.
+        for frames in [1, 3] {
+            let (disk, log, mut records) = trimmed(options, frames, frames);
+            kill(&disk, log);
+            let (name, bit) = payload_bit(&disk, frames);
+            disk.flip_bit(&name, bit);
+            for round in 0..3 {
+                let (log, recovery) = open(&disk, STRICT);
+                assert!(recovery.damage.is_empty(), "{frames}, {round}: {recovery:?}");
+                assert_eq!(recovery.end, Lsn::new(frames + round), "{frames}, {round}: {recovery:?}");
+                let lsn = append(&disk, &log, b"behind it");
+                records.push(b"behind it".to_vec());
+                assert_eq!(&log.read(lsn).unwrap().payload[..], b"behind it");
+                holds(&log, &records, &[]).unwrap_or_else(|what| panic!("{frames}, {round}: {what}"));
+                kill(&disk, log);
+            }
+        }
+    }
+}
+
+/// Frames 3 and 4 share a group: nothing but the trim point says that the first of them was flushed, nor then the other.
+#[test]
+fn damage_below_the_trim_point_costs_no_frame_behind_it() {
+    for options in MEDIA {
+        for rotten in [2, 3] {
+            let disk = SimDisk::new(options);
+            let (log, _) = open(&disk, STRICT);
+            let mut records: Vec<Vec<u8>> = (0..4).map(record).collect();
+            for record in &records[..2] {
+                append(&disk, &log, record);
+            }
+            log.append_many(&records[2..]).unwrap().wait().unwrap();
+            log.trim(Lsn::new(3)).unwrap();
+            kill(&disk, log);
+            let (name, bit) = payload_bit(&disk, rotten);
+            disk.flip_bit(&name, bit);
+            for round in 0..3 {
+                let (log, recovery) = open(&disk, STRICT);
+                let case = format!("{rotten}, {round}: {recovery:?}");
+                assert!(recovery.damage.is_empty() && recovery.dropped.is_none(), "{case}");
+                assert_eq!(recovery.end, Lsn::new(4 + round), "{case}");
+                holds(&log, &records, &[]).unwrap_or_else(|what| panic!("{case}: {what}"));
+                append(&disk, &log, &record(40 + round));
+                records.push(record(40 + round));
+                holds(&log, &records, &[]).unwrap_or_else(|what| panic!("{case}: {what}"));
+                kill(&disk, log);
+            }
+        }
+    }
+}
+
+/// Nine segments of two frames each, of which the log, opened again, knows nothing yet but their names.
+fn nine_segments() -> (SimDisk, Log<SimStorage>) {
+    let disk = SimDisk::new(DiskOptions::DIRECT);
+    let (log, _) = open(&disk, STRICT);
+    (0..18).for_each(|i| _ = append(&disk, &log, &vec![i + 1; 25_000]));
+    log.close(std::time::Duration::from_secs(1)).unwrap();
+    disk.pump();
+    let (log, _) = open(&disk, STRICT);
+    (disk, log)
+}
+
+fn segment_of(disk: &SimDisk, lsn: u64) -> String {
+    payload_bit(disk, lsn).0
+}
