@@ -34,6 +34,12 @@ impl<S: Storage> Shared<S> {
             }
             control.trim = newer.trim;
         }
+        {
+            // What was trimmed had been flushed: no position is behind another at any moment.
+            let mut pipe = self.pipe.lock();
+            pipe.pass_to(&newer.trim);
+            self.publish(&pipe);
+        }
         self.trimmed.fetch_max(newer.trim.lsn.get(), Ordering::AcqRel);
         self.catalog.remove_before(newer.trim.first_segment);
         true

@@ -123,6 +123,29 @@ fn damage_below_the_trim_point_costs_no_frame_behind_it() {
     }
 }
 
+/// The one who looks learns of the trim when something it reads is not there any more.
+#[test]
+fn a_log_that_is_looked_at_survives_that_it_is_trimmed_beyond_what_it_saw() {
+    for options in MEDIA {
+        let disk = SimDisk::new(options);
+        let (log, _) = open(&disk, STRICT);
+        (0..4).for_each(|i| _ = append(&disk, &log, &vec![i + 1; 30_000]));
+        let (looking, _) = open(&disk, RecoveryMode::ReadOnly);
+        let seen = looking.flushed();
+        (4..20).for_each(|i| _ = append(&disk, &log, &vec![i + 1; 30_000]));
+        log.trim(Lsn::new(15)).unwrap();
+        disk.pump();
+        looking.verify(|_, _| {}).unwrap();
+        let marks = looking.watermarks();
+        assert!(marks.flushed >= seen && marks.trimmed == Lsn::new(15), "{marks:?}");
+        assert_eq!(looking.stats().watermarks, marks);
+        assert!(!format!("{looking:?}").is_empty());
+        assert!(matches!(looking.read(Lsn::new(2)), Err(Error::Trimmed { first, .. }) if first == Lsn::new(16)));
+        assert!(matches!(looking.read(Lsn::new(16)), Err(Error::BeyondEnd { .. })));
+        assert_eq!(looking.reader(Lsn::new(1)).filter_map(Result::ok).count(), 0);
+    }
+}
+
 /// Nine segments of two frames each, of which the log, opened again, knows nothing yet but their names.
 fn nine_segments() -> (SimDisk, Log<SimStorage>) {
     let disk = SimDisk::new(DiskOptions::DIRECT);

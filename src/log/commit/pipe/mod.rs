@@ -203,6 +203,14 @@ impl<F> Pipe<F> {
         marks
     }
 
+    /// For a log without a writer: somebody else's has flushed, and trimmed, more than was there when it was opened.
+    pub(crate) fn pass_to(&mut self, trim: &TrimPoint) {
+        if trim.lsn > self.flushed {
+            (self.next, self.chain) = (trim.lsn.next(), trim.chain);
+            (self.written, self.flushed, self.flushed_chain) = (trim.lsn, trim.lsn, trim.chain);
+        }
+    }
+
     pub(crate) fn end(&self) -> (Lsn, Chain, u64) {
         (self.next.previous(), self.chain, self.time_micros)
     }
