@@ -605,6 +605,9 @@ impl<S: Storage> Shared<S> {
 
     /// Where a frame stands.
     pub(super) fn find_frame(self: &Shared<S>, lsn: Lsn) -> Result<FoundFrame> {
+        if lsn == Lsn::ZERO {
+            return Err(Error::Trimmed { requested: lsn, first: self.trimmed().next() });
+        }
         let me = self.me.upgrade().ok_or(Error::Closed)?;
         let mut cursor = Cursor { one: true, ..Cursor::new(me, lsn) };
         // The trim point itself is still found while its segment is there.

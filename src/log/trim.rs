@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::catalog::End;
+use super::catalog::{End, Located};
 use super::commit::{DriverTurn, seal_after};
 use super::reader::FoundFrame;
 use super::recovery::read_control;
 use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::io::Storage;
-use crate::segment::TrimPoint;
+use crate::segment::{Seal, TrimPoint, frame_bytes};
 use crate::sync::{now, sleep};
 use crate::types::{Lsn, SegmentNumber};
 
@@ -198,25 +198,27 @@ impl<S: Storage> Shared<S> {
 
     /// Where a truncation to `end` cuts.
     fn cut_at(&self, end: Lsn) -> Result<Cut> {
-        if end > self.trimmed() {
-            let FoundFrame { header, segment, offset } = self.find_frame(end)?;
-            let end = End { last: end, offset: offset + header.frame_bytes(), time_micros: header.time_micros };
-            return Ok(Cut { segment, end, chain: header.chain });
-        }
-        // Everything that is left goes: the cut is before the first frame of the first segment that is left, or the
-        // trim point inside it.
         let trim = self.control.lock().trim;
-        match self.find_frame(end) {
-            Ok(FoundFrame { header, segment, offset }) => {
-                let end = End { last: end, offset: offset + header.frame_bytes(), time_micros: header.time_micros };
-                Ok(Cut { segment, end, chain: header.chain })
+        // At the trim point everything that is left goes, and the frame there may be gone, with its segment.
+        let next = (end == trim.lsn).then(|| self.catalog.locate(&self.storage, end.next()).ok()).flatten();
+        let behind_seal = |next: &Located<S::File>, chain| {
+            let offset = u64::from(self.catalog.block_bytes) + frame_bytes(Seal::PAYLOAD_BYTES);
+            Cut { segment: next.number, end: End { last: end, offset, time_micros: 0 }, chain }
+        };
+        match next {
+            Some(next) if next.start == end.next() => {
+                let chain = next.chain_before.unwrap_or(trim.chain);
+                Ok(behind_seal(&next, chain))
             }
-            Err(_) => {
-                let located = self.catalog.locate(&self.storage, end.next())?;
-                let offset = u64::from(self.catalog.block_bytes);
-                let end = End { last: end, offset, time_micros: 0 };
-                Ok(Cut { segment: located.number, end, chain: located.chain_before.unwrap_or(trim.chain) })
-            }
+            next => match (self.find_frame(end), next) {
+                (Ok(FoundFrame { header, segment, offset }), _) => {
+                    let end = End { last: end, offset: offset + header.frame_bytes(), time_micros: header.time_micros };
+                    Ok(Cut { segment, end, chain: header.chain })
+                }
+                // Nobody needs the frames of its segment up to the trim point.
+                (Err(_), Some(next)) => Ok(behind_seal(&next, trim.chain)),
+                (Err(error), None) => Err(error),
+            },
         }
     }
 }

@@ -240,7 +240,8 @@ impl<S: Storage> Shared<S> {
             active: end.is_none(),
         });
         let found_any = scan.seal.is_some() || scan.first_data.is_some();
-        *before = (found_last == last && found_any).then_some((run.last, run.chain));
+        // Of a segment that was cut at the trim point the frames before it may be gone.
+        *before = (run.last == last && found_any).then_some((run.last, run.chain));
         Ok(())
     }
 

@@ -160,3 +160,80 @@ fn nine_segments() -> (SimDisk, Log<SimStorage>) {
 fn segment_of(disk: &SimDisk, lsn: u64) -> String {
     payload_bit(disk, lsn).0
 }
+
+/// The trim point is the last frame of a segment that is gone.
+#[test]
+fn a_truncation_to_a_trim_point_between_two_segments_leaves_a_sound_log() {
+    for options in MEDIA {
+        let disk = SimDisk::new(options);
+        let (log, _) = open(&disk, STRICT);
+        let last = (1..).find(|i| {
+            append(&disk, &log, &vec![*i; 25_000]);
+            log.stats().rotations == 1
+        });
+        let border = Lsn::new(u64::from(last.unwrap()) - 1);
+        append(&disk, &log, &[9; 100]);
+        let chain = log.chain_at(border).unwrap();
+        log.trim(border).unwrap();
+        disk.pump();
+        kill(&disk, log);
+        let (log, _) = open(&disk, STRICT);
+        log.truncate(border).unwrap();
+        disk.pump();
+        let lsn = append(&disk, &log, b"instead");
+        assert_eq!((lsn, log.chain_at(border).unwrap()), (border.next(), chain));
+        for round in 0..2 {
+            let report = log.verify(|_, _| {}).unwrap();
+            assert!(report.is_sound() && report.frames == 1, "{round}: {report:?}");
+            assert!(log.stats().faulty_ranges.is_empty(), "{round}: {:?}", log.stats().faulty_ranges);
+        }
+        kill(&disk, log);
+        let (log, recovery) = open(&disk, STRICT);
+        assert!(recovery.end == lsn && recovery.missing_segments.is_empty(), "{recovery:?}");
+        assert_eq!(&log.read(lsn).unwrap().payload[..], b"instead");
+        assert!(log.verify(|_, _| {}).unwrap().is_sound());
+        drop(log);
+    }
+}
+
+/// The frame at the trim point has rotted: the chain goes on from what the trim wrote down.
+#[test]
+fn a_truncation_to_a_damaged_trim_point_keeps_the_chain() {
+    for options in MEDIA {
+        let (disk, log, _) = trimmed(options, 5, 3);
+        let chain = log.chain_at(Lsn::new(3)).unwrap();
+        let (name, bit) = payload_bit(&disk, 3);
+        disk.flip_bit(&name, bit);
+        disk.drop_caches(false);
+        log.truncate(Lsn::new(3)).unwrap();
+        disk.pump();
+        kill(&disk, log);
+        let (log, recovery) = open(&disk, STRICT);
+        assert_eq!((recovery.end, recovery.chain), (Lsn::new(3), chain), "{recovery:?}");
+        assert_eq!(append(&disk, &log, b"instead"), Lsn::new(4));
+        assert_eq!(&log.read(Lsn::new(4)).unwrap().payload[..], b"instead");
+        assert!(log.verify(|_, _| {}).unwrap().is_readable());
+        drop(log);
+    }
+}
+
+#[test]
+fn nothing_is_left_of_a_log_that_is_truncated_to_nothing() {
+    for options in MEDIA {
+        let disk = SimDisk::new(options);
+        let (log, recovery) = open(&disk, STRICT);
+        let start = recovery.chain;
+        (0..3).for_each(|i| _ = append(&disk, &log, &record(i)));
+        log.truncate(Lsn::ZERO).unwrap();
+        disk.pump();
+        assert_eq!(log.chain_at(Lsn::ZERO).unwrap(), start);
+        kill(&disk, log);
+        let (log, recovery) = open(&disk, STRICT);
+        assert_eq!((recovery.end, recovery.chain), (Lsn::ZERO, start));
+        append(&disk, &log, &record(7));
+        let report = log.verify(|_, _| {}).unwrap();
+        assert!(report.is_sound() && report.frames == 1, "{report:?}");
+        holds(&log, &[record(7)], &[]).unwrap();
+        drop(log);
+    }
+}
