@@ -3,7 +3,7 @@
 use seawall::{Error, Log, Lsn, LsnRange, Recovery, RecoveryMode};
 use tempfile::TempDir;
 
-use super::bed::{Files, append_each, in_mode, open, record, shown, sized, try_open};
+use super::bed::{Files, append_each, in_mode, open, record, settle, shown, sized, try_open};
 use super::bytes::{BLOCK, data_frames, segment_name, set_version};
 use super::oracle::{holds, lsns};
 use super::shelf::{Shelf, on_shelves};
@@ -85,6 +85,44 @@ fn a_missing_active_segment_or_spare_refuses_appends() {
                 if recovery.quarantined.is_empty() {
                     expected.push(record(70));
                     holds(&log, &expected, &[]).unwrap();
+                }
+            }
+        }
+    });
+}
+
+/// The newest segment holds nothing but its seal and the marker behind it, and something else is damaged: what goes on in
+/// quarantine goes on in another segment.
+#[test]
+fn an_empty_segment_is_not_gone_on_with_when_something_is_set_aside() {
+    on_shelves(false, |shelf| {
+        let dir = shelf.lay_out(|_| {});
+        // The first open carries a frame over.
+        for _ in 0..2 {
+            let (log, _) = shelf.open(&dir, STRICT);
+            settle(&log);
+        }
+        let mut files = Files::of(dir.path());
+        let active = *files.holding(super::bytes::SEAL).last().unwrap();
+        assert!(data_frames(files.segment(active)).is_empty());
+        let spare = files.segments().into_iter().find(|number| *number > active).unwrap();
+        let lose_spare = |files: &mut Files| drop(files.0.remove(&segment_name(spare)));
+        let rot_header = |files: &mut Files| files.segment(active)[20] ^= 4;
+        type Damage<'a> = (&'a str, &'a dyn Fn(&mut Files));
+        let damages: [Damage<'_>; 2] =
+            [("the lowest spare is lost", &lose_spare), ("the header has rotted", &rot_header)];
+        for (case, damage) in damages {
+            let mut files = files.clone();
+            damage(&mut files);
+            let dir = files.lay_out(&shelf.config);
+            drop(refuses_appends(&shelf, &dir, &[], case));
+            let mut appended = Vec::new();
+            for mode in [RecoveryMode::Quarantine, STRICT, STRICT] {
+                let (log, recovery) = shelf.open(&dir, mode);
+                assert!(mode != STRICT || recovery.damage.is_empty(), "{case}: {recovery:?}");
+                appended.push(log.append(&record(70)).unwrap().wait().unwrap());
+                for lsn in &appended {
+                    assert!(log.read(*lsn).unwrap().payload[..] == record(70)[..], "{case}: frame {lsn}");
                 }
             }
         }

@@ -265,6 +265,7 @@ impl<S: Storage> Opening<S> {
             );
             return Err(Error::Invalid { what });
         }
+        let is_whole = self.findings.damage.is_empty();
         let control_file = self.count_open()?;
         self.remove_leftovers();
 
@@ -283,7 +284,6 @@ impl<S: Storage> Opening<S> {
         let taken = std::mem::take(&mut self.findings.taken);
         let space = Space::new(self.findings.control.highest_segment, taken, last_bytes, file_bytes);
         pipe.spares = spares.into();
-        let is_whole = self.findings.damage.is_empty();
         let clean = self.findings.clean;
         let (active, verdict) = (self.findings.active.take(), self.findings.verdict);
         let debris = std::mem::take(&mut self.findings.debris);
