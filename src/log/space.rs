@@ -171,15 +171,24 @@ impl<S: Storage> Shared<S> {
         self.space.lock().file_bytes
     }
 
-    /// Removes a segment's file and counts its bytes as free.
-    pub(super) fn remove_segment(&self, number: SegmentNumber, bytes: u64) {
-        // What cannot be removed now is removed at the next open; until then it counts as used.
-        if self.storage.remove(&FileName::Segment(number).to_string()).is_ok() {
-            let mut space = self.space.lock();
-            space.file_bytes = space.file_bytes.saturating_sub(bytes);
-            add(&self.counters.segments_removed, 1);
-            events::happened("segment removed", 1);
+    /// Removes a segment's file and counts its bytes as free. What cannot be removed counts as used.
+    fn remove_segment(&self, number: SegmentNumber, bytes: u64) -> Result<()> {
+        let name = FileName::Segment(number);
+        self.storage.remove(&name.to_string()).map_err(|e| Error::io("remove", name, e))?;
+        let mut space = self.space.lock();
+        space.file_bytes = space.file_bytes.saturating_sub(bytes);
+        add(&self.counters.segments_removed, 1);
+        events::happened("segment removed", 1);
+        Ok(())
+    }
+
+    /// Removes, durably, segments that lie between the newest one and the one it continues. An error must end the log, or
+    /// its opening: once there is a later segment, nothing tells these from segments in use.
+    pub(super) fn remove_debris(&self, segments: impl IntoIterator<Item = (SegmentNumber, u64)>) -> Result<()> {
+        for (number, bytes) in segments {
+            self.remove_segment(number, bytes)?;
         }
+        self.sync_removals().map_err(|e| Error::io("sync the directory of", self.storage.describe(), e))
     }
 
     pub(super) fn prepare_one(&self, needed: u64) -> Result<()> {
@@ -456,22 +465,21 @@ impl<S: Storage> Shared<S> {
     /// Recycles or removes segments that were given up. The control file no longer counts them.
     pub(super) fn dispose(&self, removed: Vec<Removed<S::File>>) {
         for segment in removed {
-            // When it cannot be, the log goes on without: the file is removed, now or at the next open.
+            // When it cannot be, the log goes on without: the file is removed, now or at the next open, which knows by its
+            // number that it was trimmed.
             let recycled = self.recycle(&segment).unwrap_or(false);
             if !recycled {
-                self.remove_segment(segment.number, segment.bytes);
+                let _ = self.remove_segment(segment.number, segment.bytes);
             }
         }
-        self.sync_removals();
+        let _ = self.sync_removals();
         self.announce_room();
     }
 
-    /// That a file is gone need not be durable; that the directory can be synced must be known.
-    pub(super) fn sync_removals(&self) {
+    /// That a trimmed file is gone need not be durable; that the directory can be synced must be known.
+    fn sync_removals(&self) -> std::io::Result<()> {
         let _turn = self.numbering.lock();
-        if self.storage.sync_dir().is_err() {
-            self.space.lock().names_in_doubt = true;
-        }
+        self.storage.sync_dir().inspect_err(|_| self.space.lock().names_in_doubt = true)
     }
 
     /// Turns a segment nobody can read any more into a prepared one: a new header, flushed, then a new name.

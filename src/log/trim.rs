@@ -183,11 +183,9 @@ impl<S: Storage> Shared<S> {
         // Behind whatever background work the segment still has: what is settled is not written any more.
         let settled = cut.segment;
         self.spawn(move |shared| shared.catalog.settle(&shared.storage, settled));
-        for segment in removed {
-            // Never recycled: a truncated segment's bytes may still be mapped, and its number is skipped for good.
-            self.remove_segment(segment.number, segment.bytes);
-        }
-        self.sync_removals();
+        // Never recycled: a truncated segment's bytes may still be mapped, and its number is skipped for good.
+        let removed = removed.into_iter().map(|segment| (segment.number, segment.bytes));
+        self.remove_debris(removed).inspect_err(|error| self.abandon(error.clone()))?;
         self.update_control(|control| {
             control.truncation_count = count;
             control.cut_quarantined(end);

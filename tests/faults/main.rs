@@ -14,5 +14,6 @@ mod story;
 
 mod errors;
 mod matrix;
+mod poison;
 mod rows;
 mod tail;

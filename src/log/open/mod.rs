@@ -303,15 +303,16 @@ impl<S: Storage> Opening<S> {
         if let Some((number, file, end)) = wipe {
             shared.wipe(number, &file, end)?;
         }
+        // What it reaches back over may have been removed by whom a crash kept from knowing that for good.
+        let seal = active.as_ref().and_then(|state| Some((state.number, state.scan.seal?)));
+        let reaches_back = seal.is_some_and(|(number, seal)| seal.sealed_segment.next() < number);
         let tail = active.map(|state| Tail { state, verdict, clean });
         let tail_in_place = shared.begin(tail, is_whole)?;
         // The newest header is flushed: what it does not reach back to is debris. Without space for one nothing goes yet.
-        let debris = if shared.pipe.lock().writer().is_some() { debris } else { Vec::new() };
-        for number in &debris {
-            let _ = shared.storage.remove(&FileName::Segment(*number).to_string());
-        }
-        if !debris.is_empty() {
-            shared.sync_removals();
+        let is_begun = shared.pipe.lock().writer().is_some();
+        if is_begun && (!debris.is_empty() || reaches_back) {
+            // Their bytes were not counted as used.
+            shared.remove_debris(debris.into_iter().map(|number| (number, 0)))?;
         }
         shared.keep_spares();
         Ok((shared, tail_in_place))
@@ -454,11 +455,8 @@ impl<S: Storage> Shared<S> {
         writer.offset += u64::from(self.catalog.block_bytes);
         match (&tail, &carry) {
             (Some(tail), Some(carry)) if carry.replaces(tail.state.number) => {
-                for segment in self.catalog.remove_after(carry.segment) {
-                    self.remove_segment(segment.number, segment.bytes);
-                }
-                // Once there are later segments, nothing tells it from one in use.
-                self.sync_removals();
+                let replaced = self.catalog.remove_after(carry.segment);
+                self.remove_debris(replaced.into_iter().map(|segment| (segment.number, segment.bytes)))?;
             }
             (Some(tail), Some(carry)) => self.end_tail(tail, carry.end()),
             (Some(tail), None) => self.end_tail(tail, tail.end()),

@@ -1,0 +1,117 @@
+//! After a failure nothing is acknowledged, of the control file and of the directory neither.
+
+use std::time::Duration;
+
+use seawall::{Ballot, Error, LedgerId, Log, Lsn, LsnRange, Promise};
+
+use super::rows::{both, started};
+use super::sim::{CrashChoice, Fault, KillChoice, OpKind, SimStorage, errno};
+use super::story::Story;
+
+fn promise(round: u64) -> Promise {
+    Promise { ledger: LedgerId::new(7), ballot: Ballot { round, proposer: 1 } }
+}
+
+/// Frames over several segments, and what each held.
+fn over_segments(story: &mut Story) -> (Log<SimStorage>, Vec<Vec<u8>>) {
+    let log = story.open();
+    for _ in 0..8 {
+        story.append(&log, &[20_000]);
+    }
+    assert!(log.stats().segments >= 3, "{:?}", log.stats());
+    let held = log.reader(Lsn::FIRST).map(|frame| frame.unwrap().payload.to_vec()).collect();
+    (log, held)
+}
+
+/// Appends beyond a rotation, keeping what must be there.
+fn go_on(story: &Story, log: &Log<SimStorage>, held: &mut Vec<Vec<u8>>) {
+    for i in 0..8u8 {
+        let record = vec![200 + i; 20_000];
+        // Where the directory could not be synced nothing is prepared any more.
+        match log.try_append(&record) {
+            Ok(pending) => pending.wait().unwrap(),
+            Err(error) => {
+                assert!(i > 0, "{error:?}");
+                break;
+            }
+        };
+        story.disk.pump();
+        held.push(record);
+    }
+}
+
+fn read(log: &Log<SimStorage>) -> Vec<Vec<u8>> {
+    log.reader(Lsn::FIRST).map(|frame| frame.unwrap().payload.to_vec()).collect()
+}
+
+#[test]
+fn truncated_frames_stay_away_when_their_segments_could_not_be_removed() {
+    both(|options| {
+        for fault in [Fault::new(OpKind::Remove, 0, errno::EIO).on(".seg"), Fault::new(OpKind::SyncDir, 0, errno::EIO)]
+        {
+            for power_lost in [false, true] {
+                let case = format!("{options:?}, {fault:?}, power lost: {power_lost}");
+                let mut story = Story::new(options);
+                let (log, mut held) = over_segments(&mut story);
+                held.truncate(3);
+                story.disk.fail(fault.clone());
+                let told = log.truncate(Lsn::new(3));
+                story.disk.pump();
+                story.disk.heal();
+                // Whatever was told: what is acknowledged from now on must be there, and nothing else.
+                let mut log = log;
+                if told.is_err() {
+                    assert!(log.append(b"x").is_err(), "{case}: the log goes on after {told:?}");
+                } else {
+                    go_on(&story, &log, &mut held);
+                }
+                for _ in 0..2 {
+                    story.disk.kill(&KillChoice::Landed);
+                    drop(log);
+                    if power_lost {
+                        story.disk = story.disk.crash(&CrashChoice::lost());
+                    }
+                    let (again, recovery) = Log::open_on(story.disk.open(), story.config.clone()).unwrap();
+                    story.disk.pump();
+                    assert!(recovery.damage.is_empty(), "{case}: {recovery:?}");
+                    assert!(read(&again) == held, "{case}: {recovery:?}");
+                    go_on(&story, &again, &mut held);
+                    log = again;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_log_is_not_opened_for_appending_while_what_was_truncated_cannot_be_removed() {
+    both(|options| {
+        for fault in [Fault::new(OpKind::Remove, 0, errno::EIO).on(".seg"), Fault::new(OpKind::SyncDir, 0, errno::EIO)]
+        {
+            let mut story = Story::new(options);
+            let (log, mut held) = over_segments(&mut story);
+            held.truncate(3);
+            // The truncation ends behind its seal.
+            story.disk.fail(Fault::new(OpKind::Remove, 0, errno::EIO).on(".seg").forever());
+            let _ = log.truncate(Lsn::new(3));
+            story.disk.heal();
+            story.disk.kill(&KillChoice::Landed);
+            drop(log);
+            story.disk.fail(fault.clone().forever());
+            let opened = Log::open_on(story.disk.open(), story.config.clone());
+            assert!(matches!(&opened, Err(Error::Io { .. })), "{fault:?}: {opened:?}");
+            story.disk.heal();
+            story.disk.kill(&KillChoice::Landed);
+            drop(opened);
+            for _ in 0..2 {
+                let (log, recovery) = Log::open_on(story.disk.open(), story.config.clone()).unwrap();
+                story.disk.pump();
+                assert!(recovery.damage.is_empty(), "{recovery:?}");
+                assert!(read(&log) == held, "{recovery:?}");
+                go_on(&story, &log, &mut held);
+                story.disk.kill(&KillChoice::Landed);
+                drop(log);
+            }
+        }
+    });
+}
