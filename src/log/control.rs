@@ -20,15 +20,18 @@ impl<S: Storage> Shared<S> {
         })
     }
 
-    /// The same for a change that may find itself forbidden.
+    /// The same for a change that may find itself forbidden. Nothing is changed once the log is poisoned; and when it is
+    /// by the time the write has ended, that has not counted: a device that lost what it was given tells only one flush.
     pub(super) fn try_update_control(&self, change: impl FnOnce(&mut Control) -> Result<()>) -> Result<()> {
         let file = self.control_file.as_ref().ok_or(Error::ReadOnly)?;
         let mut control = self.control.lock();
+        self.check_poison()?;
         let mut next = control.clone();
         change(&mut next)?;
         next.generation += 1;
         match write_control(&self.storage, file, &next) {
             Ok(()) => {
+                self.check_poison()?;
                 *self.facts.lock() = ControlFacts::of(&next);
                 *control = next;
                 Ok(())

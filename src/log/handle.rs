@@ -349,7 +349,7 @@ impl<S: Storage> Log<S> {
     ///
     /// # Errors
     /// [`Error::BeyondEnd`] when `upto` is not flushed; [`Error::Io`] poisons the log; [`Error::ReadOnly`],
-    /// [`Error::Damaged`], [`Error::Poisoned`], [`Error::Forked`] as for an append.
+    /// [`Error::Damaged`], [`Error::Poisoned`], [`Error::Closed`], [`Error::Forked`] as for an append.
     pub fn trim(&self, upto: Lsn) -> Result<()> {
         self.shared.trim(upto)
     }
@@ -358,8 +358,9 @@ impl<S: Storage> Log<S> {
     /// truncated in its life. Waits for what is in flight; appends wait meanwhile.
     ///
     /// # Errors
-    /// [`Error::Trimmed`], [`Error::BeyondEnd`], [`Error::Full`] without a prepared segment; [`Error::ReadOnly`],
-    /// [`Error::Damaged`], [`Error::Poisoned`], [`Error::Forked`] as for an append.
+    /// [`Error::Trimmed`], [`Error::BeyondEnd`], [`Error::Full`] without a prepared segment; [`Error::Io`] of what follows
+    /// its seal, also of the removal of files, poisons the log, which is truncated when it is opened again;
+    /// [`Error::ReadOnly`], [`Error::Damaged`], [`Error::Poisoned`], [`Error::Closed`], [`Error::Forked`] as for an append.
     pub fn truncate(&self, end: Lsn) -> Result<u64> {
         self.shared.truncate(end)
     }
@@ -367,8 +368,9 @@ impl<S: Storage> Log<S> {
     /// Records damaged frames as set aside: readers get a typed gap and go on behind it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the range holds no flushed frame or too many are recorded already; [`Error::ReadOnly`],
-    /// [`Error::Damaged`], [`Error::Poisoned`], [`Error::Forked`] as for an append.
+    /// [`Error::Invalid`] when the range holds no flushed frame or too many are recorded already; [`Error::Io`] poisons the
+    /// log; [`Error::ReadOnly`], [`Error::Damaged`], [`Error::Poisoned`], [`Error::Closed`], [`Error::Forked`] as for an
+    /// append.
     pub fn quarantine(&self, lsns: LsnRange) -> Result<()> {
         self.shared.quarantine(lsns)
     }
@@ -377,8 +379,8 @@ impl<S: Storage> Log<S> {
     /// drives it. The same promise again writes nothing.
     ///
     /// # Errors
-    /// [`Error::OtherLedger`], [`Error::Fenced`]; [`Error::ReadOnly`], [`Error::Damaged`], [`Error::Poisoned`],
-    /// [`Error::Forked`] as for an append.
+    /// [`Error::OtherLedger`], [`Error::Fenced`]; [`Error::Io`] poisons the log; [`Error::ReadOnly`], [`Error::Damaged`],
+    /// [`Error::Poisoned`], [`Error::Closed`], [`Error::Forked`] as for an append.
     pub fn promise(&self, promise: Promise) -> Result<()> {
         self.shared.promise(promise)
     }
@@ -415,8 +417,8 @@ impl<S: Storage> Log<S> {
     /// Writes what is queued and closes the log, so that the next open has nothing to find out.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] after `deadline`, and whatever kept the rest from being written. The log is closed either
-    /// way; what was not proven durable is unknown.
+    /// [`Error::TimedOut`] after `deadline`, [`Error::Closed`] when it was closed before, and whatever kept the rest from
+    /// being written. The log is closed either way; what was not proven durable is unknown.
     pub fn close(self, deadline: Duration) -> Result<()> {
         if is_forked_child() {
             return Err(Error::Forked);

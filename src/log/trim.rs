@@ -164,9 +164,7 @@ impl<S: Storage> Shared<S> {
         };
         // Nobody needs to be woken for the frames that are no more: they were flushed first, and that has.
         self.lead(group);
-        if let Some((from, cause)) = &self.pipe.lock().poison {
-            return Err(Error::Poisoned { from: *from, cause: Arc::new(cause.clone()) });
-        }
+        self.check_poison()?;
         // The seal is flushed: what lies between is debris now, whatever happens next.
         let removed = self.catalog.remove_after(cut.segment);
         let (file, index) = match old {

@@ -12,6 +12,64 @@ fn promise(round: u64) -> Promise {
     Promise { ledger: LedgerId::new(7), ballot: Ballot { round, proposer: 1 } }
 }
 
+#[test]
+fn a_poisoned_log_writes_nothing_into_its_control_file() {
+    both(|options| {
+        let (mut story, log) = started(options);
+        story.disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO));
+        assert!(story.try_append(&log, &[300]).is_err());
+        let before = story.disk.read_file("control");
+        let poisoned = |told: Result<(), Error>| assert!(matches!(&told, Err(Error::Poisoned { .. })), "{told:?}");
+        poisoned(log.trim(Lsn::new(1)));
+        poisoned(log.quarantine(LsnRange::inclusive(Lsn::new(1), Lsn::new(1))));
+        poisoned(log.promise(promise(1)));
+        poisoned(log.truncate(Lsn::new(1)).map(drop));
+        assert!(story.disk.read_file("control") == before);
+        assert!(log.read(Lsn::new(1)).is_ok(), "{:?}", log.read(Lsn::new(1)));
+    });
+}
+
+#[test]
+fn a_closed_log_says_that_it_is_closed() {
+    both(|options| {
+        let (mut story, log) = started(options);
+        story.close(log.clone());
+        let before = story.disk.read_file("control");
+        let closed = |told: Result<(), Error>| assert!(matches!(&told, Err(Error::Closed)), "{told:?}");
+        closed(log.append(b"x").map(drop));
+        closed(log.trim(Lsn::new(1)));
+        closed(log.quarantine(LsnRange::inclusive(Lsn::new(1), Lsn::new(1))));
+        closed(log.promise(promise(1)));
+        closed(log.truncate(Lsn::new(1)).map(drop));
+        closed(log.close(Duration::from_secs(1)));
+        assert!(story.disk.read_file("control") == before);
+    });
+}
+
+/// A device may tell its loss to one of two flushes, and to the other that all is well.
+#[test]
+fn what_was_on_its_way_to_the_control_file_when_a_group_failed_is_not_acknowledged() {
+    both(|options| {
+        type Ask = fn(&Log<SimStorage>) -> Result<(), Error>;
+        let asks: [Ask; 3] = [
+            |log| log.promise(promise(1)),
+            |log| log.trim(Lsn::new(1)),
+            |log| log.quarantine(LsnRange::inclusive(Lsn::new(1), Lsn::new(1))),
+        ];
+        for ask in asks {
+            let (story, log) = started(options);
+            let (disk, other) = (story.disk.clone(), log.clone());
+            story.disk.before(OpKind::WriteFlushed, "control", move || {
+                disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO).on(".seg"));
+                other.append(b"lost").unwrap().wait().unwrap_err();
+            });
+            let told = ask(&log);
+            assert!(matches!(&told, Err(Error::Poisoned { .. })), "{told:?}");
+            assert!(log.stats().poisoned);
+        }
+    });
+}
+
 /// Frames over several segments, and what each held.
 fn over_segments(story: &mut Story) -> (Log<SimStorage>, Vec<Vec<u8>>) {
     let log = story.open();

@@ -71,6 +71,11 @@ impl<S: Storage> Shared<S> {
         }
     }
 
+    /// As [`Pipe::check`].
+    pub(crate) fn check_poison(&self) -> Result<()> {
+        self.pipe.lock().check()
+    }
+
     /// Blocks until the frame is settled; the calling thread writes its own group when that is the fastest way.
     pub(crate) fn wait(&self, lsn: Lsn, chunk: u64, era: u64) -> Result<()> {
         let mut arrived = false;
@@ -226,9 +231,7 @@ impl<S: Storage> Shared<S> {
             if pipe.flushed().0 >= through {
                 return Ok(());
             }
-            if let Some((from, cause)) = &pipe.poison {
-                return Err(Error::Poisoned { from: *from, cause: Arc::new(cause.clone()) });
-            }
+            pipe.check()?;
             if pipe.is_idle() {
                 return Ok(());
             }

@@ -1,7 +1,6 @@
 //! Placing a record: its Lsn, once there is room in flight and in a segment. Whoever finds none waits here, threads and
 //! tasks alike, and is told when there is.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::commit::{Encoded, Part, Pipe, Placed, Refused, seal_after, wake_each};
@@ -86,11 +85,7 @@ impl<S: Storage> Shared<S> {
 
     /// Why nothing is appended any more. A failure also closes the log, and is told before that.
     pub(crate) fn gone(&self, pipe: &Pipe<S::File>) -> Option<Error> {
-        match &pipe.poison {
-            Some((_, Error::Closed)) => Some(Error::Closed),
-            Some((from, cause)) => Some(Error::Poisoned { from: *from, cause: Arc::new(cause.clone()) }),
-            None => self.closed.load(Ordering::Relaxed).then_some(Error::Closed),
-        }
+        pipe.check().err().or_else(|| self.closed.load(Ordering::Relaxed).then_some(Error::Closed))
     }
 
     fn place_one(

@@ -31,6 +31,7 @@ mod disk;
 mod fault;
 mod flight;
 mod handle;
+mod hook;
 mod image;
 mod journal;
 mod op;

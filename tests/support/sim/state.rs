@@ -41,6 +41,7 @@ pub(super) struct State {
     /// Open files and maps; nothing here survives a power loss.
     pub(super) nodes: BTreeMap<Ino, Node>,
     pub(super) sessions: Vec<Session>,
+    pub(super) hooks: Vec<super::hook::Hook>,
     /// Submitted writes that have not ended, oldest first.
     pub(super) flights: Vec<Flight>,
     pub(super) lock: Option<Holder>,
@@ -141,6 +142,7 @@ impl State {
             written: image,
             nodes: BTreeMap::new(),
             sessions: Vec::new(),
+            hooks: Vec::new(),
             flights: Vec::new(),
             lock: None,
             faults: Faults::default(),

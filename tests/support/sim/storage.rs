@@ -214,6 +214,7 @@ impl Storage for SimStorage {
     }
 
     fn write_flushed(&self, file: &SimFile, offset: u64, parts: &[Arc<Buffer>]) -> io::Result<WriteTimes> {
+        self.shared.reach(OpKind::WriteFlushed, file.ino);
         write::write_flushed(self, file, offset, parts)
     }
 
@@ -222,6 +223,7 @@ impl Storage for SimStorage {
     }
 
     fn read_at(&self, file: &SimFile, offset: u64, bytes: usize, into: &mut Buffer) -> io::Result<usize> {
+        self.shared.reach(OpKind::Read, file.ino);
         read::read_at(self, file, offset, bytes, into)
     }
 

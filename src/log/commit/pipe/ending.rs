@@ -140,6 +140,15 @@ impl<F> Pipe<F> {
         is_news
     }
 
+    /// Why nothing is acknowledged any more: a failure, or that the log was closed.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match &self.poison {
+            Some((_, Error::Closed)) => Err(Error::Closed),
+            Some((from, cause)) => Err(Error::Poisoned { from: *from, cause: Arc::new(cause.clone()) }),
+            None => Ok(()),
+        }
+    }
+
     /// Nothing from `base` on will be flushed. The first cause stands.
     fn poison_from(&mut self, base: Lsn, error: Error) {
         let (from, cause) = self.poison.take().unwrap_or((Lsn::MAX, error));
