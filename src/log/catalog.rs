@@ -324,7 +324,19 @@ impl<S: Storage> Catalog<S> {
 
     /// The segment that holds a frame. The caller knows that the frame is flushed and not trimmed.
     pub(super) fn locate(&self, storage: &S, lsn: Lsn) -> Result<Located<S::File>> {
-        let numbers: Vec<SegmentNumber> = self.state.lock().segments.keys().copied().collect();
+        loop {
+            let numbers: Vec<SegmentNumber> = self.state.lock().segments.keys().copied().collect();
+            let located = self.locate_among(storage, &numbers, lsn);
+            // A trim takes the first away, a truncation the last: what was learnt of either meanwhile tells nothing.
+            let state = self.state.lock();
+            let ends = [numbers.first(), numbers.last()];
+            if ends.into_iter().flatten().all(|number| state.segments.contains_key(number)) {
+                return located;
+            }
+        }
+    }
+
+    fn locate_among(&self, storage: &S, numbers: &[SegmentNumber], lsn: Lsn) -> Result<Located<S::File>> {
         // Binary search over starts that are read only where it looks.
         let (mut low, mut high) = (0, numbers.len());
         while low < high {

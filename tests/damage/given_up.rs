@@ -161,6 +161,33 @@ fn segment_of(disk: &SimDisk, lsn: u64) -> String {
     payload_bit(disk, lsn).0
 }
 
+#[test]
+fn a_reader_goes_on_when_segments_before_it_are_given_up_while_it_looks_for_its_own() {
+    // Whatever is looked at first, and second, on the way to frame 7.
+    for probed in 1..=18 {
+        let (disk, log) = nine_segments();
+        let trimming = log.clone();
+        disk.before(OpKind::Read, &segment_of(&disk, probed), move || trimming.trim(Lsn::new(6)).unwrap());
+        let read: Vec<_> = log.reader(Lsn::new(7)).map(|frame| frame.map(|frame| frame.lsn.get())).collect();
+        let read: Result<Vec<u64>, _> = read.into_iter().collect();
+        assert_eq!(read.unwrap_or_else(|error| panic!("{probed}: {error:?}")), (7..=18).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_reader_goes_on_when_segments_behind_it_are_truncated_while_it_looks_for_its_own() {
+    for probed in 1..=18 {
+        let (disk, log) = nine_segments();
+        let truncating = log.clone();
+        disk.before(OpKind::Read, &segment_of(&disk, probed), move || _ = truncating.truncate(Lsn::new(4)).unwrap());
+        let mut reader = log.reader(Lsn::new(3));
+        for lsn in [3, 4] {
+            let read = reader.next().expect("it is there").map(|frame| frame.lsn.get());
+            assert!(matches!(read, Ok(at) if at == lsn), "{probed}: {read:?}");
+        }
+    }
+}
+
 /// The trim point is the last frame of a segment that is gone.
 #[test]
 fn a_truncation_to_a_trim_point_between_two_segments_leaves_a_sound_log() {
