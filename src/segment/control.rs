@@ -28,6 +28,7 @@ use crate::codec::{Chain, Reader, Truncated, crc32c};
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber, StreamId};
 
 use super::FORMAT_VERSION;
+use super::header::is_block_bytes;
 
 const MAGIC: [u8; 8] = *b"SEAWCTRL";
 
@@ -41,6 +42,9 @@ pub(crate) const QUARANTINED_MAX: usize = 800;
 pub(crate) const PASSED_OVER_MAX: usize = 128;
 /// At most this many bytes of extension.
 pub(crate) const EXTENSION_BYTES_MAX: usize = 12 * 1024;
+
+/// No log counts so far: what is higher was made up, and would overflow where it is counted on.
+const COUNTED_MAX: u64 = u64::MAX >> 1;
 
 const _: () =
     assert!(168 + QUARANTINED_MAX * 24 + 8 + PASSED_OVER_MAX * 8 + 8 + EXTENSION_BYTES_MAX + 4 <= CONTROL_SLOT_BYTES);
@@ -221,6 +225,9 @@ impl Control {
         let incarnation = Incarnation::new(r.u64()?);
         let stream = StreamId(r.u64()?);
         let block_bytes = u32::try_from(r.u64()?).map_err(|_| Truncated)?;
+        if !is_block_bytes(block_bytes) {
+            return Err(Truncated);
+        }
         let open_count = r.u64()?;
         let highest_segment = SegmentNumber::new(r.u64()?);
         let truncation_count = r.u64()?;
@@ -262,6 +269,10 @@ impl Control {
         }
         let extension = r.bytes(extension_bytes as usize)?.to_vec();
         r.finish()?;
+        let counted = [generation, open_count, highest_segment.get(), truncation_count, at.lsn.get()];
+        if counted.into_iter().chain([trim.lsn.get(), trim.first_segment.get()]).any(|number| number > COUNTED_MAX) {
+            return Err(Truncated);
+        }
         Ok(Control {
             generation,
             log,

@@ -84,9 +84,13 @@ impl SegmentHeader {
         if version != FORMAT_VERSION {
             return Some(Err(HeaderError::Future { version }));
         }
-        let sane = zero == 0 && header.block_bytes.is_power_of_two() && (512..=65536).contains(&header.block_bytes);
-        sane.then_some(Ok(header))
+        (zero == 0 && is_block_bytes(header.block_bytes)).then_some(Ok(header))
     }
+}
+
+/// What a device's block can be.
+pub(super) fn is_block_bytes(bytes: u32) -> bool {
+    bytes.is_power_of_two() && (512..=65536).contains(&bytes)
 }
 
 #[cfg(test)]

@@ -258,3 +258,44 @@ fn a_rebuilt_control_keeps_the_gap_of_an_earlier_quarantine() {
     holds(&log, &expected, &lost).unwrap();
     log.close(Duration::from_secs(1)).unwrap();
 }
+
+/// Bytes with a checksum to match that no log has written: a refusal, whatever they count up to.
+#[test]
+fn a_control_file_that_was_made_up_is_refused() {
+    // Where each number stands, see `segment/control.rs`.
+    const FIELDS: [(&str, usize); 8] = [
+        ("generation", 16),
+        ("block", 56),
+        ("opens", 64),
+        ("highest", 72),
+        ("truncations", 80),
+        ("trim lsn", 88),
+        ("first segment", 104),
+        ("close lsn", 136),
+    ];
+    on_shelves(true, |shelf| {
+        for (field, at) in FIELDS {
+            let words: &[u64] = match field {
+                "block" => &[0, 1, 4095, 1 << 20],
+                "highest" => &[u64::MAX, u64::MAX - 1, 1 << 40],
+                "first segment" => &[u64::MAX],
+                _ => &[u64::MAX, u64::MAX - 1],
+            };
+            for word in words {
+                let dir = shelf.lay_out(|files| {
+                    let control = control(files);
+                    let slot = newest_slot(control);
+                    let bytes = &mut control[slot * SLOT..(slot + 1) * SLOT];
+                    bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+                    let length = super::bytes::u32_at(bytes, 12) as usize;
+                    super::bytes::set_version(bytes, 1, length);
+                    // The other slot tells of an earlier time.
+                    control[(1 - slot) * SLOT..(2 - slot) * SLOT].fill(0);
+                });
+                for mode in [RecoveryMode::ReadOnly, STRICT] {
+                    refused(&dir, &shelf.config, mode, &format!("{field} {word}"));
+                }
+            }
+        }
+    });
+}

@@ -30,6 +30,9 @@ pub struct RecoveryProgress {
 /// Whoever wants to know.
 pub(crate) type Watch<'a> = &'a dyn Fn(RecoveryProgress);
 
+/// No log is opened of which more than this is gone from its end: a number that counts so far was made up.
+const GONE_MAX: usize = 1 << 16;
+
 /// How often to look again beside a writer.
 const LOOKS_MAX: u32 = 20;
 
@@ -219,7 +222,7 @@ impl<S: Storage> Look<'_, S> {
             None => self.judge_nothing(&gone),
         };
         let behind_active = active.as_ref().map_or(self.control.trim.first_segment, |state| state.number.next());
-        self.account_above(behind_active, &verdict, &mut found, &mut gone);
+        self.account_above(behind_active, &verdict, &mut found, &mut gone)?;
         if self.config.recovery == RecoveryMode::Quarantine {
             self.give_up(&gone, &mut verdict, &found.spares);
         }
@@ -315,7 +318,13 @@ impl<S: Storage> Look<'_, S> {
     }
 
     /// Numbers above the active one, or all: each was prepared, and may have been begun.
-    fn account_above(&self, from: SegmentNumber, verdict: &Verdict, found: &mut Findings<S::File>, gone: &mut Gone) {
+    fn account_above(
+        &self,
+        from: SegmentNumber,
+        verdict: &Verdict,
+        found: &mut Findings<S::File>,
+        gone: &mut Gone,
+    ) -> Result<()> {
         let spares: BTreeSet<SegmentNumber> =
             found.spares.iter().chain(found.stale.as_ref().map(|(spare, _)| spare)).map(|spare| spare.number).collect();
         for n in from.get()..=self.control.highest_segment.get() {
@@ -324,12 +333,18 @@ impl<S: Storage> Look<'_, S> {
                 || spares.contains(&number)
                 || found.debris.contains(&number)
                 || found.taken.contains(&number);
+            if !known && gone.segments.len() >= GONE_MAX {
+                let what = "counts tens of thousands of segments that are not there; restore the whole directory from one \
+                            point in time";
+                return Err(Error::Control { dir: self.storage.describe(), what });
+            }
             if !known {
                 let lsns = LsnRange::new(verdict.end.last.next(), Lsn::MAX);
                 found.damage.push(Error::Missing { segment: number, lsns });
                 gone.segments.insert(number);
             }
         }
+        Ok(())
     }
 }
 
