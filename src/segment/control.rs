@@ -1,7 +1,8 @@
 //! The control file: the few facts of a log that no segment can hold alone.
 //!
 //! Two slots of 32 KiB; each write goes to the slot the newest generation is *not* in, so one valid slot always
-//! remains. Written at open, preparation, trim, quarantine and close, never while appending.
+//! remains. Written at open, preparation, trim, truncation, quarantine, promise and close; no append waits for it,
+//! but for a prepared segment.
 //!
 //! ```text
 //!   0 magic        8   "SEAWCTRL"

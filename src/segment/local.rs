@@ -74,7 +74,8 @@ impl Seal {
     }
 }
 
-/// Proof, written when the pipeline has been idle or the log is closed, that everything up to a position is flushed.
+/// Proof that everything up to a position is flushed: written behind the seal that an open writes, and when the pipeline
+/// has been idle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FlushMarker {
     pub(crate) flushed_through: Lsn,

@@ -5,7 +5,6 @@
 //! DIR/lock                           held by the one writer; holds its process id as text
 //! DIR/00000000000000000007.seg       a segment, prepared or in use
 //! DIR/00000000000000000008.seg.new   a segment being prepared; removed at open
-//! DIR/….seg.quarantined              a damaged segment that was trimmed: kept for its owner, never read again
 //!
 //! segment     | header block | group | group | …                       | index, once sealed | rest: old bytes
 //!             0              block   ↑ every group starts on a device block

@@ -157,7 +157,7 @@ impl<F> Pipe<F> {
             && self.next_spare().is_some_and(|spare| spare.written)
             && self.spare_room() >= needed;
         if room < needed || misfit {
-            // One spare always stays: the next open needs it, even with a full disk.
+            // One spare stays, but for a truncation's seal: the next open needs it, even with a full disk.
             if self.spares.len() < 2 || self.spare_room() < needed {
                 return Err(Refused::NeedSegment { bytes: needed });
             }
