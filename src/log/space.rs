@@ -501,9 +501,11 @@ impl<S: Storage> Shared<S> {
         let _turn = self.numbering.lock();
         let number = self.next_number();
         self.christen(&file, number, &old).inspect_err(|_| self.remove_unnamed(number))?;
-        self.adopt(Spare::new(number, file, segment.bytes, true))?;
-        add(&self.counters.segments_recycled, 1);
-        events::happened("segment recycled", 1);
+        // Also when it cannot be used it stands under its new name, and not under the old one.
+        if self.adopt(Spare::new(number, file, segment.bytes, true)).is_ok() {
+            add(&self.counters.segments_recycled, 1);
+            events::happened("segment recycled", 1);
+        }
         Ok(true)
     }
 }

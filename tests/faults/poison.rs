@@ -142,6 +142,22 @@ fn truncated_frames_stay_away_when_their_segments_could_not_be_removed() {
 }
 
 #[test]
+fn a_segment_that_has_its_new_name_is_not_removed_under_the_old_one() {
+    both(|options| {
+        let mut story = Story::new(options);
+        let (log, _) = over_segments(&mut story);
+        // The trim point is written down; that the first segment may be used again is not.
+        story.disk.fail(Fault::new(OpKind::WriteFlushed, 1, errno::EIO).on("control"));
+        story.trim(&log, 5);
+        assert!(log.stats().poisoned);
+        assert!(story.disk.violations().is_empty(), "{:?}", story.disk.violations());
+        story.kill(log);
+        let log = story.reopen().unwrap();
+        story.append(&log, &[300]);
+    });
+}
+
+#[test]
 fn a_log_is_not_opened_for_appending_while_what_was_truncated_cannot_be_removed() {
     both(|options| {
         for fault in [Fault::new(OpKind::Remove, 0, errno::EIO).on(".seg"), Fault::new(OpKind::SyncDir, 0, errno::EIO)]
