@@ -77,7 +77,7 @@ impl Place {
         }
         if let Some(neglected) = carrier.take() {
             // Without a thread to be had, the loop may still come to it, and we come again.
-            *carrier = start_thread(neglected).err();
+            *carrier = start_thread(neglected);
         }
         drop((carrier, neglect));
         // The loop's task, which is asleep, is over.
@@ -87,7 +87,7 @@ impl Place {
 }
 
 /// Has a thread carry; gives the work back when none can be started.
-fn start_thread(carrier: Carrier) -> Result<(), Carrier> {
+fn start_thread(carrier: Carrier) -> Option<Carrier> {
     // Taken out by the thread that comes to be: a failed spawn drops what it was given.
     let place = Arc::new(Mutex::new(Some(carrier)));
     let run = {
@@ -97,10 +97,8 @@ fn start_thread(carrier: Carrier) -> Result<(), Carrier> {
             carrier.into_iter().for_each(thread::run);
         }
     };
-    match std::thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(run) {
-        Ok(_) => Ok(()),
-        Err(_) => place.lock().take().map_or(Ok(()), Err),
-    }
+    let failed = std::thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(run).is_err();
+    failed.then(|| place.lock().take()).flatten()
 }
 
 impl DriverLoop {
@@ -149,7 +147,7 @@ impl DriverLoop {
 fn go_on_in_a_thread(place: &mut Option<Carrier>) {
     for _ in 0..TRIES {
         let Some(carrier) = place.take() else { return };
-        *place = start_thread(carrier).err();
+        *place = start_thread(carrier);
         if place.is_some() {
             std::thread::sleep(TRY_AGAIN_AFTER);
         }
