@@ -256,6 +256,38 @@ async fn a_record_that_is_rejected_is_told_to_who_waits_for_it() {
     server.abort();
 }
 
+/// A reject that was taken note of before the record had come as far as its source waits for was forgotten: its ticket said
+/// that it was committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_is_rejected_is_never_told_to_be_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ReceiverConfig { record_bytes_max: 1000, poison: Poison::DeadLetter, ..ReceiverConfig::default() };
+    let node = Node::start(dir.path(), config);
+    let outbox = OutboxConfig {
+        source: SourceId::new("a"),
+        sequences: Sequences::Sparse,
+        wait_for: WaitFor::Committed,
+        ..OutboxConfig::default()
+    };
+    let client = Client::connect(ClientConfig::new(node.address.to_string(), outbox)).unwrap();
+    // Given before the receiver has said how long a record may be.
+    let rejected = client.try_push_at(Seq::new(1), vec![0; 1001]).unwrap();
+    let mut taken = Vec::new();
+    until("it is told", || {
+        taken.extend(client.take_rejects());
+        !taken.is_empty()
+    })
+    .await;
+    assert_eq!((taken[0].seq, taken[0].reason), (Seq::new(1), RejectReason::Oversized));
+    let id = SourceId::new("a").unwrap();
+    until("it was taken note of", || node.receiver.source(&id).unwrap().rejects_unseen == 0).await;
+    node.receiver.committed(node.log.flushed()).unwrap();
+    let error = soon(rejected).await.unwrap_err();
+    assert!(matches!(error, ClientError::Rejected(reject) if reject.seq == Seq::new(1)), "{error}");
+    soon(client.close(LONG)).await.unwrap();
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_most_once_is_what_was_received() {
     let dir = tempfile::tempdir().unwrap();

@@ -30,6 +30,7 @@ pub(super) struct State {
     pub(super) outbox: Outbox,
     waiters: BTreeMap<(Seq, u64), Waker>,
     next_waiter: u64,
+    /// Those that were told, whether or not their records have come as far as the source waits for.
     rejected: BTreeMap<Seq, Reject>,
     /// Of the task, while it has nothing to do: users wake it then.
     pub(super) task: Option<Waker>,
@@ -143,12 +144,13 @@ impl Shared {
     pub(super) fn work<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
         let before = (state.outbox.positions(), state.outbox.held_bytes(), state.outbox.is_welcomed());
+        let known = state.outbox.rejects().len();
         let done = work(&mut state);
+        state.note_rejected(known);
         let positions = state.outbox.positions();
         let reached = positions.of(self.wait_for);
         let mut woken = BTreeMap::new();
         if reached > before.0.of(self.wait_for) {
-            state.note_rejected(reached);
             let later = state.waiters.split_off(&(reached, u64::MAX));
             woken = std::mem::replace(&mut state.waiters, later);
         }
@@ -188,12 +190,11 @@ impl Shared {
 }
 
 impl State {
-    /// Keeps what tickets will ask for.
-    fn note_rejected(&mut self, reached: Seq) {
-        for reject in self.outbox.rejects() {
-            if reject.seq <= reached {
-                self.rejected.insert(reject.seq, *reject);
-            }
+    /// Keeps what tickets will ask for, once it is told: by the time its record has come as far as the source waits for, a
+    /// reject may have been taken. `known` of those in the outbox were there before.
+    fn note_rejected(&mut self, known: usize) {
+        for reject in self.outbox.rejects().get(known..).unwrap_or_default() {
+            self.rejected.insert(reject.seq, *reject);
         }
         while self.rejected.len() > REJECTED_MAX {
             self.rejected.pop_first();
