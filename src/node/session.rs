@@ -30,8 +30,9 @@ impl<S: Storage> Session<S> {
         self.key.number()
     }
 
-    /// Waits for room for a message with a body of this length, before the body is read. The room belongs to the next
-    /// message handled. Cancel safe: asked again, it goes on waiting in the same place.
+    /// Waits for room for a HELLO, SEND or SKIP with a body of this length, before the body is read. The room belongs to the
+    /// next of these that is handled; other messages need none, and leave it. Cancel safe: asked again, it goes on waiting in
+    /// the same place. At once, and with nothing charged, when the session [is over](Session::is_over).
     pub async fn reserve(&mut self, body_bytes: u32) {
         poll_fn(|context| self.poll_reserve(body_bytes, context)).await
     }

@@ -140,8 +140,7 @@ impl<S: Storage> Talk<S> {
         self.listen()
     }
 
-    /// The source has taken note of rejects up to here. Not between [`Talk::room`] and [`Talk::send`]: it would give
-    /// the room back.
+    /// The source has taken note of rejects up to here.
     pub(super) fn note_rejects_seen(&mut self, seen: Seq) -> Result<(), TalkError> {
         self.session.handle(Message::Ping { nonce: 0, rejects_seen: seen });
         self.listen()

@@ -196,8 +196,14 @@ impl Hostile {
             2 => drop(self.bed.intake.reserve(now, key, Intake::cost_bytes(self.r.below(3000) as u32))),
             _ => {
                 let message = self.message(key);
-                let bytes = if let Message::Send(send) = &message { send.payload.len() as u32 + 16 } else { 300 };
-                if self.bed.intake.reserve(now, key, Intake::cost_bytes(bytes)) == Reservation::Granted {
+                let needed = match &message {
+                    Message::Send(send) => Some(send.payload.len() as u32 + 16),
+                    Message::Hello(_) | Message::Skip { .. } => Some(300),
+                    _ => None,
+                };
+                let intake = &mut self.bed.intake;
+                let is_granted = |bytes| intake.reserve(now, key, Intake::cost_bytes(bytes)) == Reservation::Granted;
+                if needed.is_none_or(is_granted) {
                     self.bed.intake.handle(now, key, message);
                 }
             }

@@ -378,6 +378,30 @@ fn roomy() -> Bed {
     Bed::new(ReceiverConfig { poison: Poison::DeadLetter, in_flight_bytes_max: 1 << 20, ..small() })
 }
 
+/// The answer to the PING that those in line are told gave back the room they were granted meanwhile: what they then read
+/// was charged to nobody, and counted against no rate.
+#[test]
+fn what_is_said_besides_leaves_the_room_that_was_granted() {
+    let mut bed = Bed::new(small());
+    let ((one, _), (two, _)) = (bed.open(hello("one", 0)), bed.open(hello("two", 0)));
+    assert_eq!(bed.intake.reserve(bed.now, one, 64 << 10), Reservation::Granted);
+    assert_eq!(bed.intake.reserve(bed.now, two, 10_000), Reservation::Waiting);
+    bed.pass(bed.intake.config().heartbeat);
+    bed.intake.tick(bed.now, two);
+    let heard = bed.heard(two);
+    assert!(heard.iter().any(|message| matches!(message, Message::Ping { .. })), "{heard:?}");
+    bed.intake.disconnect(bed.now, one);
+    for besides in [Message::Pong { nonce: 0 }, ping(0)] {
+        bed.intake.handle(bed.now, two, besides);
+        assert_eq!(bed.intake.reservation(two), Some(Reservation::Granted));
+        assert_eq!(bed.intake.stats().charged_bytes, 10_000);
+    }
+    bed.intake.handle(bed.now, two, Message::Send(dense(0, &[b"1"])));
+    assert_eq!(bed.intake.reservation(two), None, "the SEND has used it");
+    bed.settle();
+    assert_eq!(bed.intake.stats().charged_bytes, 0);
+}
+
 /// Feeds a SEND of one record that is too long, in pieces.
 fn pass_by(bed: &mut Bed, key: SessionKey, payload: &[u8], previous: u64) -> Option<()> {
     assert_eq!(bed.intake.reserve(bed.now, key, Oversized::COST_BYTES), Reservation::Granted);

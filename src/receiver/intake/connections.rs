@@ -55,7 +55,7 @@ impl Intake {
         u64::from(body_bytes) + 256
     }
 
-    /// Asks for room for a message before its body is read.
+    /// Asks for room for a HELLO, SEND or SKIP before its body is read; other messages need none.
     pub fn reserve(&mut self, now: Instant, key: SessionKey, cost_bytes: u64) -> Reservation {
         self.clock = Some(now);
         let Some(session) = self.sessions.get_mut(key) else { return Reservation::Granted };
@@ -116,13 +116,23 @@ impl Intake {
         self.budget.is_contended()
     }
 
-    /// A message was received. Whatever was charged for reading it goes over to its records, or back.
+    /// Some of a message came at this moment: its end may be long in coming, and that is no silence. How long it may be is
+    /// for the transport to say.
+    pub fn heard(&mut self, at: Instant, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key)
+            && at >= session.heard
+        {
+            session.heard = at;
+            session.pinged = session.pinged.filter(|pinged| at < *pinged);
+        }
+    }
+
+    /// A message was received. What was charged for reading it goes over to its records, or back; one that needs no room
+    /// leaves what was reserved to the one that does.
     pub fn handle(&mut self, now: Instant, key: SessionKey, message: Message) {
+        self.heard(now, key);
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.heard = now;
-        session.pinged = None;
-        let reserved = std::mem::take(&mut session.reserved);
-        let mut charge = Charge { bytes: reserved };
+        let mut charge = Charge { bytes: if needs_room(&message) { std::mem::take(&mut session.reserved) } else { 0 } };
         match (&session.state, message) {
             (State::Ending, _) => {}
             (State::Connected, Message::Hello(hello)) => self.hello(now, key, hello, &mut charge),
@@ -143,7 +153,7 @@ impl Intake {
                 session.pong = Some(nonce);
                 session.ack_due = true;
                 self.list(key);
-                self.note_seen(source, rejects_seen, &mut charge);
+                self.note_seen(source, rejects_seen);
             }
             (State::Open(_) | State::Attaching(_), Message::Pong { .. }) => {}
             // A source that is to go on somewhere else says it again once it has.
@@ -162,12 +172,12 @@ impl Intake {
     }
 
     /// The source has taken note of rejects. That goes into the stream, so that a replay has no more of them than there
-    /// may be.
-    fn note_seen(&mut self, source: Option<SourceRef>, seen: Seq, charge: &mut Charge) {
+    /// may be. Charged to nobody: each reject of a source, which was, is followed by one of these at most.
+    fn note_seen(&mut self, source: Option<SourceRef>, seen: Seq) {
         let Some(source) = source.map(|at| &mut self.sources[at]) else { return };
         if let Some(last) = source.note_seen(seen) {
             let range = range_of(source, RangeKind::Seen, last, last);
-            self.builder.push(Part { range, session: None, charged: charge.take(), credit: 0 }, Bytes::new());
+            self.builder.push(Part { range, session: None, charged: 0, credit: 0 }, Bytes::new());
         }
     }
 
@@ -310,4 +320,10 @@ impl Intake {
         let source = session.peer()?.source.map(|at| &self.sources[at]);
         Some(source.map_or((session.received, session.durable), |source| (source.accepted, source.durable)))
     }
+}
+
+/// Whether room is reserved for such a message: for what holds something until it is durable. The others may come while a
+/// session has room for one of these, or waits for it.
+fn needs_room(message: &Message) -> bool {
+    matches!(message, Message::Hello(_) | Message::Send(_) | Message::Skip { .. })
 }

@@ -200,6 +200,10 @@ impl World {
                 Reading::Head | Reading::Waiting | Reading::Body if arrived.len() < HEADER_BYTES => break,
                 Reading::Head => {
                     let header = header_of(arrived)?;
+                    if !(header.is_hello() || header.is_send() || header.is_skip()) {
+                        connection.reading = Reading::Body;
+                        continue;
+                    }
                     let is_long = u64::from(header.body_bytes) > limit;
                     let cost = if is_long { Oversized::COST_BYTES } else { Intake::cost_bytes(header.body_bytes) };
                     connection.reading = match intake.reserve(at, key, cost) {
