@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::error::ReceiverError;
-use super::park::{block_on, call_later};
+use super::park::{Alarm, block_on};
 use super::replay::{Replayed, is_passed_over, read_block, replay};
 use super::session::Session;
 use super::stream::{NoRoom, Stream, append};
@@ -75,8 +75,8 @@ pub(super) struct Inner<S: Storage> {
     /// What the log's completions wake: goes on to `task`.
     waker: Waker,
     is_shut_down: AtomicBool,
-    /// Somebody will wake the driver: there is never more than one such timer.
-    is_alarm_set: AtomicBool,
+    /// Wakes the driver.
+    alarm: Alarm,
     /// What was committed before this receiver was opened has been told from what comes behind it.
     is_derived: AtomicBool,
     /// Why the log has no room for the block that waits.
@@ -123,7 +123,7 @@ impl State {
 }
 
 /// Passes a wake on to the driver's task.
-struct WakeDriver<S: Storage>(std::sync::Weak<Inner<S>>);
+struct WakeDriver<S: Storage>(Weak<Inner<S>>);
 
 impl<S: Storage> Wake for WakeDriver<S> {
     fn wake(self: Arc<Self>) {
@@ -192,14 +192,17 @@ impl<S: Storage> Receiver<S> {
         if !found.replayed.damaged.is_empty() {
             intake.request_snapshot(Lsn::MAX);
         }
-        let inner = Arc::new_cyclic(|me| Inner {
+        let inner = Arc::new_cyclic(|me: &Weak<Inner<S>>| Inner {
             state: Mutex::new(State { intake, wakers: Vec::new(), failure: None }),
             stream: Mutex::new(Stream::new(&log)),
             log,
             task: Mutex::new(None),
             waker: Waker::from(Arc::new(WakeDriver(me.clone()))),
             is_shut_down: AtomicBool::new(false),
-            is_alarm_set: AtomicBool::new(false),
+            alarm: Alarm::new({
+                let me = me.clone();
+                move || drop(me.upgrade().inspect(|inner| inner.wake_driver()))
+            }),
             is_derived: AtomicBool::new(false),
             full: Mutex::new(None),
             stream_name,
@@ -391,34 +394,30 @@ fn check_log<S: Storage>(log: &Log<S>, config: &ReceiverConfig) -> Result<(), Re
 }
 
 impl<S: Storage> Inner<S> {
-    /// Changes the intake, then does what follows: wakes who has something to say, and gives blocks to the log.
+    /// Changes the intake, then does what follows: wakes who has something to say, gives blocks to the log, and has the
+    /// driver let in whom only the rate keeps out now: not every session has a clock of its own.
     pub(super) fn with<R>(self: &Arc<Self>, change: impl FnOnce(&mut Intake, Instant) -> R) -> R {
         let now = Instant::now();
         let mut wakers = Vec::new();
-        let (result, block) = {
+        let (result, block, next_admission) = {
             let mut state = self.state.lock();
             let result = change(&mut state.intake, now);
             state.take_noisy(&mut wakers);
             // What the log had no room for is the driver's to try again: not everybody's who passes by.
             let block = if state.intake.has_returned() { None } else { state.intake.take_block() };
-            (result, block)
+            (result, block, state.intake.next_admission())
         };
         wakers.into_iter().for_each(Waker::wake);
         self.carry(block);
+        if let Some(at) = next_admission {
+            self.wake_driver_at(at);
+        }
         result
     }
 
-    /// Wakes the driver after a while, unless that will happen anyway.
-    pub(super) fn set_alarm(self: &Arc<Self>, after: Duration) {
-        if !self.is_alarm_set.swap(true, Ordering::AcqRel) {
-            let inner = Arc::downgrade(self);
-            call_later(after, move || {
-                if let Some(inner) = inner.upgrade() {
-                    inner.is_alarm_set.store(false, Ordering::Release);
-                    inner.wake_driver();
-                }
-            });
-        }
+    /// Wakes the driver at this moment, or before.
+    pub(super) fn wake_driver_at(&self, at: Instant) {
+        self.alarm.set(at);
     }
 
     /// Gives blocks to the log. Only one thread at a time has one: the intake gives no other meanwhile.
@@ -457,7 +456,7 @@ impl<S: Storage> Inner<S> {
                     wakers.into_iter().for_each(Waker::wake);
                     // What is on its way to the device wakes the driver by itself.
                     if self.stream.lock().is_idle() {
-                        self.set_alarm(after);
+                        self.wake_driver_at(Instant::now() + after);
                     }
                     None
                 }
@@ -509,7 +508,7 @@ impl<S: Storage> Inner<S> {
             }
             self.retry();
             if heard_nothing {
-                self.admit();
+                self.with(|intake, now| intake.admit_waiting(now));
                 return self.poll_end();
             }
         }
@@ -522,17 +521,6 @@ impl<S: Storage> Inner<S> {
             if state.intake.has_returned() { state.intake.take_block() } else { None }
         };
         self.carry(block);
-    }
-
-    /// Lets in whom only the rate kept out: not every session has a clock of its own.
-    fn admit(self: &Arc<Self>) {
-        let next = self.with(|intake, now| {
-            intake.admit_waiting(now);
-            intake.next_admission().map(|at| at.saturating_duration_since(now))
-        });
-        if let Some(after) = next {
-            self.set_alarm(after);
-        }
     }
 
     /// Whether the driver has nothing left to do.

@@ -53,7 +53,7 @@ impl<S: Storage> Session<S> {
         let next = state.intake.next_admission();
         drop(state);
         if let Some(at) = next {
-            self.inner.set_alarm(at.saturating_duration_since(Instant::now()));
+            self.inner.wake_driver_at(at);
         }
         Poll::Pending
     }

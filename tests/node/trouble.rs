@@ -239,3 +239,60 @@ fn a_rate_lets_in_those_without_a_clock_of_their_own() {
     });
     running.close();
 }
+
+/// The timer that was set for when the rate lets somebody in, in an hour, took the place of the one that tries again what the
+/// log had no room for: nothing was acknowledged to anybody for as long.
+#[test]
+fn a_slow_rate_does_not_hold_up_what_waits_for_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open_log(Log::open(dir.path(), small()).unwrap().0, limits());
+    let id = SourceId::new("gone").unwrap();
+    drop(running.receiver.local_blocking("gone").unwrap());
+    let waits = overdraw(&running);
+    // To the last byte.
+    for length in [10_000, 1000, 100, 1] {
+        while running
+            .log
+            .try_append(&vec![0; length])
+            .map_or_else(|e| !matches!(e, seawall::Error::Full { .. }), |_| true)
+        {}
+    }
+    running.receiver.retire(&id).unwrap();
+    assert!(!running.receiver.source(&id).unwrap().retired, "there is no space for it");
+    running.log.flush().unwrap();
+    running.log.trim(running.log.flushed()).unwrap();
+    until("it is tried again", || running.receiver.source(&id).unwrap().retired);
+    running.receiver.set_rate(None);
+    within_patience(|| waits.join().unwrap());
+    running.close();
+}
+
+/// Nobody looked at the time any sooner.
+#[test]
+fn a_rate_that_is_raised_lets_in_who_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), ReceiverConfig::default());
+    let waits = overdraw(&running);
+    running.receiver.set_rate(Some(100_000.0));
+    within_patience(|| waits.join().unwrap());
+    running.close();
+}
+
+/// A source that waits for a rate that opens in hours, on its thread.
+fn overdraw(running: &Running) -> std::thread::JoinHandle<()> {
+    let mut source = running.receiver.local_blocking("a").unwrap();
+    let watch = running.receiver.connect().unwrap();
+    running.receiver.set_rate(Some(1.0));
+    source.store_blocking(&[[7u8; 10_000]]).unwrap();
+    let waits = std::thread::spawn(move || drop(source.store_blocking(&["waits"]).unwrap()));
+    until("it waits", || watch.is_contended());
+    waits
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
