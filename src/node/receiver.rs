@@ -28,7 +28,7 @@ use crate::log::Log;
 use crate::receiver::{
     Block, Intake, IntakeStats, Nack, ReceiverConfig, RecordCheck, Refusal, SessionKey, SourceStatus,
 };
-use crate::types::{Lsn, LsnRange, SourceId};
+use crate::types::{Lsn, LsnRange, Seq, SourceId};
 
 /// How long until a block is offered again that the log had no room for, when nothing else is on its way.
 const RETRY_BUSY: Duration = Duration::from_millis(1);
@@ -273,55 +273,61 @@ impl<S: Storage> Receiver<S> {
     pub fn retire(&self, id: &SourceId) -> Result<(), ReceiverError> {
         self.inner.with(|intake, _| intake.retire(id)).map_err(|id| ReceiverError::Refused {
             code: crate::receiver::Code::Limit,
-            at: crate::types::Seq::ZERO,
-            expected: crate::types::Seq::ZERO,
+            at: Seq::ZERO,
+            expected: Seq::ZERO,
             text: format!("{id} never came here"),
         })
     }
 
     /// Batches up to and including `lsn` are committed: sources that wait for it are told. Reads the blocks committed since
-    /// the last call; the first time since the receiver was opened those behind `lsn` instead: what is not there is committed.
+    /// the last call; the first time since the receiver was opened, and where one of those cannot be read or was trimmed,
+    /// the blocks behind `lsn` instead: what is not there is committed.
     ///
     /// # Errors
-    /// The log's, and [`ReceiverError::NotABlock`]. Frames that cannot be read are passed over.
+    /// The log's, and [`ReceiverError::NotABlock`]. Where a frame behind `lsn` cannot be read either, only what was read is
+    /// told, and the next call tries again.
     pub fn committed(&self, lsn: Lsn) -> Result<(), ReceiverError> {
         let first = self.inner.log.first();
-        let (before, durable, known, derives) = {
-            // In one look: what becomes durable behind it is neither among the blocks read nor in these positions.
-            let state = self.inner.state.lock();
-            let before = state.intake.committed_lsn();
-            // The first time, or when blocks since the last call are gone: by what comes behind them instead.
-            let derives = !self.inner.is_derived.load(Ordering::Relaxed) || before.next() < first;
-            let known: Vec<_> = match derives {
-                true => state.intake.sources().map(|source| (source.id, source.durable)).collect(),
-                false => Vec::new(),
-            };
-            (before, state.intake.durable_lsn(), known, derives)
-        };
-        let mut positions = HashMap::new();
-        let mut is_derived = false;
-        if derives {
-            let mut later = HashMap::new();
-            is_derived = self.each_block(lsn.next().max(first), durable, |block| {
-                for (range, _) in block.sequenced() {
-                    later.entry(range.source.clone()).or_insert(range.previous);
-                }
-            })?;
-            positions.extend(known);
-            positions.extend(later.into_iter().filter_map(|(id, previous)| Some((id?, previous))));
-        }
-        // Where a block behind cannot be read, nobody knows whose records it holds: only what is seen is committed, and the
-        // next call tries again.
-        if is_derived {
-            self.inner.is_derived.store(true, Ordering::Relaxed);
-        } else {
-            positions.clear();
-            self.each_block(before.next().max(first), lsn, |block| {
+        let before = self.inner.state.lock().intake.committed_lsn();
+        let read = || -> Result<_, ReceiverError> {
+            let mut positions = HashMap::new();
+            let is_whole = self.each_block(before.next().max(first), lsn, |block| {
                 positions.extend(block.reached().map(|(id, seq)| (id.clone(), seq)));
             })?;
+            Ok((positions, is_whole))
+        };
+        let follows = self.inner.is_derived.load(Ordering::Relaxed) && before.next() >= first;
+        let (mut positions, is_told) = if follows { read()? } else { (HashMap::new(), false) };
+        if !is_told {
+            let derived = self.not_behind(lsn)?;
+            self.inner.is_derived.store(derived.is_some(), Ordering::Relaxed);
+            match derived {
+                Some(derived) => positions = derived,
+                None if follows => {}
+                None => positions = read()?.0,
+            }
         }
         self.inner.with(|intake, _| intake.committed(lsn, positions));
         Ok(())
+    }
+
+    /// How far every source has come up to `lsn`, by what comes behind it; `None` where that cannot be read: nobody knows
+    /// whose records it holds.
+    fn not_behind(&self, lsn: Lsn) -> Result<Option<HashMap<SourceId, Seq>>, ReceiverError> {
+        let (mut positions, durable): (HashMap<_, _>, _) = {
+            // In one look: what becomes durable behind it is neither among the blocks read nor in these positions.
+            let state = self.inner.state.lock();
+            let known = state.intake.sources().map(|source| (source.id, source.durable));
+            (known.collect(), state.intake.durable_lsn())
+        };
+        let mut later = HashMap::new();
+        let is_whole = self.each_block(lsn.next().max(self.inner.log.first()), durable, |block| {
+            for (range, _) in block.sequenced() {
+                later.entry(range.source.clone()).or_insert(range.previous);
+            }
+        })?;
+        positions.extend(later.into_iter().filter_map(|(id, previous)| Some((id?, previous))));
+        Ok(is_whole.then_some(positions))
     }
 
     /// False when some could not be read.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use seawall::node::{LocalSource, ReceiverError};
 use seawall::receiver::{Code, Poison, ReceiverConfig, RecordCheck, RejectReason, Sequences, WaitFor};
-use seawall::{Config, Log, Seq, SourceId};
+use seawall::{Config, Log, LsnRange, Seq, SourceId};
 
 use crate::{Running, even_length, records};
 
@@ -235,6 +235,29 @@ fn committed_is_what_the_sequenced_records_of_its_blocks_reach() {
     assert_eq!(committed(), Seq::new(3));
     running.receiver.committed(running.log.flushed()).unwrap();
     assert_eq!(committed(), Seq::new(4));
+    running.close();
+}
+
+/// A committed frame that could not be read, or was trimmed under the reader, was passed over: the sources whose last records
+/// it held were never told.
+#[test]
+fn what_was_committed_and_cannot_be_read_is_told_by_what_comes_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), ReceiverConfig::default());
+    let committed = |name| running.receiver.source(&SourceId::new(name).unwrap()).unwrap().committed;
+    let mut first = running.receiver.local_blocking("first").unwrap();
+    first.store_blocking(&["one"]).unwrap();
+    running.receiver.committed(running.log.flushed()).unwrap();
+    assert_eq!(committed("first"), Seq::new(1));
+    let mut second = running.receiver.local_blocking("second").unwrap();
+    let lsn = second.store_blocking(&["one"]).unwrap().durable_lsn;
+    running.log.quarantine(LsnRange::inclusive(lsn, lsn)).unwrap();
+    first.store_blocking(&["two"]).unwrap();
+    let batch = running.log.flushed();
+    second.store_blocking(&["two"]).unwrap();
+    running.receiver.committed(batch).unwrap();
+    assert_eq!((committed("first"), committed("second")), (Seq::new(2), Seq::new(1)));
+    drop((first, second));
     running.close();
 }
 
