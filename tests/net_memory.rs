@@ -14,7 +14,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use seawall::net::{ClientCertificates, ClientTls, Pem, ServerTls};
 use seawall::node::{Client, ClientConfig, Receiver, Server, ServerConfig};
 use seawall::receiver::{
-    FRAME_OVERHEAD_BYTES, FrameHeader, HEADER_BYTES, Hello, Message, OutboxConfig, ReceiverConfig, encode,
+    FRAME_OVERHEAD_BYTES, FrameHeader, HEADER_BYTES, Hello, Message, OutboxConfig, PayloadBuilder, Poison,
+    ReceiverConfig, RecordCheck, Send, Sequences, encode,
 };
 use seawall::{Config, Log, Seq, SourceId};
 use tokio::runtime::Runtime;
@@ -40,6 +41,7 @@ fn connections_cost_little_and_claims_cost_nothing() {
     idle(&receiver, address);
     claims(&receiver, address);
     deaf(&receiver, address);
+    ended(&runtime);
     with_tls(&runtime, &receiver, address);
 }
 
@@ -152,6 +154,70 @@ fn deaf(receiver: &Receiver, address: SocketAddr) {
     wait("it is gone", || receiver.stats().intake.sessions == 0);
 }
 
+/// Peers whose session has ended and that do not hear of it, as they read nothing: what they send then is charged to nobody.
+fn ended(runtime: &Runtime) {
+    const PEERS: u64 = 16;
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path(), Config::default()).unwrap().0;
+    let config = ReceiverConfig {
+        in_flight_bytes_max: 16 << 20,
+        session_window_bytes: 16 << 20,
+        poison: Poison::DeadLetter,
+        ..ReceiverConfig::default()
+    };
+    // Each answer lists as many rejects as there may be: few fill whatever the kernel takes of them.
+    let rejects = config.rejects_unseen_max as usize;
+    let check = Some(RecordCheck::new(|_| Err("no".to_owned())));
+    let (receiver, driver, _) = Receiver::open_with(log, "test", config, check, &|_, _| {}).unwrap();
+    runtime.spawn(driver.run());
+    let server = runtime
+        .block_on(async { Server::bind(receiver.clone(), ServerConfig::new(([127, 0, 0, 1], 0).into())).unwrap() });
+    let address = server.addresses()[0];
+    runtime.spawn(server.run(std::future::pending()));
+    let mut peers: Vec<TcpStream> = (0..PEERS).map(|number| welcomed(address, number as usize)).collect();
+    let mut payload = PayloadBuilder::new(Sequences::Dense, Seq::ZERO);
+    (1..=rejects).for_each(|seq| payload.push(Seq::new(seq as u64), b"x").unwrap());
+    let refused = Message::Send(payload.finish());
+    peers.iter_mut().for_each(|peer| say(peer, &refused));
+    wait("all are rejected and durable", || {
+        let stats = receiver.stats().intake;
+        stats.rejected == PEERS * rejects as u64 && stats.charged_bytes == 0
+    });
+    let mut pings = BytesMut::new();
+    (0..64).for_each(|nonce| encode(&Message::Ping { nonce, rejects_seen: Seq::ZERO }, &mut pings));
+    for peer in &mut peers {
+        // Until nothing more goes out, however much is asked.
+        let mut last = 0;
+        loop {
+            (0..200).for_each(|_| {
+                peer.write_all(&pings).unwrap();
+                std::thread::yield_now();
+            });
+            wait("it is read", || unread(peer) == 0);
+            let answers = on_their_way(peer).1;
+            if answers == std::mem::replace(&mut last, answers) {
+                break;
+            }
+        }
+        say(peer, &Message::Send(Send { previous: Seq::new(rejects as u64), records: 0, payload: Default::default() }));
+    }
+    let before = begin_peak();
+    let body = (4 << 20) - 1;
+    for peer in &mut peers {
+        let mut bytes = u32::to_le_bytes(body as u32).to_vec();
+        bytes.extend([4, 0, 0, 0]);
+        bytes.resize(body, 0);
+        peer.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+        let _ = peer.write_all(&bytes);
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let peak = peak_beyond(before);
+    println!("{PEERS} sessions that have ended, and 4 MiB sent by each: {} KiB at most", peak / 1024);
+    assert!(peak < 16 * MIB, "{peak} bytes");
+    drop(peers);
+    wait("all are gone", || receiver.stats().intake.sessions == 0);
+}
+
 // --- peers ---------------------------------------------------------------------------------------------------------
 
 fn hello(source: &str) -> Hello {
@@ -180,20 +246,31 @@ fn welcomed(address: SocketAddr, number: usize) -> TcpStream {
 
 /// Bytes the kernel holds that the peer has written and the server has not read.
 fn unread(peer: &TcpStream) -> u64 {
+    on_their_way(peer).0
+}
+
+/// Bytes the kernel holds on their way to the server, and to the peer.
+fn on_their_way(peer: &TcpStream) -> (u64, u64) {
     let lines = BufReader::new(File::open("/proc/net/tcp").unwrap()).lines().skip(1);
     let ports = (peer.peer_addr().unwrap().port(), peer.local_addr().unwrap().port());
     let port = |field: &str| u16::from_str_radix(field.split(':').nth(1).unwrap(), 16).unwrap();
     let half = |field: &str, at| u64::from_str_radix(field.split(':').nth(at).unwrap(), 16).unwrap();
-    let mut bytes = 0;
+    let (mut there, mut back) = (0, 0);
     for line in lines.map(Result::unwrap) {
         let fields: Vec<&str> = line.split_whitespace().collect();
         match (port(fields[1]), port(fields[2])) {
-            of if of == ports => bytes += half(fields[4], 1),
-            of if of == (ports.1, ports.0) => bytes += half(fields[4], 0),
+            of if of == ports => {
+                there += half(fields[4], 1);
+                back += half(fields[4], 0);
+            }
+            of if of == (ports.1, ports.0) => {
+                there += half(fields[4], 0);
+                back += half(fields[4], 1);
+            }
             _ => {}
         }
     }
-    bytes
+    (there, back)
 }
 
 fn descriptors() -> usize {

@@ -58,6 +58,12 @@ impl<S: Storage> Session<S> {
         Poll::Pending
     }
 
+    /// Whether the session takes nothing any more: what its peer sends is not to be read, as nothing is charged for it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.inner.state.lock().intake.is_over(self.key)
+    }
+
     /// Whether other sessions wait for room: then one that has some and does not use it is to be ended.
     #[must_use]
     pub fn is_contended(&self) -> bool {

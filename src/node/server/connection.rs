@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Head ─► Room ─► Body ─► Head …          a SEND too long to be held:  Head ─► Room ─► Preview ─► Passing ─► Head
-//! any ─► Deaf: something was wrong; only the session's last words are written
+//! any ─► Deaf: something was wrong, or the session is over; only its last words are written
 //! ```
 //!
 //! While a session waits for room, and while its peer does not read, it costs what is in its read-ahead and one write
@@ -215,6 +215,7 @@ impl<'a, S: Storage> Connection<'a, S> {
                     },
                 },
                 Phase::Room(header) => match self.session.poll_reserve(self.held_bytes(header), cx) {
+                    Poll::Ready(()) if self.session.is_over() => self.become_deaf(),
                     Poll::Ready(()) if self.is_oversized(header) => Phase::Preview(header),
                     Poll::Ready(()) => Phase::Body(header),
                     Poll::Pending => {
@@ -232,6 +233,8 @@ impl<'a, S: Storage> Connection<'a, S> {
                             Err(error) => self.garbled(&error),
                         }
                     }
+                    // It may have ended while its message came: what was charged for that has gone back.
+                    Poll::Pending if self.session.is_over() => self.become_deaf(),
                     Poll::Pending => {
                         self.phase = Phase::Body(header);
                         return Poll::Pending;
@@ -310,12 +313,17 @@ impl<'a, S: Storage> Connection<'a, S> {
 
     fn garbled(&mut self, error: &WireError) -> Phase {
         self.session.garbled(error);
-        self.must_arm = true;
-        Phase::Deaf
+        self.become_deaf()
     }
 
     fn refuse(&mut self, code: Code, text: &str) -> Phase {
         self.session.refuse(code, text);
+        self.become_deaf()
+    }
+
+    /// Nothing is read any more, and nothing that was is held.
+    fn become_deaf(&mut self) -> Phase {
+        self.reader = FrameReader::default();
         self.must_arm = true;
         Phase::Deaf
     }
@@ -334,10 +342,7 @@ impl<'a, S: Storage> Connection<'a, S> {
         match self.session.begin_oversized(preview, left as u64) {
             Some(oversized) => Phase::Passing(Box::new(Passing { oversized, sum, left })),
             // The session has ended, and says why.
-            None => {
-                self.must_arm = true;
-                Phase::Deaf
-            }
+            None => self.become_deaf(),
         }
     }
 

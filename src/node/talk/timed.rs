@@ -73,7 +73,8 @@ impl<S: Storage> Talk<S> {
         let mut at = now();
         loop {
             match timeout_at(at.into(), self.session.reserve(body_bytes(payload_bytes))).await {
-                Ok(()) => return Ok(()),
+                // A session that is over has its room for nothing: its last words come before anything is read.
+                Ok(()) => return self.listen(),
                 // With a rate, the next one in line is let in by whoever looks at the time.
                 Err(_) => self.look(until)?,
             }

@@ -73,17 +73,16 @@ impl Intake {
         self.sessions.get(key).is_none_or(|session| !session.is_waiting)
     }
 
-    /// What became of the room a session asked for; `None` when it has not asked, or has used it.
+    /// What became of the room a session asked for; `None` when it has not asked, or has used it. Granted, with nothing
+    /// charged, to one that [is over](Intake::is_over).
     #[must_use]
     pub fn reservation(&self, key: SessionKey) -> Option<Reservation> {
         match self.sessions.get(key) {
             // What has ended takes nothing any more, and must not wait again.
-            Some(session) if matches!(session.state, State::Ending) => Some(Reservation::Granted),
+            _ if self.is_over(key) => Some(Reservation::Granted),
             Some(session) if session.is_waiting => Some(Reservation::Waiting),
             Some(session) if session.reserved > 0 => Some(Reservation::Granted),
-            Some(_) => None,
-            // It is gone: nothing of it is taken any more.
-            None => Some(Reservation::Granted),
+            Some(_) | None => None,
         }
     }
 
@@ -190,8 +189,7 @@ impl Intake {
 
     /// Ends a session for a reason the transport found: not authorized, too slow.
     pub fn refuse_session(&mut self, now: Instant, key: SessionKey, code: Code, text: impl Into<String>) {
-        let is_ending = self.sessions.get(key).is_none_or(|session| matches!(session.state, State::Ending));
-        if code == Code::Timeout && !is_ending {
+        if code == Code::Timeout && !self.is_over(key) {
             self.stats.timed_out += 1;
         }
         self.refuse(key, code, Seq::ZERO, text.into());
@@ -305,6 +303,12 @@ impl Intake {
             }
             _ => {}
         }
+    }
+
+    /// Whether a session takes nothing any more: what its peer sends is not to be read, as nothing is charged for it.
+    #[must_use]
+    pub fn is_over(&self, key: SessionKey) -> bool {
+        self.sessions.get(key).is_none_or(|session| matches!(session.state, State::Ending))
     }
 
     /// Whether a session was welcomed and is open.
