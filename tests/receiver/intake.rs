@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use seawall::receiver::{
     Block, Code, Hello, Intake, Message, Outbox, OutboxConfig, Oversized, Poison, Preview, RangeKind, ReceiverConfig,
-    Reject, RejectReason, Reservation, Sequences, SessionKey, SessionOutput, WaitFor,
+    RecordCheck, Reject, RejectReason, Reservation, Sequences, SessionKey, SessionOutput, WaitFor,
 };
 use seawall::{Lsn, SourceEpoch};
 
@@ -399,6 +399,21 @@ fn what_is_said_besides_leaves_the_room_that_was_granted() {
     bed.intake.handle(bed.now, two, Message::Send(dense(0, &[b"1"])));
     assert_eq!(bed.intake.reservation(two), None, "the SEND has used it");
     bed.settle();
+    assert_eq!(bed.intake.stats().charged_bytes, 0);
+}
+
+/// A check that panicked took the room of the message with it, for ever.
+#[test]
+fn a_check_that_panics_has_refused_the_record() {
+    let check = RecordCheck::new(|record| if record == b"boom" { panic!("a check with an error") } else { Ok(()) });
+    let mut bed = Bed::with_poison(Poison::DeadLetter);
+    bed.intake = bed.intake.with_check(check);
+    let (key, _) = bed.open(hello("s", 0));
+    bed.send(key, dense(0, &[b"1", b"boom", b"3"]));
+    bed.settle();
+    let ack = bed.last_ack(key).expect("an ACK");
+    let told = Reject { seq: seq(2), reason: RejectReason::Poison, bytes: 4 };
+    assert_eq!((ack.durable, ack.rejects), (seq(3), vec![told]));
     assert_eq!(bed.intake.stats().charged_bytes, 0);
 }
 

@@ -1,6 +1,7 @@
 //! Records come in: which are new, which may be taken, and into which block's part they go.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,9 +25,14 @@ pub struct RecordCheck(Arc<Check>);
 type Check = dyn Fn(&[u8]) -> Result<(), String> + Sync + std::marker::Send;
 
 impl RecordCheck {
-    /// Asks this of every record.
+    /// Asks this of every record. A check that panics has refused the record.
     pub fn new(check: impl Fn(&[u8]) -> Result<(), String> + Sync + std::marker::Send + 'static) -> RecordCheck {
         RecordCheck(Arc::new(check))
+    }
+
+    /// Its panic is an answer too: beyond it, nobody would give back what was charged for the message.
+    fn ask(&self, record: &[u8]) -> Result<(), String> {
+        catch_unwind(AssertUnwindSafe(|| (self.0)(record))).unwrap_or_else(|_| Err("the check panicked".to_owned()))
     }
 }
 
@@ -301,7 +307,7 @@ impl Intake {
             return Err((RejectReason::Oversized, format!("a record of {} bytes; {limit} are taken", record.len())));
         }
         match &self.check {
-            Some(check) => (check.0)(record).map_err(|text| (RejectReason::Poison, text)),
+            Some(check) => check.ask(record).map_err(|text| (RejectReason::Poison, text)),
             None => Ok(()),
         }
     }
