@@ -22,8 +22,9 @@ pub(crate) struct Source {
     pub(crate) id: SourceId,
     /// Durably recorded.
     pub(crate) epoch: SourceEpoch,
-    /// Given to a session, and on its way.
+    /// Given to a session; if higher, on its way, or to be once the one that is has come.
     pub(crate) pending_epoch: SourceEpoch,
+    pub(crate) is_epoch_on_its_way: bool,
     /// Received; what is above `durable` is on its way.
     pub(crate) accepted: Seq,
     pub(crate) durable: Seq,
@@ -114,6 +115,7 @@ impl Sources {
             id: id.clone(),
             epoch: SourceEpoch::ZERO,
             pending_epoch: SourceEpoch::ZERO,
+            is_epoch_on_its_way: false,
             accepted: Seq::ZERO,
             durable: Seq::ZERO,
             committed: Seq::ZERO,

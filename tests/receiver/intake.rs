@@ -417,6 +417,35 @@ fn a_check_that_panics_has_refused_the_record() {
     assert_eq!(bed.intake.stats().charged_bytes, 0);
 }
 
+/// Each HELLO of a higher epoch left something in what waits for the log, however many came while it took nothing.
+#[test]
+fn epochs_that_grow_while_the_disk_is_full_leave_little_behind() {
+    let mut bed = Bed::new(small());
+    bed.open(hello("s", 1));
+    let before = bed.ranges().len();
+    for epoch in 2..10_000 {
+        let key = bed.connect();
+        bed.intake.handle(bed.now, key, Message::Hello(hello("s", epoch)));
+        if bed.intake.take_block().is_some() {
+            bed.intake.put_back(true);
+        }
+        bed.intake.disconnect(bed.now, key);
+    }
+    let stale = bed.connect();
+    bed.say(stale, Message::Hello(hello("s", 9_998)));
+    assert_eq!(bed.nacks(stale), [(Code::OldEpoch, 0)], "fenced at once, in memory");
+    let key = bed.connect();
+    bed.say(key, Message::Hello(hello("s", 9_999)));
+    bed.settle();
+    let Some(Message::Welcome(welcome)) = bed.heard(key).into_iter().next() else { panic!("no WELCOME") };
+    assert_eq!(welcome.epoch, SourceEpoch::new(9_999));
+    assert!(bed.ranges().len() - before <= 2, "{} ranges", bed.ranges().len() - before);
+    let mut bed = bed.restart();
+    let stale = bed.connect();
+    bed.say(stale, Message::Hello(hello("s", 9_998)));
+    assert_eq!(bed.nacks(stale), [(Code::OldEpoch, 0)], "and for ever, in the stream");
+}
+
 /// Feeds a SEND of one record that is too long, in pieces.
 fn pass_by(bed: &mut Bed, key: SessionKey, payload: &[u8], previous: u64) -> Option<()> {
     assert_eq!(bed.intake.reserve(bed.now, key, Oversized::COST_BYTES), Reservation::Granted);

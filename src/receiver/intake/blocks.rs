@@ -6,7 +6,7 @@ use super::super::block::RangeKind;
 use super::super::builder::Part;
 use super::super::message::{Code, Sequences, WaitFor};
 use super::session::{Session, State};
-use super::{Flight, Intake, SessionKey, nack};
+use super::{Charge, Flight, Intake, SessionKey, nack};
 use crate::codec::Checksummed;
 use crate::types::{Lsn, Seq, SourceId};
 
@@ -110,6 +110,13 @@ impl Intake {
         }
         // The source may have come back meanwhile, with a session that waits for what the last one left.
         let source = part.range.source.as_ref().and_then(|id| self.sources.find(id.as_bytes()));
+        if let Some(at) = source
+            && part.range.kind == RangeKind::Session
+        {
+            self.sources[at].is_epoch_on_its_way = false;
+            // A higher one came meanwhile.
+            self.write_epoch(at, &mut Charge { bytes: 0 });
+        }
         if let Some(at) = source
             && matches!(part.range.kind, RangeKind::Reject { .. })
         {

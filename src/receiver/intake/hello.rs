@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::super::block::RangeKind;
 use super::super::builder::Part;
 use super::super::message::{Code, Hello, Sequences, VERSION, WaitFor, Welcome};
+use super::super::sources::SourceRef;
 use super::session::{Peer, State};
 use super::{Charge, Intake, SessionKey, range_of};
 use crate::types::{Seq, SourceEpoch, SourceId};
@@ -79,7 +80,7 @@ impl Intake {
     }
 
     /// The source's epoch, as the newest session has it, durable or not yet.
-    fn epoch_of(&self, at: super::SourceRef) -> SourceEpoch {
+    fn epoch_of(&self, at: SourceRef) -> SourceEpoch {
         let session = self.attached.get(&at).and_then(|key| self.sessions.get(*key));
         let pending = session.and_then(|session| session.peer()).map_or(SourceEpoch::ZERO, |peer| peer.epoch);
         self.sources[at].epoch.max(self.sources[at].pending_epoch).max(pending)
@@ -116,12 +117,19 @@ impl Intake {
         source.sequences = sequences;
         if epoch > known {
             source.pending_epoch = epoch;
-            let mut range = range_of(source, RangeKind::Session, source.accepted, source.accepted);
-            range.epoch = epoch;
-            let charged = charge.take();
-            self.builder.push(Part { range, session: Some(key), charged, credit: 0 }, Bytes::new());
+            self.write_epoch(at, charge);
         }
         self.become_attaching(now, key, Peer { source: Some(at), id, epoch, sequences, wait_for });
+    }
+
+    /// Has the source's epoch become durable: one at a time, however many sessions come while the log takes nothing.
+    pub(super) fn write_epoch(&mut self, at: SourceRef, charge: &mut Charge) {
+        let source = &mut self.sources[at];
+        if source.pending_epoch > source.epoch && !std::mem::replace(&mut source.is_epoch_on_its_way, true) {
+            let mut range = range_of(source, RangeKind::Session, source.accepted, source.accepted);
+            range.epoch = source.pending_epoch;
+            self.builder.push(Part { range, session: None, charged: charge.take(), credit: 0 }, Bytes::new());
+        }
     }
 
     /// How long a session waits for its epoch, without which there is no WELCOME at all.
