@@ -42,6 +42,8 @@ pub(crate) struct FrameReader {
     buffer: BytesMut,
     /// Since when a frame is being read, and how much has come since.
     begun: Option<(Instant, u64)>,
+    /// When something last came.
+    last_read: Option<Instant>,
     /// How long the last frame was: the next one is likely to be as long.
     last_bytes: usize,
 }
@@ -119,6 +121,11 @@ impl FrameReader {
         self.begun.map(|(at, _)| at)
     }
 
+    /// When something of a frame, whole or not, last came.
+    pub(crate) fn last_read(&self) -> Option<Instant> {
+        self.last_read
+    }
+
     /// Whether the frame at hand comes slower than so many bytes a second, once it has had `grace`.
     pub(crate) fn is_slower_than(&self, bytes_per_second: u64, grace: Duration, now: Instant) -> bool {
         self.begun.is_some_and(|(at, bytes)| {
@@ -142,7 +149,9 @@ impl FrameReader {
 
     fn note(&mut self, read: usize) {
         if read > 0 {
-            let (_, bytes) = self.begun.get_or_insert_with(|| (now(), 0));
+            let at = now();
+            self.last_read = Some(at);
+            let (_, bytes) = self.begun.get_or_insert((at, 0));
             *bytes += read as u64;
         }
     }

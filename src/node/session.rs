@@ -76,6 +76,12 @@ impl<S: Storage> Session<S> {
         self.inner.with(|intake, now| intake.handle(now, key, message));
     }
 
+    /// Some of a message came at this moment: its end may be long in coming, and that is no silence. How long it may be is
+    /// for the transport to say.
+    pub fn heard(&mut self, at: Instant) {
+        self.inner.state.lock().intake.heard(at, self.key);
+    }
+
     /// What was received is no message.
     pub fn garbled(&mut self, error: &WireError) {
         let key = self.key;

@@ -81,6 +81,27 @@ async fn without_a_place_for_rejects_a_record_too_long_stops_its_source() {
     node.stop().await;
 }
 
+/// Only whole messages were heard: a source whose record takes longer than three heartbeats on its link was cut off, came
+/// back, and never got any further.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_comes_steadily_is_no_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ReceiverConfig { heartbeat: Duration::from_millis(50), ..small() };
+    let node = Node::start(dir.path(), config);
+    let (mut raw, _) = Raw::welcomed(&node, hello("a")).await;
+    let long = vec![7; 20_000];
+    // One that is held, and one that passes by.
+    for (n, message) in [send(0, &[&long[..9000]]), send(1, &[&long])].iter().enumerate() {
+        let bytes = bytes_of(message);
+        for piece in bytes.chunks(bytes.len().div_ceil(25)) {
+            raw.say_bytes(piece).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        raw.durable(n as u64 + 1).await;
+    }
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_record_that_stops_on_its_way_is_given_up() {
     let dir = tempfile::tempdir().unwrap();

@@ -400,6 +400,10 @@ impl<'a, S: Storage> Connection<'a, S> {
         // By the clock: with its share of the thread used up, a task's timers say nothing.
         let is_due = self.timer.as_mut().poll(cx).is_ready() || now() >= self.timer.deadline().into_std();
         if is_due {
+            // A message may take longer than a silence.
+            if let Some(at) = self.reader.last_read() {
+                self.session.heard(at);
+            }
             self.session.tick();
             self.check_message();
             self.check_stuck()?;
