@@ -28,6 +28,8 @@ const READ_AHEAD_BYTES: usize = 16 << 10;
 const GROWTH_BYTES: usize = 64 << 10;
 /// A write buffer of this size is kept for the next message.
 const KEPT_BYTES: usize = 512;
+/// A frame is copied out of a buffer more than so many times as long as it is.
+const KEPT_FACTOR_MAX: usize = 4;
 /// Pieces handed to one write.
 const WRITE_PIECES_MAX: usize = 16;
 
@@ -40,6 +42,8 @@ thread_local! {
 pub(crate) struct FrameReader {
     /// Empty, and then without memory, between frames.
     buffer: BytesMut,
+    /// No memory was longer that it stands in, where frames were split off: each of them keeps all of that.
+    whole_bytes: usize,
     /// Since when a frame is being read, and how much has come since.
     begun: Option<(Instant, u64)>,
     /// When something last came.
@@ -94,7 +98,11 @@ impl FrameReader {
                 return Poll::Ready(Err(self.cut()));
             }
         }
-        Poll::Ready(Ok(self.take(bytes)))
+        // One that is kept is charged for itself, not for what happened to be read with it.
+        let stands_in = self.whole_bytes.max(self.buffer.capacity());
+        let is_short = bytes.saturating_mul(KEPT_FACTOR_MAX) < stands_in;
+        let part = self.take(bytes);
+        Poll::Ready(Ok(if is_short { Bytes::copy_from_slice(&part) } else { part }))
     }
 
     /// At least one and at most `limit` of the next bytes, with which the frame at hand does not end: for what is looked
@@ -140,11 +148,12 @@ impl FrameReader {
 
     fn take(&mut self, bytes: usize) -> Bytes {
         // The whole of a buffer is given away, or its rest would keep all of it in memory.
-        let taken = match bytes == self.buffer.len() {
-            true => std::mem::take(&mut self.buffer),
-            false => self.buffer.split_to(bytes),
-        };
-        taken.freeze()
+        if bytes == self.buffer.len() {
+            self.whole_bytes = 0;
+            return std::mem::take(&mut self.buffer).freeze();
+        }
+        self.whole_bytes = self.whole_bytes.max(self.buffer.capacity());
+        self.buffer.split_to(bytes).freeze()
     }
 
     fn note(&mut self, read: usize) {
@@ -331,6 +340,22 @@ mod tests {
             assert_eq!(poll_fn(|cx| reader.poll_head(cx, &mut far)).await.unwrap(), None);
             assert!(reader.begun().is_none() && at == sent.len());
             writer.await.unwrap();
+        }
+    }
+
+    /// A frame of a few bytes kept all in memory that was read with it, for as long as it was held.
+    #[tokio::test]
+    async fn a_short_frame_keeps_little_more_than_itself() {
+        let (mut near, mut far) = duplex(LONG);
+        near.write_all(&[7; READ_AHEAD_BYTES]).await.unwrap();
+        let mut reader = FrameReader::default();
+        let (first, rest) = (100, READ_AHEAD_BYTES - 300);
+        let first = frame(&mut reader, &mut far, first).await.unwrap();
+        drop(frame(&mut reader, &mut far, rest).await.unwrap());
+        let last = frame(&mut reader, &mut far, 200).await.unwrap();
+        for (frame, bytes) in [(first, 100), (last, 200)] {
+            let held = frame.try_into_mut().expect("nobody else has it").capacity();
+            assert!(held <= KEPT_FACTOR_MAX * bytes, "{held} bytes for {bytes}");
         }
     }
 
