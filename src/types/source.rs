@@ -76,10 +76,13 @@ impl SourceEpoch {
         self.0
     }
 
-    /// The life after this one.
+    /// The life after this one; `None` beyond 2^64 - 1.
     #[must_use]
-    pub const fn next(self) -> SourceEpoch {
-        SourceEpoch(self.0.saturating_add(1))
+    pub const fn checked_next(self) -> Option<SourceEpoch> {
+        match self.0.checked_add(1) {
+            Some(number) => Some(SourceEpoch(number)),
+            None => None,
+        }
     }
 }
 

@@ -446,6 +446,23 @@ fn epochs_that_grow_while_the_disk_is_full_leave_little_behind() {
     assert_eq!(bed.nacks(stale), [(Code::OldEpoch, 0)], "and for ever, in the stream");
 }
 
+/// Behind the last epoch came the same one again: no life of the source was fenced any more.
+#[test]
+fn no_session_has_an_epoch_that_nothing_can_follow() {
+    let mut bed = Bed::new(small());
+    let refused = |bed: &mut Bed, epoch| {
+        let key = bed.connect();
+        bed.say(key, Message::Hello(hello("s", epoch)));
+        assert_eq!(bed.nacks(key), [(Code::Limit, 0)]);
+    };
+    refused(&mut bed, u64::MAX);
+    let (_, welcome) = bed.open(hello("s", 0));
+    assert_eq!(welcome.epoch, SourceEpoch::new(1));
+    let (_, welcome) = bed.open(hello("s", u64::MAX - 1));
+    assert_eq!(welcome.epoch, SourceEpoch::new(u64::MAX - 1));
+    refused(&mut bed, 0);
+}
+
 /// Feeds a SEND of one record that is too long, in pieces.
 fn pass_by(bed: &mut Bed, key: SessionKey, payload: &[u8], previous: u64) -> Option<()> {
     assert_eq!(bed.intake.reserve(bed.now, key, Oversized::COST_BYTES), Reservation::Granted);

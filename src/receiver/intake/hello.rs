@@ -15,13 +15,13 @@ use crate::types::{Seq, SourceEpoch, SourceId};
 impl Intake {
     pub(super) fn hello(&mut self, now: Instant, key: SessionKey, hello: Hello, charge: &mut Charge) {
         match self.judge(&hello) {
-            Ok(id) => self.attach(now, key, hello, id, charge),
+            Ok((id, epoch)) => self.attach(now, key, hello, id, epoch, charge),
             Err((code, expected, text)) => self.refuse_expecting(key, code, hello.told_durable, expected, text),
         }
     }
 
-    /// Whether this source may come as it is; its name, if it is to be remembered.
-    fn judge(&mut self, hello: &Hello) -> Result<Option<SourceId>, (Code, Seq, String)> {
+    /// Whether this source may come as it is; its name, if it has one, and the epoch it is to have.
+    fn judge(&mut self, hello: &Hello) -> Result<(Option<SourceId>, SourceEpoch), (Code, Seq, String)> {
         let refuse = |code, text: String| Err((code, Seq::ZERO, text));
         if hello.version_min > VERSION || hello.version_max < VERSION {
             let (min, max) = (hello.version_min, hello.version_max);
@@ -42,7 +42,7 @@ impl Intake {
                 let text = "without sequences nobody can say which of its records are committed";
                 return refuse(Code::Limit, text.into());
             }
-            return Ok(id);
+            return Ok((id, SourceEpoch::ZERO));
         }
         let Some(id) = id else {
             return refuse(Code::Limit, "a source with sequences needs a name that it keeps through restarts".into());
@@ -51,7 +51,8 @@ impl Intake {
             if self.sources.len() >= self.config.sources_max as usize {
                 return refuse(Code::TooMany, format!("{} sources are known, no more are taken", self.sources.len()));
             }
-            return self.judge_told(hello, Seq::ZERO).map(|()| Some(id));
+            let epoch = epoch_for(hello.epoch, SourceEpoch::ZERO, false)?;
+            return self.judge_told(hello, Seq::ZERO).map(|()| (Some(id), epoch));
         };
         let source = &self.sources[at];
         if source.retired || source.is_retiring {
@@ -61,8 +62,9 @@ impl Intake {
         if hello.epoch != SourceEpoch::ZERO && hello.epoch < known {
             return refuse(Code::OldEpoch, format!("the source is in epoch {known}, this session in {}", hello.epoch));
         }
-        let durable = source.durable;
-        self.judge_told(hello, durable).map(|()| Some(id))
+        let (durable, is_unused) = (source.durable, source.epoch < known);
+        let epoch = epoch_for(hello.epoch, known, is_unused)?;
+        self.judge_told(hello, durable).map(|()| (Some(id), epoch))
     }
 
     /// What the source was told once must be here: a detector of this receiver's own lies.
@@ -86,23 +88,23 @@ impl Intake {
         self.sources[at].epoch.max(self.sources[at].pending_epoch).max(pending)
     }
 
-    fn attach(&mut self, now: Instant, key: SessionKey, hello: Hello, id: Option<SourceId>, charge: &mut Charge) {
+    fn attach(
+        &mut self,
+        now: Instant,
+        key: SessionKey,
+        hello: Hello,
+        id: Option<SourceId>,
+        epoch: SourceEpoch,
+        charge: &mut Charge,
+    ) {
         let Hello { sequences, wait_for, .. } = hello;
         let named = id.as_ref().filter(|_| sequences != Sequences::None);
         let Some(named) = named else {
-            let peer = Peer { source: None, id, epoch: SourceEpoch::ZERO, sequences, wait_for };
+            let peer = Peer { source: None, id, epoch, sequences, wait_for };
             return self.become_attaching(now, key, peer);
         };
         let at = self.sources.find_or_insert(named);
         let known = self.epoch_of(at);
-        // An epoch that is still on its way was never in a WELCOME: whoever comes next may have it. Sources that come again
-        // and again while the disk is full add nothing to what waits.
-        let is_unused = self.sources[at].epoch < known;
-        let epoch = match hello.epoch {
-            SourceEpoch::ZERO if is_unused => known,
-            SourceEpoch::ZERO => known.next(),
-            chosen => chosen,
-        };
         if let Some(older) = self.attached.insert(at, key) {
             self.stats.replaced += 1;
             let (code, text) = if epoch > known {
@@ -186,4 +188,19 @@ impl Intake {
         session.state = State::Open(peer.clone());
         self.list(key);
     }
+}
+
+/// The epoch a session gets that asks for `asked`, where `known` is the source's, `is_unused` when it is not durable yet.
+fn epoch_for(asked: SourceEpoch, known: SourceEpoch, is_unused: bool) -> Result<SourceEpoch, (Code, Seq, String)> {
+    let epoch = match asked {
+        // An epoch that is still on its way was never in a WELCOME: whoever comes next may have it. Sources that come again
+        // and again while the disk is full add nothing to what waits.
+        SourceEpoch::ZERO if is_unused => Some(known),
+        SourceEpoch::ZERO => known.checked_next(),
+        chosen => Some(chosen),
+    };
+    // One that none could follow would never be fenced.
+    epoch
+        .filter(|epoch| epoch.checked_next().is_some())
+        .ok_or_else(|| (Code::Limit, Seq::ZERO, format!("no epoch could follow; the source is in epoch {known}")))
 }
