@@ -151,7 +151,9 @@ pub struct ReceiverStats {
 
 impl<S: Storage> Receiver<S> {
     /// Opens the receiver of the stream in `log`, whose name is `stream`. Reads back what sources have sent: at most
-    /// about [`ReceiverConfig::snapshot_interval_bytes`] (or four times what the sources themselves take).
+    /// about [`ReceiverConfig::snapshot_interval_bytes`] (or four times what the sources themselves take). Waits until
+    /// everything that was appended to the log is durable; a receiver that was open on it before must have ended, with its
+    /// sessions.
     ///
     /// The [`Driver`] has to run for anything to be acknowledged.
     ///

@@ -40,7 +40,9 @@ pub(super) fn replay<S: Storage>(
     accept_damage: bool,
     watch: &dyn Fn(u64, u64),
 ) -> Result<State, ReceiverError> {
-    let (first, end) = (log.first(), log.flushed());
+    // What a receiver before this one left on its way is told by nobody else: its sources would send it again.
+    let end = log.flush()?;
+    let first = log.first();
     let mut replay = Replay::new(first, end, accept_damage);
     let (mut lsns, mut bytes) = (LsnRange::NONE, 0);
     while let Some(wanted) = replay.wanted().map_err(|error| told(log, error))? {

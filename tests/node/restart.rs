@@ -1,8 +1,10 @@
 //! What a receiver knows after it was opened again.
 
+use std::time::Duration;
+
 use seawall::node::{Receiver, ReceiverError};
 use seawall::receiver::{Code, ReceiverConfig};
-use seawall::{Config, Lsn, Seq, SourceId};
+use seawall::{Config, Log, Lsn, Seq, SourceId};
 
 use crate::{Running, records, reopen};
 
@@ -95,4 +97,24 @@ fn trimming_keeps_what_is_needed_to_know_the_sources() {
     log.trim(end).unwrap();
     let error = Receiver::open(log, "test", config()).unwrap_err();
     assert!(matches!(error, ReceiverError::StateLost { .. }), "{error}");
+}
+
+/// What a receiver before this one had appended became durable after it was opened: its sources' records were taken again.
+#[test]
+fn what_is_on_its_way_when_a_receiver_opens_is_known_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), ReceiverConfig::default());
+    running.receiver.local_blocking("a").unwrap().store_blocking(&["one"]).unwrap();
+    let blocks: Vec<_> = running.log.reader(Lsn::FIRST).map(|frame| frame.unwrap().payload).collect();
+    running.close();
+    let dir = tempfile::tempdir().unwrap();
+    // What nobody waits for stays where it is for so long.
+    let config = Config { sweep_interval: Duration::from_secs(1), ..Config::default() };
+    let log = Log::open(dir.path(), config).unwrap().0;
+    blocks.iter().for_each(|block| drop(log.append(block).unwrap()));
+    let running = Running::open_log(log, ReceiverConfig::default());
+    let source = running.receiver.local_blocking("a").unwrap();
+    assert_eq!((source.resume(), source.epoch().get()), (Seq::new(1), 2));
+    drop(source);
+    running.close();
 }
