@@ -65,6 +65,12 @@ impl Budget {
         }
     }
 
+    /// Whether more is held than may be without the `own` bytes of somebody who would hold more besides. Nobody is let in
+    /// then: it passes.
+    pub(crate) fn is_beyond_without(&self, own: u64) -> bool {
+        self.charged_bytes.saturating_sub(own) > self.limit_bytes
+    }
+
     /// Charges what is held besides what was read: it is there already, and cannot wait.
     pub(crate) fn charge_besides(&mut self, bytes: u64) {
         self.charged_bytes += bytes;

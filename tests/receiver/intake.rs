@@ -402,6 +402,45 @@ fn what_is_said_besides_leaves_the_room_that_was_granted() {
     assert_eq!(bed.intake.stats().charged_bytes, 0);
 }
 
+/// What is held besides what was read, for each record that is refused, came on top of the limit for every session that had
+/// been granted room: many small SENDs together held any amount.
+#[test]
+fn what_many_hold_besides_stays_near_the_limit() {
+    for (poison, wait_for) in [(Poison::DeadLetter, WaitFor::Durable), (Poison::Drop, WaitFor::Received)] {
+        let mut bed = Bed::with_poison(poison);
+        let limit = bed.intake.config().in_flight_bytes_max;
+        let records: Vec<&[u8]> = (0..100).map(|n| if n % 2 == 0 { &b"1"[..] } else { b"x" }).collect();
+        let all: Vec<SessionKey> =
+            (0..50).map(|n| bed.open(Hello { wait_for, ..hello(&format!("s{n}"), 0) }).0).collect();
+        let mut left = all.clone();
+        for round in 0.. {
+            assert!(round < 50, "{} are never taken", left.len());
+            for &key in &left {
+                assert_eq!(bed.intake.reserve(bed.now, key, 800), Reservation::Granted);
+            }
+            for &key in &left {
+                let (received, _) = bed.intake.positions(key).unwrap();
+                let rest = &records[received.get() as usize..];
+                bed.intake.handle(bed.now, key, Message::Send(dense(received.get(), rest)));
+                let charged = bed.intake.stats().charged_bytes;
+                assert!(charged < 2 * limit, "{charged} bytes");
+                let nacks = bed.nacks(key);
+                assert!(nacks.iter().all(|(code, _)| *code == Code::RejectsUnseen), "{nacks:?}");
+            }
+            left.retain(|key| bed.intake.positions(*key).unwrap().0 < seq(100));
+            if left.is_empty() {
+                break;
+            }
+            assert!(round > 0 || left.len() < all.len(), "some are taken");
+            bed.settle();
+        }
+        bed.settle();
+        assert_eq!(bed.intake.stats().charged_bytes, 0);
+        let stats = bed.intake.stats();
+        assert_eq!(stats.rejected + stats.dropped, 50 * 50);
+    }
+}
+
 /// A check that panicked took the room of the message with it, for ever.
 #[test]
 fn a_check_that_panics_has_refused_the_record() {

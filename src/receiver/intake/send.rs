@@ -212,6 +212,7 @@ impl Intake {
         let mut run: Option<Run> = None;
         let mut stop = None;
         let (mut reached, mut new, mut duplicates) = (accepted, 0, 0);
+        let has_room_besides = !self.budget.is_beyond_without(charge.bytes);
         for placed in Walk::new(peer.sequences, previous, &send.payload).flatten() {
             if placed.seq <= accepted {
                 duplicates += 1;
@@ -232,7 +233,7 @@ impl Intake {
                     let bytes = placed.record.len() as u64;
                     let kept = Box::new(|text: &str| reject::whole(placed.record, limit, text));
                     let refused = Refused { previous: reached, seq: placed.seq, reason, bytes, text, kept };
-                    match self.dispose(key, peer, refused) {
+                    match self.dispose(key, peer, refused, has_room_besides) {
                         Ok(part) => parts.extend(part),
                         Err(halt) => {
                             stop = Some(halt);
@@ -312,15 +313,26 @@ impl Intake {
         }
     }
 
-    /// What becomes of a record that cannot be taken: a part of its own, nothing, or the end of the session.
+    /// What becomes of a record that cannot be taken: a part of its own, which takes room besides what was read, nothing, or
+    /// the end of the session.
     fn dispose(
         &mut self,
         key: SessionKey,
         peer: &Peer,
         refused: Refused<'_>,
+        has_room_besides: bool,
     ) -> Result<Option<(Part, Checksummed)>, Stop> {
         let Refused { previous, seq, reason, bytes, text, kept } = refused;
         let run = Run { from: 0, to: 0, records: 0, previous, last: seq };
+        let makes_part = match self.config.poison {
+            Poison::Stop => false,
+            Poison::DeadLetter => peer.source.is_some(),
+            Poison::Drop => peer.source.is_some() && peer.wait_for == WaitFor::Received,
+        };
+        if makes_part && !has_room_besides {
+            let text = "more is held than may be; no more is recorded about records that are refused before".to_owned();
+            return Err(Stop { code: Code::RejectsUnseen, at: seq, fatal: false, text });
+        }
         match self.config.poison {
             Poison::DeadLetter if peer.source.is_some() => {
                 let Some(source) = peer.source.map(|at| &mut self.sources[at]) else { return Ok(None) };
@@ -411,7 +423,8 @@ impl Intake {
         let text = format!("a record of {bytes} bytes; {} are taken", self.config.record_bytes_max);
         let kept = Box::new(|text: &str| passing.finish(text));
         let reason = RejectReason::Oversized;
-        match self.dispose(key, peer, Refused { previous: accepted, seq, reason, bytes, text, kept }) {
+        // What is kept of it was reserved before it passed.
+        match self.dispose(key, peer, Refused { previous: accepted, seq, reason, bytes, text, kept }, true) {
             Ok(part) => {
                 if let Some((mut part, payload)) = part {
                     let cost = PART_COST_BYTES + payload.len() as u64;
