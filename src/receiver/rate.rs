@@ -24,10 +24,10 @@ impl RateLimit {
         limit
     }
 
-    /// Changes the rate from `now` on; at least a byte a second.
+    /// Changes the rate from `now` on; at least a byte a second, also where it is no number.
     pub fn set(&mut self, now: Instant, bytes_per_second: f64) {
         self.refill(now);
-        self.bytes_per_second = if bytes_per_second.is_finite() { bytes_per_second.max(1.0) } else { f64::MAX };
+        self.bytes_per_second = if bytes_per_second > 1.0 { bytes_per_second.min(f64::MAX) } else { 1.0 };
         self.tokens = self.tokens.min(self.burst());
     }
 
@@ -148,6 +148,19 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    /// What is no number was no limit.
+    #[test]
+    fn there_is_a_limit_whatever_the_rate_is() {
+        let now = Instant::now();
+        for (rate, opens) in
+            [(f64::NAN, false), (f64::NEG_INFINITY, false), (-1.0, false), (0.0, false), (f64::INFINITY, true)]
+        {
+            let mut limit = RateLimit::new(now, rate);
+            limit.take(1000);
+            assert_eq!(limit.is_open(now + SECOND), opens, "{rate}");
+        }
+    }
 
     #[test]
     fn there_is_a_bound_before_the_first_batch_and_it_never_rises_by_it() {
