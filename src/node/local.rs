@@ -15,8 +15,16 @@ pub struct LocalSource<S: Storage = Disk> {
     sequences: Sequences,
     wait_for: WaitFor,
     resume: Seq,
+    /// Handed over.
     last: Seq,
     rejects: Vec<Reject>,
+}
+
+/// Records that are handed over together.
+struct Batch {
+    payload: PayloadBuilder,
+    /// The last of them.
+    last: Seq,
 }
 
 /// Records that are durable; after [`LocalSource::receive`], or from a source that waits for `received`, only received.
@@ -94,7 +102,8 @@ impl<S: Storage> LocalSource<S> {
     /// Stores records and returns when they are durable; for a source that waits for `received`, when they are in the
     /// receiver's memory. Dense: each gets the next sequence. (`committed` is told over the wire only.)
     ///
-    /// Cancelled in its middle, the records may be stored all the same; open the source again to know.
+    /// Cancelled in its middle, some of the records may be stored all the same; open the source again to know. The next ones
+    /// follow those that were handed over.
     ///
     /// # Errors
     /// [`ReceiverError::Refused`], and the log's: then the outcome is unknown.
@@ -108,13 +117,12 @@ impl<S: Storage> LocalSource<S> {
     /// # Errors
     /// As [`LocalSource::store`].
     pub async fn receive<R: AsRef<[u8]>>(&mut self, records: &[R]) -> Result<Stored, ReceiverError> {
-        let mut payload = PayloadBuilder::new(self.sequences, self.last);
+        let mut batch = self.batch();
         for record in records {
-            let record = record.as_ref();
-            let next = self.last.checked_add(1).ok_or(ReceiverError::Ended)?;
-            payload = self.add(payload, next, record).await?;
+            let next = batch.last.checked_add(1).ok_or(ReceiverError::Ended)?;
+            self.add(&mut batch, next, record.as_ref()).await?;
         }
-        self.send(payload).await?;
+        self.send(batch).await?;
         Ok(Stored { last: self.last, durable_lsn: Lsn::ZERO, rejects: Vec::new() })
     }
 
@@ -123,11 +131,11 @@ impl<S: Storage> LocalSource<S> {
     /// # Errors
     /// As [`LocalSource::store`]; sequences that do not go up are [`ReceiverError::Refused`].
     pub async fn store_at<R: AsRef<[u8]>>(&mut self, records: &[(Seq, R)]) -> Result<Stored, ReceiverError> {
-        let mut payload = PayloadBuilder::new(self.sequences, self.last);
+        let mut batch = self.batch();
         for (seq, record) in records {
-            payload = self.add(payload, *seq, record.as_ref()).await?;
+            self.add(&mut batch, *seq, record.as_ref()).await?;
         }
-        self.send(payload).await?;
+        self.send(batch).await?;
         self.settle().await
     }
 
@@ -151,29 +159,30 @@ impl<S: Storage> LocalSource<S> {
         block_on(self.store(records))
     }
 
-    async fn add(
-        &mut self,
-        mut payload: PayloadBuilder,
-        seq: Seq,
-        record: &[u8],
-    ) -> Result<PayloadBuilder, ReceiverError> {
+    /// Of what comes behind what was handed over.
+    fn batch(&self) -> Batch {
+        Batch { payload: PayloadBuilder::new(self.sequences, self.last), last: self.last }
+    }
+
+    async fn add(&mut self, batch: &mut Batch, seq: Seq, record: &[u8]) -> Result<(), ReceiverError> {
+        let Batch { payload, last } = &*batch;
         let is_full = payload.bytes() as u64 + record.len() as u64 + 8 > self.config.frame_bytes_max
             || payload.records() >= self.config.frame_records_max;
         if payload.records() > 0 && is_full {
-            self.send(payload).await?;
-            payload = PayloadBuilder::new(self.sequences, self.last);
+            let next = Batch { payload: PayloadBuilder::new(self.sequences, *last), last: *last };
+            self.send(std::mem::replace(batch, next)).await?;
         }
-        payload.push(seq, record).map_err(|error| ReceiverError::Refused {
+        batch.payload.push(seq, record).map_err(|error| ReceiverError::Refused {
             code: Code::Mismatch,
             at: seq,
-            expected: self.last,
+            expected: batch.last,
             text: error.to_string(),
         })?;
-        self.last = seq;
-        Ok(payload)
+        batch.last = seq;
+        Ok(())
     }
 
-    async fn send(&mut self, payload: PayloadBuilder) -> Result<(), ReceiverError> {
+    async fn send(&mut self, Batch { payload, last }: Batch) -> Result<(), ReceiverError> {
         if payload.records() == 0 {
             return Ok(());
         }
@@ -182,12 +191,14 @@ impl<S: Storage> LocalSource<S> {
         if bytes > self.config.payload_bytes_max() {
             // No window is as long: it would wait for room for ever.
             self.talk.pass_by(send).await?;
+            self.last = last;
             // Nothing else paces such records, and only so many rejects may be unseen.
             while self.talk.durable() < self.last && self.wait_for != WaitFor::Received {
                 self.talk.hear().await?;
             }
         } else {
             self.talk.room(bytes).await?;
+            self.last = last;
             self.talk.send(send)?;
         }
         self.note_rejects()?;

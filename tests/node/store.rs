@@ -1,5 +1,6 @@
 //! Connectors in the same process.
 
+use std::future::Future;
 use std::time::Duration;
 
 use seawall::node::{LocalSource, ReceiverError};
@@ -138,6 +139,30 @@ fn those_that_wait_for_nothing_durable_may_have_poison_dropped() {
     let mut source = open(WaitFor::Durable);
     let error = source.store_blocking(&["odd"]).unwrap_err();
     assert!(matches!(error, ReceiverError::Refused { code: Code::Poison, .. }), "{error}");
+}
+
+/// A store that was given up before it handed anything over had moved the source on: without sequences the next one waited
+/// for records that nobody had sent, and with them it was refused.
+#[test]
+fn a_store_that_was_given_up_while_it_waited_leaves_no_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), ReceiverConfig::default());
+    for (source, sequences) in [(None, Sequences::None), (SourceId::new("a"), Sequences::Dense)] {
+        let mut source = futures(running.receiver.local_with(source, sequences, WaitFor::Durable)).unwrap();
+        running.receiver.set_rate(Some(1.0));
+        source.store_blocking(&[[7u8; 10_000]]).unwrap();
+        {
+            let mut waits = std::pin::pin!(source.store(&["given up"]));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(waits.as_mut().poll(&mut context).is_pending());
+        }
+        running.receiver.set_rate(None);
+        let (done, waited) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(source.store_blocking(&["stored"])));
+        let stored = waited.recv_timeout(Duration::from_secs(60)).expect("it ended").unwrap();
+        assert_eq!(stored.last, Seq::new(2));
+    }
+    running.close();
 }
 
 /// Once what is on its way is durable.
