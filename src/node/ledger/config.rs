@@ -56,6 +56,38 @@ impl LedgerConfig {
         // An event takes no less.
         within("checkpoint_interval_bytes", self.checkpoint_interval_bytes, 4096, 1 << 40)?;
         within("record_bytes_first", self.record_bytes_first, 1, 1 << 30)?;
+        self.rate.as_ref().map_or(Ok(()), check_rate)?;
         spans("batch_interval", self.batch_interval, Duration::from_millis(1), Duration::from_secs(24 * 3600))
+    }
+}
+
+/// Weights and rates that can be counted with.
+fn check_rate(rate: &PidConfig) -> Result<(), Unusable> {
+    let PidConfig { proportional, integral, derivative, records_per_second_min, records_per_second_first } = *rate;
+    let fields = [
+        ("rate.proportional", proportional),
+        ("rate.integral", integral),
+        ("rate.derivative", derivative),
+        ("rate.records_per_second_min", records_per_second_min),
+        ("rate.records_per_second_first", records_per_second_first),
+    ];
+    match fields.into_iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
+        Some((field, value)) => Err(Unusable { field, problem: format!("is {value}, must be a number from 0 on") }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_that_is_no_number_is_named() {
+        let with = |rate| LedgerConfig { rate: Some(rate), ..LedgerConfig::default() }.validate();
+        assert!(with(PidConfig::default()).is_ok());
+        for wrong in [f64::NAN, f64::INFINITY, -1.0] {
+            let error = with(PidConfig { records_per_second_min: wrong, ..PidConfig::default() }).unwrap_err();
+            assert!(matches!(error, LedgerError::Config { field: "rate.records_per_second_min", .. }), "{error}");
+        }
     }
 }
