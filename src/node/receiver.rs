@@ -374,7 +374,8 @@ impl<S: Storage> Receiver<S> {
         self.inner.with(|intake, now| intake.set_rate(now, bytes_per_second));
     }
 
-    /// Asks every source to finish, closes the sessions that are left after `within`, and takes no new ones.
+    /// Asks every source to finish, closes the sessions that are left after `within`, and takes no new ones. A
+    /// [`LocalSource`](super::LocalSource) is neither asked nor closed: whoever has it ends it.
     pub fn drain(&self, within: Duration, text: &str) {
         self.inner.with(|intake, now| intake.drain(now, within, text));
     }

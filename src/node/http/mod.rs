@@ -1,4 +1,5 @@
-//! Records over HTTP/1.1: one request is one SEND, taken whole or not at all, and answered when it is durable.
+//! Records over HTTP/1.1: one request is one SEND, answered when it is durable, and taken whole or not at all; but where one of
+//! its records is refused (422, and 409 `rejects_unseen`), those before it were taken.
 //!
 //! ```text
 //! POST /v1/streams/NAME                      Content-Type  application/x-ndjson (?check=json) · text/plain: a record a line
@@ -17,7 +18,7 @@
 //! | 200 | the same, and all of them had been received before |
 //! | 400, 404, 405, 408, 415 | nothing was taken; the request was not understood, or did not come in time |
 //! | 401, 403 | nothing was taken; no valid token or certificate, or one for other sources |
-//! | 409 | go on at First-Seq `expected`; forget no record above `durable`: a gap, an old epoch, a session replaced by another one, rejects not taken note of |
+//! | 409 | go on at First-Seq `expected`; forget no record above `durable`: a gap, an old epoch, a session replaced by another one, rejects not taken note of, or more of them than may be held now (those before `at` were taken, see `outcome`) |
 //! | 410 | nothing was taken; the source was retired by an operator |
 //! | 413 | the body or a record is too long; nothing was taken |
 //! | 422 | a record is no JSON (nothing was taken), or the receiver's check refuses it (those before it were, see `outcome`) |
