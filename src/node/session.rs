@@ -58,6 +58,12 @@ impl<S: Storage> Session<S> {
         Poll::Pending
     }
 
+    /// No message comes after all: gives back the room it was given, or its place among those who wait.
+    pub fn give_up_room(&mut self) {
+        let key = self.key;
+        self.inner.with(|intake, now| intake.give_up_room(now, key));
+    }
+
     /// Whether the session takes nothing any more: what its peer sends is not to be read, as nothing is charged for it.
     #[must_use]
     pub fn is_over(&self) -> bool {

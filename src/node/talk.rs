@@ -117,8 +117,15 @@ impl<S: Storage> Talk<S> {
         while self.sent_bytes + payload_bytes > self.credit_bytes {
             self.hear().await?;
         }
-        self.session.reserve(body_bytes(payload_bytes)).await;
+        self.reserve(body_bytes(payload_bytes)).await;
         Ok(())
+    }
+
+    /// Dropped before it ends, it holds nobody up.
+    async fn reserve(&mut self, body_bytes: u32) {
+        let mut asking = Asking { session: &mut self.session, has_room: false };
+        asking.session.reserve(body_bytes).await;
+        asking.has_room = true;
     }
 
     /// Hands over records, which take the room that was reserved.
@@ -131,7 +138,7 @@ impl<S: Storage> Talk<S> {
     /// One record that is longer than any that is taken: rejected, dropped, or the session's end, as the receiver is configured.
     /// It needs no credit, as it is not held.
     pub(super) async fn pass_by(&mut self, send: Send) -> Result<(), TalkError> {
-        self.session.reserve(Oversized::COST_BYTES as u32).await;
+        self.reserve(Oversized::COST_BYTES as u32).await;
         let head = Preview { previous: send.previous, records: send.records };
         if let Some(mut oversized) = self.session.begin_oversized(head, send.payload.len() as u64) {
             oversized.update(&send.payload);
@@ -189,6 +196,20 @@ impl<S: Storage> Talk<S> {
             SessionOutput::Close => return Err(TalkError::Ended(self.session.failure())),
         }
         Ok(())
+    }
+}
+
+/// Whoever waits for room, until it is there.
+struct Asking<'a, S: Storage> {
+    session: &'a mut Session<S>,
+    has_room: bool,
+}
+
+impl<S: Storage> Drop for Asking<'_, S> {
+    fn drop(&mut self) {
+        if !self.has_room {
+            self.session.give_up_room();
+        }
     }
 }
 

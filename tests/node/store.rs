@@ -165,6 +165,30 @@ fn a_store_that_was_given_up_while_it_waited_leaves_no_gap() {
     running.close();
 }
 
+/// A store that was given up kept its place in the line, and the room it was then granted, for as long as its source was there.
+#[test]
+fn a_store_that_was_given_up_holds_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), ReceiverConfig::default());
+    let mut source = running.receiver.local_blocking("a").unwrap();
+    let watch = running.receiver.connect().unwrap();
+    for record in [vec![7u8; 100_000], vec![7; 5 << 20]] {
+        running.receiver.set_rate(Some(1.0));
+        source.store_blocking(&[[7u8; 10_000]]).unwrap();
+        {
+            let records = [record];
+            let mut waits = std::pin::pin!(source.store(&records));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(waits.as_mut().poll(&mut context).is_pending() && watch.is_contended());
+        }
+        assert!(!watch.is_contended(), "it is in nobody's way");
+        running.receiver.set_rate(None);
+        nothing_is_charged(&running);
+    }
+    drop((source, watch));
+    running.close();
+}
+
 /// Once what is on its way is durable.
 fn nothing_is_charged(running: &Running) {
     let by = std::time::Instant::now() + Duration::from_secs(60);

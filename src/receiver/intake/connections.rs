@@ -38,9 +38,8 @@ impl Intake {
 
     /// The connection is gone. What it had sent goes on to the log all the same.
     pub fn disconnect(&mut self, now: Instant, key: SessionKey) {
-        self.budget.leave(key);
+        self.take_room_back(key);
         let Some(session) = self.sessions.remove(key) else { return };
-        self.budget.refund(session.reserved);
         if let Some(source) = session.peer().and_then(|peer| peer.source)
             && self.attached.get(&source) == Some(&key)
         {
@@ -65,6 +64,12 @@ impl Intake {
         }
         session.is_waiting = true;
         Reservation::Waiting
+    }
+
+    /// A session needs no room after all: neither what it has, nor its place in the line.
+    pub fn give_up_room(&mut self, now: Instant, key: SessionKey) {
+        self.take_room_back(key);
+        self.admit(now);
     }
 
     /// Whether the room asked for was given.

@@ -103,10 +103,7 @@ impl Intake {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let source = session.peer().and_then(|peer| peer.source);
         session.become_ending(farewell);
-        session.is_waiting = false;
-        let reserved = std::mem::take(&mut session.reserved);
-        self.budget.refund(reserved);
-        self.budget.leave(key);
+        self.take_room_back(key);
         if let Some(source) = source
             && self.attached.get(&source) == Some(&key)
         {
@@ -114,6 +111,15 @@ impl Intake {
         }
         self.list(key);
         self.admit_again();
+    }
+
+    /// Nothing comes of what was reserved, or waited for.
+    pub(super) fn take_room_back(&mut self, key: SessionKey) {
+        self.budget.leave(key);
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.is_waiting = false;
+            self.budget.refund(std::mem::take(&mut session.reserved));
+        }
     }
 
     /// Puts a session on the list of those that have something to say.
