@@ -142,13 +142,14 @@ pub enum RecoveryMode {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum WhenFull {
-    /// `append` waits until a trim or the file system makes room.
+    /// `append` waits until a trim or the file system makes room. [`Error::Full`] when none ever can:
+    /// [`Config::byte_limit`] must hold the record's segment and two of `segment_bytes_min`.
     Block,
     /// `append` answers [`Error::Full`].
     #[default]
     Reject,
-    /// The oldest sealed segment is trimmed, each time as an event in the statistics. Such a log cannot promise exactly
-    /// once to its readers.
+    /// The oldest sealed segment is trimmed, each time as an event in the statistics; none for a record that has no room
+    /// without all of them either. Otherwise as `Block`. Such a log cannot promise exactly once to its readers.
     DropOldest,
 }
 

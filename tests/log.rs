@@ -419,6 +419,71 @@ fn a_byte_limit_and_its_three_policies() {
     assert!(stats.dropped_frames > 0 && stats.used_bytes <= 2 << 20, "{stats:?}");
 }
 
+/// One that could never be placed was wanted for ever: no segment was prepared any more, and with `DropOldest` all of the
+/// log was given up for it.
+#[test]
+fn a_record_that_never_fits_leaves_the_log_as_it_is() {
+    let limit = 4 << 20;
+    let config = Config {
+        byte_limit: Some(limit),
+        segment_bytes_min: 256 << 10,
+        segment_bytes_max: 256 << 10,
+        ..Config::default()
+    };
+    let too_large = vec![7; 3900 << 10];
+    for when_full in [WhenFull::Reject, WhenFull::Block, WhenFull::DropOldest] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(&dir, &Config { when_full, ..config.clone() });
+        for _ in 0..200 {
+            log.append(&[7; 10_000]).unwrap().wait().unwrap();
+        }
+        for _ in 0..10 {
+            let told = log.try_append(&too_large).map(drop);
+            assert!(matches!(told, Err(Error::Full { .. } | Error::Busy { .. })), "{told:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(log.stats().dropped_frames, 0);
+        let told = log.try_append(&too_large).map(drop);
+        assert!(matches!(told, Err(Error::Full { .. })), "{told:?}");
+        assert!(matches!(log.append(&too_large), Err(Error::Full { .. })), "nobody is left waiting");
+        assert!(matches!(block_on(log.reserve(3900 << 10)).map(drop), Err(Error::Full { .. })));
+        let mut tries = 0;
+        while log.stats().used_bytes + (600 << 10) < limit {
+            let appended = log.try_append(&[7; 10_000]).map(drop);
+            assert!(matches!(appended, Ok(()) | Err(Error::Busy { .. })), "{appended:?} at {:?}", log.stats());
+            tries += u32::from(appended.is_err());
+            assert!(tries < 1000, "no segment is prepared: {:?}", log.stats());
+            std::thread::sleep(Duration::from_millis(u64::from(appended.is_err())));
+        }
+    }
+}
+
+#[test]
+fn a_large_record_takes_no_more_of_the_oldest_than_it_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        byte_limit: Some(4 << 20),
+        segment_bytes_min: 256 << 10,
+        segment_bytes_max: 256 << 10,
+        when_full: WhenFull::DropOldest,
+        ..Config::default()
+    };
+    let log = open(&dir, &config);
+    for round in 0..3 {
+        for _ in 0..500 {
+            log.append(&[7; 10_000]).unwrap().wait().unwrap();
+        }
+        let (sender, told) = std::sync::mpsc::channel();
+        let appending = log.clone();
+        std::thread::spawn(move || sender.send(appending.append(&vec![7; 2 << 20]).and_then(|it| it.wait())));
+        let told = told.recv_timeout(20 * SECOND);
+        let last = told.unwrap_or_else(|_| panic!("round {round}: it waits for ever: {:?}", log.stats())).unwrap();
+        let first = log.first();
+        assert!(last.get() - first.get() > 30, "round {round}: {first} to {last} are left, {:?}", log.stats());
+        assert!(log.stats().used_bytes <= 4 << 20);
+    }
+}
+
 #[test]
 fn readers_beside_a_writer_that_trims_and_recycles_meet_nothing_but_the_trim() {
     let dir = tempfile::tempdir().unwrap();

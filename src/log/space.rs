@@ -37,10 +37,13 @@ pub(super) struct Space {
     last_bytes: u64,
     /// Bytes of all segment files, prepared ones included: counted where files are made and removed.
     file_bytes: u64,
-    /// Somebody needs a segment with so much room for group data.
+    /// Somebody needs a segment with so much room for group data. Forgotten when it cannot be had: whoever still needs it
+    /// asks again.
     wanted: u64,
     /// Why the last preparation failed.
     pub(super) full: Option<Error>,
+    /// Why the next segment could not be made large enough for so much group data, last time. Smaller records go on.
+    too_large: Option<(u64, Error)>,
     tried: Option<Instant>,
     queued: bool,
     /// A sync of the directory failed, or has not ended: a later one that goes well says nothing of the names before it.
@@ -56,18 +59,36 @@ impl Space {
     ) -> Space {
         Space { highest: highest.get(), taken, last_bytes, file_bytes, ..Space::default() }
     }
+
+    /// Why there was no segment with room for `bytes` of group data, last time.
+    fn failed_for(&self, bytes: u64) -> Option<&Error> {
+        let too_large = self.too_large.as_ref().filter(|(refused, _)| bytes >= *refused).map(|(_, error)| error);
+        self.full.as_ref().or(too_large)
+    }
 }
 
 impl<S: Storage> Shared<S> {
-    /// Asks for a segment with room for `bytes` of group data; the reason when the last preparation failed.
-    pub(super) fn want_segment(&self, bytes: u64) -> Option<Error> {
+    /// Asks for a segment with room for `bytes` of group data. `Some`: the last preparation found no space, and waiting may
+    /// help.
+    ///
+    /// # Errors
+    /// When it does not, or is not wanted: the room can never be had, or the log refuses when it is full.
+    pub(super) fn want_segment(&self, bytes: u64) -> Result<Option<Error>> {
+        self.check_fits_ever(self.segment_bytes_for(bytes))?;
         let mut space = self.space.lock();
-        space.wanted = space.wanted.max(bytes);
+        let failed = space.failed_for(bytes).cloned();
         let retry = space.tried.is_none_or(|at| now().saturating_duration_since(at) >= RETRY_AFTER);
-        if !space.queued && (space.full.is_none() || retry) {
-            self.queue_preparation(&mut space);
+        // Also while preparation runs: it would try in a loop what has just failed.
+        if failed.is_none() || retry {
+            space.wanted = space.wanted.max(bytes);
+            if !space.queued {
+                self.queue_preparation(&mut space);
+            }
         }
-        space.full.clone()
+        match failed {
+            Some(error) if self.config.when_full == WhenFull::Reject => Err(error),
+            failed => Ok(failed),
+        }
     }
 
     /// Prepares ahead if too few segments are.
@@ -88,77 +109,153 @@ impl<S: Storage> Shared<S> {
     }
 
     fn prepare_ahead(&self) {
-        loop {
-            let (count, first_bytes, unwritten) = {
-                let pipe = self.pipe.lock();
-                let first = pipe.spares.front();
-                let unwritten = pipe.wants_written_spare();
-                (pipe.spares.len(), first.map_or(0, |spare| spare.bytes), unwritten)
+        while let Some(work) = self.next_work() {
+            let done = match work {
+                Work::Prepare { .. } => self.prepare_one(0),
+                Work::Enlarge { needed, .. } => self.enlarge_first_spare(needed),
+                Work::WriteZeros => self.write_first_spare(),
             };
-            let (wanted, needed, too_small) = {
-                let mut space = self.space.lock();
-                let wanted = std::mem::take(&mut space.wanted);
-                let needed = segment_bytes_for(wanted, self.catalog.block_bytes, self.config.index_stride_bytes);
-                let too_small = wanted > 0 && count > 0 && first_bytes < needed;
-                if (count >= SPARES && !too_small && !unwritten) || self.is_closed() {
-                    // In one step with the look at what is wanted: whoever wants something later queues it again.
-                    space.queued = false;
-                    return;
-                }
-                (wanted, needed, too_small)
+            let goes_on = match done {
+                Ok(()) => self.work_succeeded(&work),
+                Err(error) => self.work_failed(&work, error),
             };
-            let done = if too_small {
-                self.enlarge_first_spare(needed)
-            } else if count < SPARES {
-                self.prepare_one(needed)
-            } else {
-                self.write_first_spare()
-            };
-            let mut space = self.space.lock();
-            space.tried = Some(now());
-            match done {
-                Ok(()) => space.full = None,
-                Err(error) => {
-                    space.wanted = space.wanted.max(wanted);
-                    drop(space);
-                    let may_drop = self.config.when_full == WhenFull::DropOldest && matches!(error, Error::Full { .. });
-                    if may_drop && self.drop_oldest() {
-                        continue;
-                    }
-                    // Behind the drop: it gives no descriptor back that others would not take.
-                    let error = no_descriptors(error);
-                    let mut space = self.space.lock();
-                    if space.full.is_none() {
-                        events::happened("full", 1);
-                        event!(warn, %error, "no segment can be prepared");
-                    }
-                    space.full = Some(error);
-                    space.queued = false;
-                    drop(space);
-                    self.announce_room();
-                    return;
-                }
+            if !goes_on {
+                return;
             }
-            drop(space);
-            self.announce_room();
         }
     }
 
-    /// The length of the next segment: twice the last one used, within the configured bounds and the byte limit.
-    fn next_bytes(&self, needed: u64) -> Result<u64> {
+    /// `None`, and preparation has ended, when nothing is wanted.
+    fn next_work(&self) -> Option<Work> {
+        let (count, first_bytes, unwritten) = {
+            let pipe = self.pipe.lock();
+            let first = pipe.spares.front();
+            let unwritten = pipe.wants_written_spare();
+            (pipe.spares.len(), first.map_or(0, |spare| spare.bytes), unwritten)
+        };
+        let mut space = self.space.lock();
+        let wanted = std::mem::take(&mut space.wanted);
+        let needed = self.segment_bytes_for(wanted);
+        let work = if self.is_closed() {
+            None
+        } else if count < SPARES {
+            // First, and of the ordinary length: a large record takes nothing from smaller ones.
+            Some(Work::Prepare { wanted })
+        } else if wanted > 0 && first_bytes < needed {
+            Some(Work::Enlarge { wanted, needed, more: needed - first_bytes })
+        } else {
+            unwritten.then_some(Work::WriteZeros)
+        };
+        // In one step with the look at what is wanted: whoever wants something later queues it again.
+        space.queued = work.is_some();
+        work
+    }
+
+    fn work_succeeded(&self, work: &Work) -> bool {
+        let mut space = self.space.lock();
+        space.tried = Some(now());
+        match work {
+            Work::Enlarge { .. } => space.too_large = None,
+            Work::Prepare { wanted } => {
+                space.full = None;
+                space.wanted = space.wanted.max(*wanted);
+            }
+            Work::WriteZeros => space.full = None,
+        }
+        drop(space);
+        self.announce_room();
+        true
+    }
+
+    /// False when preparation has ended.
+    fn work_failed(&self, work: &Work, error: Error) -> bool {
+        let may_drop = self.config.when_full == WhenFull::DropOldest && matches!(error, Error::Full { .. });
+        if may_drop && self.is_worth_dropping_for(work) {
+            // Known meanwhile: what is dropped for a large record is not recycled.
+            if let Work::Prepare { wanted } | Work::Enlarge { wanted, .. } = *work {
+                let mut space = self.space.lock();
+                space.wanted = space.wanted.max(wanted);
+            }
+            if self.drop_oldest() {
+                return true;
+            }
+        }
+        // Behind the drop: it gives no descriptor back that others would not take.
+        let error = no_descriptors(error);
+        let mut space = self.space.lock();
+        space.tried = Some(now());
+        space.wanted = 0;
+        let is_news = match work {
+            Work::Enlarge { .. } => space.too_large.is_none(),
+            Work::Prepare { .. } | Work::WriteZeros => space.full.is_none(),
+        };
+        if is_news {
+            events::happened("full", 1);
+            event!(warn, %error, "no segment can be prepared");
+        }
+        let goes_on = match work {
+            Work::Enlarge { wanted, .. } => {
+                space.too_large = Some((*wanted, error));
+                true
+            }
+            Work::Prepare { .. } | Work::WriteZeros => {
+                space.full = Some(error);
+                false
+            }
+        };
+        space.queued = goes_on;
+        drop(space);
+        self.announce_room();
+        goes_on
+    }
+
+    fn segment_bytes_for(&self, group_bytes: u64) -> u64 {
+        segment_bytes_for(group_bytes, self.catalog.block_bytes, self.config.index_stride_bytes)
+    }
+
+    /// Beside the next segment stand at least the one in use and the reserve, whatever is trimmed.
+    fn check_fits_ever(&self, needed: u64) -> Result<()> {
+        match self.config.byte_limit {
+            Some(limit) if needed + 2 * self.config.segment_bytes_min > limit => {
+                let reason = format!("the log's byte limit of {limit} bytes never holds a segment of {needed} bytes");
+                Err(Error::Full { reason })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it can succeed once every sealed segment was dropped. Any of them has room for an ordinary one.
+    fn is_worth_dropping_for(&self, work: &Work) -> bool {
+        let Work::Enlarge { more, .. } = work else { return true };
+        let numbers = self.catalog.numbers();
+        let sealed = numbers.len().saturating_sub(1);
+        let droppable: u64 = numbers.iter().take(sealed).map(|(_, bytes)| bytes).sum();
+        let kept = self.used_bytes().saturating_sub(droppable);
+        let on_disk = self.storage.free_bytes().unwrap_or(u64::MAX);
+        self.config.byte_limit.is_none_or(|limit| kept + more <= limit) && on_disk.saturating_add(droppable) >= *more
+    }
+
+    /// Longer than this is only a segment that was made so for one record. Near the limit in small steps: space comes back
+    /// segment by segment.
+    fn ordinary_bytes_max(&self) -> u64 {
+        let share = |limit: u64| (limit / 8 / (64 * 1024) * (64 * 1024)).max(self.config.segment_bytes_min);
+        self.config.byte_limit.map_or(u64::MAX, share).min(self.config.segment_bytes_max)
+    }
+
+    /// The length of the next segment: twice the last one used, within the configured bounds and the byte limit. `counted`
+    /// bytes of its file are in use already.
+    fn next_bytes(&self, needed: u64, counted: u64) -> Result<u64> {
         let last = self.space.lock().last_bytes;
         let rotations = get(&self.counters.rotations);
         let grown = if rotations == 0 { last } else { last.saturating_mul(2) };
         // Header, seal, index and some data: each begins with a block.
         let needed = needed.max(8 * u64::from(self.catalog.block_bytes));
-        let grown = grown.clamp(self.config.segment_bytes_min, self.config.segment_bytes_max).max(needed);
+        let grown = grown.clamp(self.config.segment_bytes_min, self.ordinary_bytes_max()).max(needed);
         let mut bytes = round_up(grown, u64::from(self.catalog.block_bytes));
         if let Some(limit) = self.config.byte_limit {
-            let used = self.used_bytes();
+            let used = self.used_bytes().saturating_sub(counted);
             let left = limit.saturating_sub(used) / (64 * 1024) * (64 * 1024);
-            // Small steps near the limit: space comes back segment by segment.
-            let share = (limit / 8 / (64 * 1024) * (64 * 1024)).max(self.config.segment_bytes_min);
-            bytes = bytes.min(left).min(share.max(needed));
+            bytes = bytes.min(left);
             if bytes < needed.max(self.config.segment_bytes_min) {
                 return Err(Error::Full { reason: format!("the log's byte limit of {limit} bytes, {used} are used") });
             }
@@ -192,7 +289,7 @@ impl<S: Storage> Shared<S> {
     }
 
     pub(super) fn prepare_one(&self, needed: u64) -> Result<()> {
-        let bytes = self.next_bytes(needed)?;
+        let bytes = self.next_bytes(needed, 0)?;
         let temporary = FileName::SegmentNew(SegmentNumber::new(self.space.lock().highest + 1)).to_string();
         let made = self.fill_segment(&temporary, bytes).and_then(|(file, written)| {
             // Numbers are given and made usable in one order: a lower number is never used after a higher one.
@@ -322,8 +419,14 @@ impl<S: Storage> Shared<S> {
     /// A record needs more room than the next segment has: the segment grows where it stands. Its header does not tell
     /// its length, so nothing of it is rewritten.
     pub(super) fn enlarge_first_spare(&self, needed: u64) -> Result<()> {
-        let bytes = self.next_bytes(needed)?.max(needed);
         self.with_first_spare(|shared, spare, name| {
+            let bytes = shared.next_bytes(needed, spare.bytes)?.max(needed);
+            // Some file systems keep what they had reserved when space ran out.
+            let left = shared.storage.free_bytes().unwrap_or(u64::MAX);
+            if left < bytes.saturating_sub(spare.bytes) {
+                let reason = format!("enlarge {name} from {} to {bytes} bytes: the disk has {left} left", spare.bytes);
+                return Err(Error::Full { reason });
+            }
             shared.storage.allocate(&spare.file, bytes).map_err(|e| no_space("enlarge", name, e))?;
             shared.write_zeros(&spare.file, name, spare.bytes, bytes)?;
             shared.storage.flush(&spare.file).map_err(|e| no_space("flush", name, e))?;
@@ -473,6 +576,8 @@ impl<S: Storage> Shared<S> {
             }
         }
         let _ = self.sync_removals();
+        // What did not fit before may fit now.
+        self.space.lock().too_large = None;
         self.announce_room();
     }
 
@@ -482,11 +587,24 @@ impl<S: Storage> Shared<S> {
         self.storage.sync_dir().inspect_err(|_| self.space.lock().names_in_doubt = true)
     }
 
+    /// Somebody needs more room than the next spare has: it needs bytes, not further spares.
+    fn wants_bytes(&self) -> bool {
+        let wanted = {
+            let space = self.space.lock();
+            space.wanted.max(space.too_large.as_ref().map_or(0, |(bytes, _)| *bytes))
+        };
+        let needed = self.segment_bytes_for(wanted);
+        wanted > 0 && self.pipe.lock().spares.front().is_some_and(|spare| spare.bytes < needed)
+    }
+
     /// Turns a segment nobody can read any more into a prepared one: a new header, flushed, then a new name.
     fn recycle(&self, segment: &Removed<S::File>) -> Result<bool> {
         let wanted = self.space.lock().last_bytes;
-        let fits = segment.bytes >= wanted / 2 && segment.bytes >= self.config.segment_bytes_min;
-        if segment.in_use || !fits || self.pipe.lock().spares.len() >= SPARES_RECYCLED {
+        // Under a limit one that was made for a large record would keep others from having room.
+        let is_too_large = self.config.byte_limit.is_some() && segment.bytes > self.ordinary_bytes_max();
+        let is_too_small = segment.bytes < (wanted / 2).max(self.config.segment_bytes_min);
+        let fits = !is_too_large && !is_too_small;
+        if segment.in_use || !fits || self.pipe.lock().spares.len() >= SPARES_RECYCLED || self.wants_bytes() {
             return Ok(false);
         }
         let old = FileName::Segment(segment.number).to_string();
@@ -508,6 +626,16 @@ impl<S: Storage> Shared<S> {
         }
         Ok(true)
     }
+}
+
+/// A step of preparation, with the room for group data that somebody wants.
+enum Work {
+    /// Another spare.
+    Prepare { wanted: u64 },
+    /// The next spare becomes `needed` bytes long, `more` than it has.
+    Enlarge { wanted: u64, needed: u64, more: u64 },
+    /// The next spare's blocks are written.
+    WriteZeros,
 }
 
 fn sealed_end<F>(rotation: &Rotation<F>) -> End {

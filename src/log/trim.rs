@@ -131,7 +131,7 @@ impl<S: Storage> Shared<S> {
                     break;
                 }
             }
-            if let Some(full) = self.want_segment(0) {
+            if let Some(full) = self.want_segment(0)? {
                 return Err(full);
             }
             self.storage.watch_over();

@@ -249,6 +249,68 @@ fn a_log_opens_and_trims_with_no_free_byte() {
 }
 
 #[test]
+fn a_record_larger_than_the_disk_takes_nothing_from_smaller_ones() {
+    both(|options| {
+        for when_full in [WhenFull::Reject, WhenFull::DropOldest] {
+            let mut story = Story::new(options);
+            story.config.when_full = when_full;
+            let log = story.open();
+            for _ in 0..20 {
+                story.append(&log, &[20_000]);
+            }
+            let capacity = story.disk.used_bytes() + (512 << 10);
+            story.disk.set_capacity(Some((capacity, errno::ENOSPC)));
+            for _ in 0..3 {
+                let told = story.try_append(&log, &[4 << 20]);
+                assert!(matches!(told, Err(Error::Full { .. })), "{told:?}");
+                std::thread::sleep(Duration::from_millis(30));
+                story.disk.pump();
+            }
+            assert_eq!(log.stats().dropped_frames, 0);
+            // Two to a segment.
+            for _ in 0..12 {
+                story.append(&log, &[20_000]);
+            }
+            assert_eq!(log.stats().dropped_frames, 0);
+            assert!(story.disk.used_bytes() > capacity - (192 << 10), "{} of {capacity}", story.disk.used_bytes());
+        }
+    });
+}
+
+/// What it waits for is more than others have need of: it is asked for again all the same.
+#[test]
+fn a_task_that_waits_for_room_for_a_large_record_goes_on_when_the_disk_has_some() {
+    let mut story = Story::new(DiskOptions::DIRECT);
+    story.config.when_full = WhenFull::Block;
+    let log = story.open();
+    story.append(&log, &[100]);
+    story.disk.set_capacity(Some((story.disk.used_bytes() + (256 << 10), errno::ENOSPC)));
+    let mut reserving = std::pin::pin!(log.reserve(1 << 20));
+    let woken = std::sync::Arc::new(Woken::default());
+    let waker = woken.clone().into();
+    let mut context = std::task::Context::from_waker(&waker);
+    use std::future::Future;
+    let mut wait = |turns: u32| {
+        for _ in 0..turns {
+            story.disk.tick();
+            story.disk.pump();
+            std::thread::sleep(Duration::from_millis(5));
+            if woken.0.swap(false, std::sync::atomic::Ordering::Relaxed)
+                && let std::task::Poll::Ready(permit) = reserving.as_mut().poll(&mut context)
+            {
+                drop(permit.unwrap().append(&vec![1; 1 << 20]).unwrap());
+                return true;
+            }
+        }
+        false
+    };
+    woken.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(!wait(20), "there is no room");
+    story.disk.set_capacity(None);
+    assert!(wait(100), "it waits for ever");
+}
+
+#[test]
 fn too_many_files_or_too_large_ones_at_rotation_leave_the_segment_intact() {
     both(|options| {
         let faults = [

@@ -31,6 +31,7 @@ use crate::sync::{Condvar, Mutex};
 use crate::types::{Lsn, LsnRange};
 use drive::{DriveState, Work};
 pub(super) use room::Patience;
+use room::RoomTasks;
 
 pub(super) struct Shared<S: Storage> {
     pub(super) storage: S,
@@ -45,7 +46,7 @@ pub(super) struct Shared<S: Storage> {
     pub(super) waiters: Waiters,
     /// Room in flight, a prepared segment, or a reason to stop waiting for them.
     room: Condvar,
-    room_tasks: Mutex<Vec<std::task::Waker>>,
+    room_tasks: Mutex<RoomTasks>,
     /// Copies of what the pipe knows, for looking without its lock.
     flushed: AtomicU64,
     /// The first Lsn that is poisoned; `u64::MAX` when none is.

@@ -1,12 +1,12 @@
 //! Placing a record: its Lsn, once there is room in flight and in a segment. Whoever finds none waits here, threads and
 //! tasks alike, and is told when there is.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use super::super::commit::{Encoded, Part, Pipe, Placed, Refused, seal_after, wake_each};
 use super::super::space::RETRY_AFTER;
 use super::{Shared, clock_micros, remember};
-use crate::config::WhenFull;
 use crate::error::{Error, Result};
 use crate::io::Storage;
 use crate::segment::frame_bytes;
@@ -20,6 +20,14 @@ pub(crate) enum Patience {
     Never,
     /// Until there is room.
     Room,
+}
+
+/// Tasks that wait for room.
+#[derive(Default)]
+pub(super) struct RoomTasks {
+    wakers: Vec<std::task::Waker>,
+    /// The group data of the largest record for which there was no segment.
+    group_bytes: u64,
 }
 
 impl<S: Storage> Shared<S> {
@@ -154,18 +162,12 @@ impl<S: Storage> Shared<S> {
             // What was placed before may be waited for by nobody.
             self.storage.kick();
             self.want_segment(bytes)
-        });
-        match full {
-            // With `DropOldest` something to drop appears at the latest when the segment in use is full: wait for it.
-            Some(error) if self.config.when_full == WhenFull::Reject => return Err(error),
-            _ if patience == Patience::Never => {
-                let in_flight_bytes = pipe.in_flight_bytes;
-                return Err(
-                    full.unwrap_or(Error::Busy { in_flight_bytes, limit_bytes: self.config.in_flight_bytes_max })
-                );
-            }
-            _ => {}
+        })?;
+        if patience == Patience::Never {
+            let in_flight_bytes = pipe.in_flight_bytes;
+            return Err(full.unwrap_or(Error::Busy { in_flight_bytes, limit_bytes: self.config.in_flight_bytes_max }));
         }
+        // With `DropOldest` something to drop appears at the latest when the segment in use is full: wait for it.
         self.await_room(pipe, Some(Duration::from_millis(20)));
         Ok(())
     }
@@ -182,12 +184,14 @@ impl<S: Storage> Shared<S> {
     pub(crate) fn announce_room(&self) {
         self.room.notify_all();
         let tasks = std::mem::take(&mut *self.room_tasks.lock());
-        wake_each(tasks);
+        wake_each(tasks.wakers);
     }
 
     /// Polls for room for a record of `bytes`.
     pub(crate) fn poll_room(&self, bytes: u64, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<()>> {
         use std::task::Poll;
+        let group_bytes = frame_bytes(bytes as usize);
+        let lacks_segment = Cell::new(false);
         let look = || -> Poll<Result<()>> {
             if let Err(error) = self.check_usable() {
                 return Poll::Ready(Err(error));
@@ -196,24 +200,28 @@ impl<S: Storage> Shared<S> {
             if let Some(error) = self.gone(&pipe) {
                 return Poll::Ready(Err(error));
             }
-            let room = pipe.in_flight_bytes == 0
-                || pipe.in_flight_bytes + frame_bytes(bytes as usize) <= self.config.in_flight_bytes_max;
+            let room =
+                pipe.in_flight_bytes == 0 || pipe.in_flight_bytes + group_bytes <= self.config.in_flight_bytes_max;
             if room && !pipe.paused && pipe.has_place_for(bytes) {
                 return Poll::Ready(Ok(()));
             }
             drop(pipe);
-            if room
-                && let Some(full) = self.want_segment(bytes)
-                && self.config.when_full == WhenFull::Reject
-            {
-                return Poll::Ready(Err(full));
+            lacks_segment.set(room);
+            if room && let Err(error) = self.want_segment(group_bytes) {
+                return Poll::Ready(Err(error));
             }
             Poll::Pending
         };
         if let ready @ Poll::Ready(_) = look() {
             return ready;
         }
-        remember(&mut self.room_tasks.lock(), context.waker());
+        {
+            let mut tasks = self.room_tasks.lock();
+            remember(&mut tasks.wakers, context.waker());
+            if lacks_segment.get() {
+                tasks.group_bytes = tasks.group_bytes.max(group_bytes);
+            }
+        }
         self.storage.kick();
         // What freed room between the look and the registration must be seen.
         look()
@@ -221,8 +229,11 @@ impl<S: Storage> Shared<S> {
 
     /// Tasks that wait for a segment cannot ask for it again and again as threads do: the driver asks for them.
     pub(super) fn retry_for_tasks(&self) -> Option<Duration> {
-        let waiting = !self.room_tasks.lock().is_empty();
-        let full = waiting && !self.closed.load(Ordering::Relaxed) && self.want_segment(0).is_some();
-        full.then_some(RETRY_AFTER)
+        let wanted = {
+            let tasks = self.room_tasks.lock();
+            (!tasks.wakers.is_empty()).then_some(tasks.group_bytes)
+        };
+        let wanted = wanted.filter(|_| !self.closed.load(Ordering::Relaxed))?;
+        (!matches!(self.want_segment(wanted), Ok(None))).then_some(RETRY_AFTER)
     }
 }
