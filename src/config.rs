@@ -87,7 +87,7 @@ pub struct Config {
     pub memory_tail_bytes: u64,
     /// Compress payloads of at least 256 bytes when it makes them smaller. Default `None`.
     pub compression: Compression,
-    /// How long `open` waits for writes of a dead process that are still in flight. Default 30 s.
+    /// How long `open` waits for writes of a dead process that are still in flight: up to 24 h. Default 30 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub in_flight_wait: Duration,
 }
@@ -212,6 +212,7 @@ impl Config {
         within("flush_depth_min", self.flush_depth_min as u64, 1, self.flush_depth_max as u64)?;
         spans("sweep_interval", self.sweep_interval, Duration::from_micros(50), Duration::from_secs(1))?;
         spans("idle_proof_after", self.idle_proof_after, Duration::from_millis(1), Duration::from_secs(3600))?;
+        spans("in_flight_wait", self.in_flight_wait, Duration::ZERO, Duration::from_secs(24 * 3600))?;
         within("segment_bytes_min", self.segment_bytes_min, 64 * KIB, 16 * 1024 * MIB)?;
         within("segment_bytes_max", self.segment_bytes_max, self.segment_bytes_min, 16 * 1024 * MIB)?;
         within("index_stride_bytes", self.index_stride_bytes, 4 * KIB, 64 * MIB)?;
@@ -304,7 +305,7 @@ mod tests {
     fn what_is_not_usable_is_named() {
         assert!(Config::default().validate().is_ok());
         type Spoil = fn(&mut Config);
-        let cases: [(&str, Spoil); 9] = [
+        let cases: [(&str, Spoil); 10] = [
             ("record_bytes_max", |c| c.record_bytes_max = 0),
             ("in_flight_bytes_max", |c| c.in_flight_bytes_max = 1),
             ("in_flight_bytes_max", |c| c.in_flight_bytes_max = c.record_bytes_max - 1),
@@ -314,6 +315,7 @@ mod tests {
             ("flush_depth_min", |c| c.flush_depth_min = c.flush_depth_max + 1),
             ("byte_limit", |c| c.byte_limit = Some(1)),
             ("sweep_interval", |c| c.sweep_interval = Duration::ZERO),
+            ("in_flight_wait", |c| c.in_flight_wait = Duration::MAX),
         ];
         for (expected, spoil) in cases {
             let mut config = Config::default();

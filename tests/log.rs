@@ -643,6 +643,20 @@ fn what_was_dropped_unclosed_is_unknown_not_absent() {
 }
 
 #[test]
+fn a_deadline_beyond_what_the_clock_can_say_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir, &Config::default());
+    log.append(b"only").unwrap().wait().unwrap();
+    let (mut following, mut patient) = (log.tail(Lsn::FIRST), log.tail(Lsn::new(2)));
+    let following = std::thread::spawn(move || following.by_ref().filter(Result::is_ok).count());
+    let patient = std::thread::spawn(move || patient.next_within(Duration::MAX).map(|frame| frame.is_some()));
+    log.close(Duration::MAX).unwrap();
+    assert_eq!(following.join().unwrap(), 1);
+    assert!(matches!(patient.join().unwrap(), Ok(false)));
+    assert!(Log::open(dir.path(), Config::default()).unwrap().1.clean);
+}
+
+#[test]
 fn a_reader_from_a_time() {
     on_every_backend(|dir, config| {
         let config = Config { segment_bytes_min: 256 << 10, segment_bytes_max: 256 << 10, ..config };

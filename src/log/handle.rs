@@ -56,10 +56,9 @@ impl<S: Storage> Drop for Handle<S> {
         if is_forked_child() {
             return;
         }
-        // Without a close there is no clean-close marker, and whoever still waits is told that the outcome is unknown.
-        if !self.0.is_closed() {
-            self.0.abandon(Error::Closed);
-        }
+        // Without a close there is no clean-close marker, and whoever still waits is told that the outcome is unknown. After
+        // one nothing is left to tell, unless it did not come to its end.
+        self.0.abandon(Error::Closed);
         self.0.retire();
     }
 }
@@ -428,8 +427,7 @@ impl<S: Storage> Log<S> {
             return Ok(());
         }
         shared.refuse_appends();
-        let until = now() + deadline;
-        let drained = shared.drain(Some(until));
+        let drained = shared.drain(now().checked_add(deadline));
         let marked = drained.and_then(|()| {
             let at = {
                 let pipe = shared.pipe.lock();

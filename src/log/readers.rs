@@ -51,6 +51,9 @@ impl<S: Storage> Iterator for Reader<S> {
     }
 }
 
+/// Longest sleep at the head, after which another one follows.
+const PATIENCE_MAX: Duration = Duration::from_secs(3600);
+
 /// Frames in order, for ever: `next` blocks until there is one. Ends (`None`) when the log is closed or abandoned and
 /// everything flushed has been read.
 pub struct Tail<S: Storage = Disk> {
@@ -74,7 +77,7 @@ impl<S: Storage> Tail<S> {
     /// # Errors
     /// As [`crate::Log::read`]; reading goes on behind what an error names.
     pub fn next_within(&mut self, patience: Duration) -> Result<Option<Frame>> {
-        let until = now() + patience;
+        let until = now().checked_add(patience);
         loop {
             let before = self.cursor.next;
             match self.cursor.read() {
@@ -86,13 +89,18 @@ impl<S: Storage> Tail<S> {
                 read => return read,
             }
             let shared = &self.cursor.shared;
-            let patience = shared.sleep_max(Some(until.saturating_duration_since(now())));
+            let left = until.map(|until| until.saturating_duration_since(now()));
+            // What the clock cannot say no condition variable takes either.
+            let patience = shared.sleep_max(Some(left.unwrap_or(PATIENCE_MAX))).unwrap_or(PATIENCE_MAX);
             let mut guard = shared.news_lock.lock();
             if shared.flushed() >= self.cursor.next {
                 continue;
             }
-            let patience = patience.unwrap_or_default();
-            if shared.is_over() || (shared.news.wait_for(&mut guard, patience).timed_out() && now() >= until) {
+            if shared.is_over() {
+                return Ok(None);
+            }
+            let is_late = shared.news.wait_for(&mut guard, patience).timed_out();
+            if is_late && until.is_some_and(|until| now() >= until) {
                 return Ok(None);
             }
         }
@@ -107,7 +115,7 @@ impl<S: Storage> Iterator for Tail<S> {
             if self.failed {
                 return None;
             }
-            match self.next_within(Duration::from_secs(3600)) {
+            match self.next_within(PATIENCE_MAX) {
                 Ok(None) if self.cursor.shared.is_over() && self.cursor.shared.flushed() < self.cursor.next => {
                     return None;
                 }

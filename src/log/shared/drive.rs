@@ -145,6 +145,21 @@ mod tests {
     use crate::{Config, Log, LsnRange};
 
     #[test]
+    fn nobody_is_left_waiting_when_a_close_did_not_come_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
+        let following = log.tail(Lsn::FIRST);
+        let following = std::thread::spawn(move || following.count());
+        log.shared_for_tests().refuse_appends();
+        drop(log);
+        let began = Instant::now();
+        while !following.is_finished() {
+            assert!(began.elapsed() < Duration::from_secs(20), "it follows for ever");
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
     fn a_panic_in_a_background_job_poisons_the_log_and_leaves_nobody_waiting() {
         let dir = tempfile::tempdir().unwrap();
         let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
