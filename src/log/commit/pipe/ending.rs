@@ -77,8 +77,9 @@ impl<F> Pipe<F> {
 
     /// The front group is flushed.
     fn settle(&mut self, flight: Flight, released: &mut Released<F>) {
-        // A group that failed is never done, so nothing behind it comes here.
-        debug_assert!(self.poison.as_ref().is_none_or(|(from, _)| flight.base < *from), "flushed behind a failure");
+        // A group that failed is never done, so nothing behind it comes here. What an end cuts off was never taken: a group
+        // without frames may stand where that begins, its last frame is before it all the same.
+        debug_assert!(self.poison.as_ref().is_none_or(|(from, _)| flight.last < *from), "flushed behind a failure");
         let first = released.chunks.as_ref().map_or(*flight.chunks.start(), |chunks| *chunks.start());
         released.chunks = Some(first..=*flight.chunks.end());
         if flight.last >= flight.base {

@@ -163,6 +163,19 @@ fn what_was_in_flight_at_a_close_counts_unless_something_failed() {
     }
 }
 
+/// A marker, say, or a lone seal: it stands where the poisoned part begins, and has no part in it.
+#[test]
+fn a_group_without_frames_may_be_in_flight_at_a_close() {
+    let mut pipe = pipe(1);
+    append(&mut pipe, 5000);
+    let group = take(&mut pipe).unwrap();
+    end(&mut pipe, group);
+    assert!(pipe.put_marker(Instant::now()));
+    let marker = take(&mut pipe).unwrap();
+    pipe.abandon(Error::Closed);
+    assert_eq!(end(&mut pipe, marker).get(), 1);
+}
+
 #[test]
 fn no_marker_is_written_while_a_truncation_is_under_way() {
     let mut pipe = pipe(1);
