@@ -144,8 +144,9 @@ impl<S: Storage> Log<S> {
     /// [`crate::WhenFull::Block`]). Does no I/O.
     ///
     /// # Errors
-    /// [`Error::RecordTooLarge`] and [`Error::Full`] leave the log usable; [`Error::Poisoned`], [`Error::Closed`],
-    /// [`Error::Damaged`], [`Error::ReadOnly`], [`Error::Forked`] do not.
+    /// [`Error::RecordTooLarge`], [`Error::Full`] and, when no segment could be prepared for another reason than a lack of
+    /// space, [`Error::Io`] leave the log usable; [`Error::Poisoned`], [`Error::Closed`], [`Error::Damaged`],
+    /// [`Error::ReadOnly`], [`Error::Forked`] do not.
     pub fn append(&self, record: &[u8]) -> Result<Pending<S>> {
         self.append_records(&[&[record.into()]], Patience::Room)
     }

@@ -72,7 +72,8 @@ impl<S: Storage> Shared<S> {
     /// help.
     ///
     /// # Errors
-    /// When it does not, or is not wanted: the room can never be had, or the log refuses when it is full.
+    /// When it does not, or is not wanted: the last preparation failed for another reason, the room can never be had, or the
+    /// log refuses when it is full.
     pub(super) fn want_segment(&self, bytes: u64) -> Result<Option<Error>> {
         self.check_fits_ever(self.segment_bytes_for(bytes))?;
         let mut space = self.space.lock();
@@ -86,7 +87,9 @@ impl<S: Storage> Shared<S> {
             }
         }
         match failed {
-            Some(error) if self.config.when_full == WhenFull::Reject => Err(error),
+            Some(error) if self.config.when_full == WhenFull::Reject || !matches!(error, Error::Full { .. }) => {
+                Err(error)
+            }
             failed => Ok(failed),
         }
     }

@@ -277,6 +277,34 @@ fn a_record_larger_than_the_disk_takes_nothing_from_smaller_ones() {
     });
 }
 
+/// Only a lack of space passes.
+#[test]
+fn who_waits_for_room_is_told_of_what_no_waiting_mends() {
+    let mut story = Story::new(DiskOptions::DIRECT);
+    story.config.when_full = WhenFull::Block;
+    let log = story.open();
+    story.append(&log, &[100]);
+    story.disk.fail(Fault::new(OpKind::SyncDir, 0, errno::EIO));
+    let appending = log.clone();
+    let appending = std::thread::spawn(move || {
+        // By the second spare at the latest.
+        (0..20).try_for_each(|_| appending.append(&[1; 30_000])?.wait().map(drop))
+    });
+    let began = std::time::Instant::now();
+    while !appending.is_finished() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it waits for ever");
+        std::thread::sleep(Duration::from_millis(2));
+        story.disk.pump();
+    }
+    let told = appending.join().unwrap();
+    assert!(matches!(told, Err(Error::Io { .. })), "{told:?}");
+    let mut reserving = std::pin::pin!(log.reserve(30_000));
+    use std::future::Future;
+    let polled = reserving.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    assert!(matches!(polled, std::task::Poll::Ready(Err(Error::Io { .. }))));
+    assert!(!log.stats().poisoned);
+}
+
 /// What it waits for is more than others have need of: it is asked for again all the same.
 #[test]
 fn a_task_that_waits_for_room_for_a_large_record_goes_on_when_the_disk_has_some() {
