@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -24,11 +25,20 @@ pub struct DiskFile {
     /// What it was called when it was opened, for messages.
     name: Box<str>,
     held: Mutex<Option<Hold>>,
+    /// The kernel may still be writing to it, of which nobody will hear: the claim ends with the description, to which the kernel
+    /// has a reference of its own, and not before.
+    keeps_claim: AtomicBool,
 }
 
 impl DiskFile {
     pub(super) fn new(fd: OwnedFd, is_direct: bool, name: &str) -> DiskFile {
-        DiskFile { fd: Arc::new(fd), is_direct, name: name.into(), held: Mutex::new(None) }
+        DiskFile {
+            fd: Arc::new(fd),
+            is_direct,
+            name: name.into(),
+            held: Mutex::new(None),
+            keeps_claim: AtomicBool::new(false),
+        }
     }
 
     #[cfg(feature = "io-uring")]
@@ -142,8 +152,17 @@ impl DiskFile {
         Ok(())
     }
 
+    /// From now on a claim on it is not given back: the end of a write to it was not seen.
+    #[cfg(feature = "io-uring")]
+    pub(crate) fn keep_claim(&self) {
+        self.keeps_claim.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn hold(&self, hold: Hold) -> io::Result<bool> {
         let mut held = self.held.lock();
+        if hold != Hold::Exclusive && *held == Some(Hold::Exclusive) && self.keeps_claim.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
         if try_flock(&self.fd, hold)? {
             *held = Some(hold);
             return Ok(true);

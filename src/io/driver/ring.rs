@@ -352,8 +352,8 @@ struct Operation {
 }
 
 /// Operations by slot. An operation whose end has not been seen never frees its buffers: the device may still be
-/// reading them, and memory used again for something else would end up in the log. They are leaked instead. The file
-/// needs no such care, the kernel holds its own reference.
+/// reading them, and memory used again for something else would end up in the log. They are leaked instead. To the file
+/// the kernel holds its own reference; but its claim is not given back before that one goes.
 #[derive(Default)]
 struct InFlight {
     slots: Vec<Option<Operation>>,
@@ -403,3 +403,4 @@ impl Drop for InFlight {
         self.take_all_leaking().for_each(drop);
     }
 }
+            operation.order.write.file.keep_claim();

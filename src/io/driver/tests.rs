@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Weak, mpsc};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "io-uring")]
+use super::super::Hold;
 use super::super::disk::{Access, Disk, DiskFile};
 use super::super::futex::Futex;
 use super::super::skip::skipped;

@@ -70,6 +70,7 @@ fn a_loop_whose_ring_breaks_goes_on_in_a_thread() {
     let turning = turn_on_a_thread(driver_loop, Arc::default());
     let Place { disk, client, _dir } = place(&driver, DirectIo::Require);
     let file = Arc::new(disk.create("a").unwrap());
+    assert!(disk.hold(&file, Hold::Exclusive).unwrap());
     disk.submit(write(&file, 0, vec![block(1)]));
     wait_for(&client.told, 1);
     break_ring(&driver);
@@ -79,10 +80,19 @@ fn a_loop_whose_ring_breaks_goes_on_in_a_thread() {
     let failed = client.ends.lock()[&1].as_ref().unwrap_err().to_string();
     assert!(failed.starts_with("the ring failed"), "{failed}");
     assert!(Arc::strong_count(&buffer) > 1, "the kernel may still read a buffer whose write ended unseen");
+    for hold in [Hold::Shared, Hold::Released] {
+        disk.hold(&file, hold).unwrap();
+        let other = disk.open("a").unwrap();
+        assert!(!disk.hold(&other, Hold::Shared).unwrap(), "the kernel may still write to the file");
+    }
     turning.join().unwrap();
     disk.submit(write(&file, 2, vec![block(1)]));
     wait_for(&client.told, 3);
     assert!(client.ends.lock()[&2].is_ok());
+    client.ends.lock().clear();
+    drop(file);
+    let other = disk.open("a").unwrap();
+    wait_until("the claim ends with its file", || disk.hold(&other, Hold::Exclusive).unwrap());
     assert_eq!(driver.connect(true).unwrap().1, Backend::Pwrite);
 }
 
