@@ -65,7 +65,9 @@ impl<S: Storage> Shared<S> {
         // Both at one moment: a segment that is begun later holds frames that are not given up.
         let (flushed, head) = {
             let pipe = self.pipe.lock();
-            (pipe.flushed().0, Some(pipe.flushed_at().0).filter(|head| *head != SegmentNumber::NONE))
+            // Before anything was written there is what this open continues, flushed as a whole.
+            let mut heads = [pipe.flushed_at().0, pipe.predecessor.0].into_iter();
+            (pipe.flushed().0, heads.find(|head| *head != SegmentNumber::NONE))
         };
         if upto > flushed {
             return Err(Error::BeyondEnd { requested: upto, flushed });

@@ -248,6 +248,36 @@ fn a_log_opens_and_trims_with_no_free_byte() {
     });
 }
 
+/// The open before it carried the tail into the reserve, so this one has no segment to write to. It freed nothing when
+/// everything was trimmed.
+#[test]
+fn a_log_without_a_segment_to_write_to_is_trimmed_and_goes_on() {
+    both(|options| {
+        let (mut story, log) = started(options);
+        while story.disk.used_bytes() < 1 << 20 {
+            story.append(&log, &[20_000]);
+        }
+        story.disk.set_capacity(Some((story.disk.used_bytes(), errno::ENOSPC)));
+        while story.try_append(&log, &[20_000]).is_ok() {}
+        let mut log = log;
+        for _ in 0..2 {
+            story.kill(log);
+            story.disk.set_capacity(Some((story.disk.used_bytes(), errno::ENOSPC)));
+            log = story.open();
+        }
+        assert_eq!(log.stats().spare_segments, 0);
+        let told = story.try_append(&log, &[20_000]);
+        assert!(matches!(told, Err(Error::Full { .. })), "{told:?}");
+        let flushed = log.flushed().get();
+        story.trim(&log, flushed);
+        std::thread::sleep(Duration::from_millis(30));
+        story.append(&log, &[20_000]);
+        let at = story.disk.note(0u64) + 1;
+        story.kill(log);
+        story.survives(&story.disk, &story.allowed(at)).unwrap();
+    });
+}
+
 #[test]
 fn a_record_larger_than_the_disk_takes_nothing_from_smaller_ones() {
     both(|options| {
