@@ -148,13 +148,23 @@ impl Ring {
     /// The ring is of no use any more.
     pub(super) fn submit(&mut self, wake_at: Option<Instant>) -> io::Result<()> {
         // What the kernel did not take the last time goes first: until then the caller does not sleep, and needs no alarm.
-        let has_left = !self.ring.submission().is_empty();
+        if !self.submit_all()? {
+            return Ok(());
+        }
         self.fill();
-        if let Some(at) = wake_at.filter(|_| !has_left) {
+        if let Some(at) = wake_at {
             self.set_alarm(at);
         }
+        self.submit_all().map(drop)
+    }
+
+    /// False when the kernel did not take all of it.
+    fn submit_all(&mut self) -> io::Result<bool> {
         let to_submit = self.ring.submission().len();
-        if to_submit == 0 { Ok(()) } else { unless_lost(self.submit_without_waiting(to_submit)) }
+        if to_submit > 0 {
+            unless_lost(self.submit_without_waiting(to_submit))?;
+        }
+        Ok(self.ring.submission().is_empty())
     }
 
     /// Whether something is to be reaped already, or was not taken by the last submission.
@@ -393,6 +403,7 @@ impl InFlight {
                 // A count that never falls to zero; who has the others cannot get a mutable reference either.
                 std::mem::forget(part.clone());
             }
+            operation.order.write.file.keep_claim();
             operation.order
         })
     }
@@ -403,4 +414,24 @@ impl Drop for InFlight {
         self.take_all_leaking().for_each(drop);
     }
 }
-            operation.order.write.file.keep_claim();
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::skip::skipped;
+    use super::super::DriverConfig;
+    use super::*;
+
+    /// It slept without one where the kernel had left a request lying the last time and took all of them this time.
+    #[test]
+    fn who_sleeps_has_an_alarm() {
+        let shared = Shared::new(&DriverConfig::default()).unwrap();
+        let mut ring = match Ring::new(shared, 8, 1, Owner::AnyThread) {
+            Ok(ring) => ring,
+            Err(e) => return skipped(format_args!("io_uring: {e}")),
+        };
+        let hour = Timespec::from(Duration::from_secs(3600));
+        ring.push(&opcode::Timeout::new(&raw const hour).build().user_data(ALARM_MOVED));
+        ring.submit(Some(Instant::now() + Duration::from_secs(60))).unwrap();
+        assert!(ring.alarm.is_some() || ring.has_more());
+    }
+}
