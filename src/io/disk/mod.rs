@@ -7,6 +7,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::CStr;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
@@ -103,6 +104,19 @@ impl Disk {
         Ok(DiskFile::new(fd, self.medium.direct, name))
     }
 
+    /// A name that cannot be followed is gone since, or a link: somebody else's, a log makes none.
+    fn leads_nowhere(&self, name: &CStr, error: Errno) -> io::Result<bool> {
+        match error {
+            Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::ACCESS | Errno::NAMETOOLONG => {}
+            _ => return Ok(false),
+        }
+        match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Symlink),
+            Err(Errno::NOENT) => Ok(true),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     fn check_writable(&self) -> io::Result<()> {
         if self.access == Access::ReadOnly {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the directory was opened to be read only"));
@@ -132,8 +146,9 @@ impl Storage for Disk {
                 Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
                     files.push((name.to_owned(), stat.st_size as u64));
                 }
-                // Not a file, or gone since.
-                Ok(_) | Err(Errno::NOENT) => {}
+                // Not a file.
+                Ok(_) => {}
+                Err(e) if self.leads_nowhere(entry.file_name(), e)? => {}
                 Err(e) => return Err(e.into()),
             }
         }

@@ -45,7 +45,10 @@ fn files_are_created_listed_renamed_and_removed() {
         std::fs::create_dir(path.join("directory")).unwrap();
         std::fs::write(path.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff")), b"x")
             .unwrap();
-        std::os::unix::fs::symlink("nowhere", path.join("dangling")).unwrap();
+        for (to, name) in [("nowhere", "dangling"), ("loop", "loop"), ("a/b", "through-a-file")] {
+            std::os::unix::fs::symlink(to, path.join(name)).unwrap();
+        }
+        std::os::unix::fs::symlink("long".repeat(100), path.join("too-long")).unwrap();
         disk.sync_dir().unwrap();
         assert_eq!(disk.list().unwrap(), [("a".to_owned(), 8192)]);
         disk.create("b").unwrap();
