@@ -686,12 +686,19 @@ fn a_reader_from_a_time() {
 fn the_forked_child_gets_an_error() {
     // The child must not touch locks that other threads of the parent may have held: it only asks and leaves.
     let dir = tempfile::tempdir().unwrap();
-    let log = open(&dir, &Config::default());
+    // Nobody but who waits for it writes what is queued.
+    let log = open(&dir, &Config { sweep_interval: SECOND, ..Config::default() });
     log.append(b"parent").unwrap().wait().unwrap();
-    let queued = log.append(b"parent, not yet written").unwrap();
+    let mut queued = log.append(b"parent, not yet written").unwrap();
     let other = log.clone();
     let code = fork_and(|| {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let polled = match std::pin::Pin::new(&mut queued).poll(&mut context) {
+            std::task::Poll::Ready(polled) => polled.map(drop),
+            std::task::Poll::Pending => Ok(()),
+        };
         let forked = [
+            polled,
             log.append(b"child").map(drop),
             log.flush().map(drop),
             log.read(Lsn::FIRST).map(drop),

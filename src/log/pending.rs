@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 
 use super::commit::Placed;
 use super::shared::Shared;
-use crate::error::Result;
-use crate::io::{Disk, Storage};
+use crate::error::{Error, Result};
+use crate::io::{Disk, Storage, is_forked_child};
 use crate::sync::now;
 use crate::types::{Lsn, LsnRange};
 
@@ -72,6 +72,9 @@ impl<S: Storage> Future for Pending<S> {
         if let Some(settled) = self.shared.settled(self.last, self.era) {
             return Poll::Ready(settled.map(|()| self.last));
         }
+        if is_forked_child() {
+            return Poll::Ready(Err(Error::Forked));
+        }
         let id = self.shared.waiters.register(self.last, self.task, context.waker());
         self.task = Some(id);
         if !std::mem::replace(&mut self.arrived, true) {
@@ -90,7 +93,10 @@ impl<S: Storage> Future for Pending<S> {
 
 impl<S: Storage> Drop for Pending<S> {
     fn drop(&mut self) {
-        if let Some(id) = self.task {
+        // In a child the waiters are the parent's, and their lock may be held by nobody.
+        if let Some(id) = self.task
+            && !is_forked_child()
+        {
             self.shared.waiters.deregister(id);
         }
     }

@@ -47,6 +47,8 @@ impl<S: Storage> Shared<S> {
 
     /// Gives up everything up to and including `upto`. Segments that hold nothing else are recycled or removed.
     pub(super) fn trim(&self, upto: Lsn) -> Result<()> {
+        // Before the lock, which in a fork's child may be held by nobody.
+        self.check_usable()?;
         let _turn = self.cutting.lock();
         self.trim_in_turn(upto)
     }
@@ -54,11 +56,10 @@ impl<S: Storage> Shared<S> {
     /// Like [`Self::trim`], for background work: it is not done while a truncation is under way, which may wait for
     /// that very work.
     pub(super) fn trim_if_free(&self, upto: Lsn) -> bool {
-        self.cutting.try_lock().is_some_and(|_turn| self.trim_in_turn(upto).is_ok())
+        self.check_usable().is_ok() && self.cutting.try_lock().is_some_and(|_turn| self.trim_in_turn(upto).is_ok())
     }
 
     fn trim_in_turn(&self, upto: Lsn) -> Result<()> {
-        self.check_usable()?;
         if upto <= self.trimmed() {
             return Ok(());
         }
@@ -96,9 +97,10 @@ impl<S: Storage> Shared<S> {
 
     /// Removes every frame above `end`: a new segment starts whose seal says so. Returns the truncation count.
     pub(super) fn truncate(&self, end: Lsn) -> Result<u64> {
+        // Before the lock, as for a trim.
+        self.check_usable()?;
         loop {
             let turn = self.cutting.lock();
-            self.check_usable()?;
             let trimmed = self.trimmed();
             if end < trimmed {
                 return Err(Error::Trimmed { requested: end, first: trimmed.next() });
