@@ -100,7 +100,8 @@ pub enum BackendChoice {
     /// they may be); without it positional writes, with the reason reported.
     #[default]
     Auto,
-    /// io_uring for all that it can carry, or an error.
+    /// io_uring for all that it can carry, or an error. Not by it, and without a word: groups that a waiting thread writes
+    /// itself, and those of more than 1024 parts or 2 GiB, which no one request carries.
     IoUring,
     /// Positional writes by a pool of threads.
     Pwrite,

@@ -116,7 +116,8 @@ impl<S: Storage> Shared<S> {
 
     /// Gives the directory back: waits for writes in flight and background jobs, then releases the lock.
     pub(crate) fn retire(&self) {
-        // A device that hangs keeps its directory: the lock then goes with the last reference.
+        // A device that hangs is not waited for for ever. A job that hangs keeps the directory's lock, by its reference to all
+        // of this; a write does not: of its segment it is the claim that keeps the next writer away.
         let give_up = now() + Duration::from_secs(10);
         let mut work = self.work.lock();
         work.retired = true;
