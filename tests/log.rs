@@ -291,6 +291,59 @@ fn trimming_gives_space_back_and_readers_are_told() {
     });
 }
 
+/// The segment that held the log's end when everything was given up is nobody's since an open began another.
+#[test]
+fn a_trim_that_was_made_already_gives_back_what_nobody_needs_since() {
+    on_every_backend(|dir, config| {
+        let log = open(dir, &config);
+        for i in 0..10 {
+            log.append(&record(i)).unwrap().wait().unwrap();
+        }
+        log.trim(Lsn::new(10)).unwrap();
+        let chain = log.chain_at(Lsn::new(10)).unwrap();
+        drop(log);
+        let log = open(dir, &config);
+        assert_eq!(log.stats().segments, 2);
+        for _ in 0..2 {
+            log.trim(Lsn::new(10)).unwrap();
+            log.trim(Lsn::new(3)).unwrap();
+            assert_eq!((log.stats().segments, log.first()), (1, Lsn::new(11)));
+        }
+        drop(log);
+        for expected in 11..13 {
+            let (log, recovery) = Log::open(dir.path(), config.clone()).unwrap();
+            assert!(recovery.damage.is_empty() && recovery.missing_segments.is_empty(), "{recovery:?}");
+            assert_eq!(log.chain_at(Lsn::new(10)).unwrap(), chain);
+            assert_eq!(log.append(b"after").unwrap().wait().unwrap(), Lsn::new(expected));
+            assert!(log.verify(|_, _| {}).unwrap().is_sound());
+        }
+    });
+}
+
+/// So do segments of which nothing is left to drop.
+#[test]
+fn what_was_trimmed_makes_room_where_the_oldest_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        byte_limit: Some(4 << 20),
+        segment_bytes_min: 256 << 10,
+        segment_bytes_max: 256 << 10,
+        when_full: WhenFull::DropOldest,
+        ..Config::default()
+    };
+    let log = open(&dir, &config);
+    log.append(&vec![7; 2 << 20]).unwrap().wait().unwrap();
+    log.trim(Lsn::FIRST).unwrap();
+    drop(log);
+    let log = open(&dir, &config);
+    let (sender, told) = std::sync::mpsc::channel();
+    let appending = log.clone();
+    std::thread::spawn(move || sender.send(appending.append(&vec![7; 2 << 20]).and_then(|it| it.wait())));
+    let told = told.recv_timeout(20 * SECOND);
+    let last = told.unwrap_or_else(|_| panic!("it waits for ever: {:?}", log.stats())).unwrap();
+    assert_eq!((last, log.stats().dropped_frames), (Lsn::new(2), 0));
+}
+
 #[test]
 fn a_truncated_suffix_never_comes_back() {
     on_every_backend(|dir, config| {

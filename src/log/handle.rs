@@ -345,7 +345,8 @@ impl<S: Storage> Log<S> {
     // --- upkeep ----------------------------------------------------------------------------------------------------
 
     /// Gives up every frame up to and including `upto`: readers get [`Error::Trimmed`], segments that hold nothing
-    /// else are recycled. Durable when it returns.
+    /// else are recycled. Durable when it returns. The segment in use stays; the same call again gives it back when the log has
+    /// gone on in another since.
     ///
     /// # Errors
     /// [`Error::BeyondEnd`] when `upto` is not flushed; [`Error::Io`] poisons the log; [`Error::ReadOnly`],

@@ -551,7 +551,7 @@ impl<S: Storage> Shared<S> {
         }
     }
 
-    /// Gives up the oldest sealed segment to make room; false when there is none.
+    /// Gives up the oldest sealed segment to make room; false when there is none, or it stays.
     fn drop_oldest(&self) -> bool {
         let numbers = self.catalog.numbers();
         if numbers.len() < 2 {
@@ -559,13 +559,18 @@ impl<S: Storage> Shared<S> {
         }
         let Ok(Some(end)) = self.catalog.end_of(&self.storage, numbers[0].0) else { return false };
         let before = Lsn::new(self.trimmed.load(std::sync::atomic::Ordering::Relaxed));
-        if end.last <= before || !self.trim_if_free(end.last) {
+        // Of one that was in use when all of it was given up, nothing is left to drop.
+        let upto = end.last.max(before);
+        if !self.trim_if_free(upto) {
             return false;
         }
-        add(&self.counters.dropped_frames, end.last.since(before));
-        events::happened("frame dropped", end.last.since(before));
-        event!(warn, frames = end.last.since(before), through = end.last.get(), "dropped the oldest frames: no room");
-        true
+        let dropped = upto.since(before);
+        if dropped > 0 {
+            add(&self.counters.dropped_frames, dropped);
+            events::happened("frame dropped", dropped);
+            event!(warn, frames = dropped, through = upto.get(), "dropped the oldest frames: no room");
+        }
+        self.catalog.numbers().first() != numbers.first()
     }
 
     /// Recycles or removes segments that were given up. The control file no longer counts them.

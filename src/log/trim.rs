@@ -60,7 +60,8 @@ impl<S: Storage> Shared<S> {
     }
 
     fn trim_in_turn(&self, upto: Lsn) -> Result<()> {
-        if upto <= self.trimmed() {
+        let trimmed = self.trimmed();
+        if upto < trimmed {
             return Ok(());
         }
         // Both at one moment: a segment that is begun later holds frames that are not given up.
@@ -75,10 +76,16 @@ impl<S: Storage> Shared<S> {
         }
         let next = if upto == flushed { None } else { self.catalog.locate(&self.storage, upto.next()).ok() };
         let first_segment = if upto == flushed { head } else { next.as_ref().map(|it| it.number) };
+        let known = self.control.lock().trim;
+        // The same again: only what was in use then may have come to be needed by nobody.
+        if upto == trimmed && first_segment.is_none_or(|first| first <= known.first_segment) {
+            return Ok(());
+        }
         // The chain at the trim point is what a member that lags behind it starts from. Between two segments the seal
         // states it; mapping the old one to look for its last frame cost a burst of reads, and the append beside it
         // 7 ms. Damage there must not keep the log from being trimmed.
         let chain = match next.filter(|next| next.start == upto.next()).and_then(|next| next.chain_before) {
+            _ if upto == trimmed => known.chain,
             Some(chain) => chain,
             None => self.find_frame(upto).map(|frame| frame.header.chain).unwrap_or_default(),
         };
