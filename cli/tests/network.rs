@@ -2,11 +2,13 @@
 
 mod support;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use seawall::receiver::{Ack, FrameHeader, HEADER_BYTES, Message, Welcome, decode, encode};
+use seawall::{Seq, SourceEpoch};
 use support::{PATIENCE, Place, Random, Running, code, command, seawall, seawall_with_input, text_file};
 
 /// Sizes that make many segments, blocks and snapshots of a small file.
@@ -42,6 +44,66 @@ impl Receiver {
         self.running.signal("INT");
         let status = self.running.child.wait().unwrap();
         assert_eq!(code(status), 130);
+    }
+}
+
+/// A receiver that says whatever a test wants.
+struct Fake {
+    listener: TcpListener,
+}
+
+/// One connection to it, that was greeted.
+struct Greeted(TcpStream);
+
+impl Fake {
+    fn new() -> Fake {
+        Fake { listener: TcpListener::bind("127.0.0.1:0").unwrap() }
+    }
+
+    fn address(&self) -> String {
+        self.listener.local_addr().unwrap().to_string()
+    }
+
+    /// The next connection, which is told to go on behind `durable`.
+    fn welcome(&self, durable: u64) -> Greeted {
+        let stream = self.listener.accept().unwrap().0;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut greeted = Greeted(stream);
+        let Message::Hello(_) = greeted.hear() else { panic!("no HELLO") };
+        greeted.say(&Message::Welcome(Welcome {
+            version: 1,
+            epoch: SourceEpoch::new(1),
+            durable: Seq::new(durable),
+            credit_bytes: 1 << 20,
+            record_bytes_max: 1 << 16,
+            frame_bytes_max: 1 << 17,
+            frame_records_max: 1000,
+            heartbeat_millis: 60_000,
+            ..Welcome::default()
+        }));
+        greeted
+    }
+}
+
+impl Greeted {
+    fn say(&mut self, message: &Message) {
+        let mut bytes = bytes::BytesMut::new();
+        encode(message, &mut bytes);
+        self.0.write_all(&bytes).unwrap();
+    }
+
+    fn ack(&mut self, received: u64, durable: u64) {
+        let (received, durable) = (Seq::new(received), Seq::new(durable));
+        self.say(&Message::Ack(Ack { received, durable, credit_bytes: 1 << 20, ..Ack::default() }));
+    }
+
+    fn hear(&mut self) -> Message {
+        let mut frame = vec![0; HEADER_BYTES];
+        self.0.read_exact(&mut frame).expect("a head");
+        let header = FrameHeader::read(frame[..].try_into().unwrap()).expect("a head");
+        frame.resize(header.frame_bytes(), 0);
+        self.0.read_exact(&mut frame[HEADER_BYTES..]).expect("a frame");
+        decode(frame.into()).expect("a message")
     }
 }
 
@@ -103,6 +165,56 @@ fn every_file_of_a_directory_is_a_source_and_standard_input_resumes() {
     verified(&place, &stdin, "stdin");
 }
 
+/// The SKIP over what was lost became durable, and the lines were said to be: exit code 0, "durable through" the end.
+#[test]
+fn what_was_lost_at_most_once_is_told_and_never_called_durable() {
+    let receiver = Fake::new();
+    let address = receiver.address();
+    let fake = std::thread::spawn(move || {
+        let mut first = receiver.welcome(0);
+        let mut records = 0;
+        while records < 2 {
+            let Message::Send(send) = first.hear() else { panic!("no SEND") };
+            records += send.records;
+        }
+        first.ack(8, 4);
+        drop(first);
+        let mut second = receiver.welcome(4);
+        let Message::Skip { previous, to } = second.hear() else { panic!("no SKIP") };
+        assert_eq!((previous.get(), to.get()), (4, 8));
+        second.ack(8, 8);
+        let Message::Bye = second.hear() else { panic!("no BYE") };
+        second.say(&Message::Bye);
+    });
+    // Its input goes on until it has heard of the second connection.
+    let mut send = command(&["send", "-", "--to", &address, "--wait", "received", "--format", "json"]);
+    send.args(["--report-every", "1ms", "--give-up-after", "20s"]).stdin(Stdio::piped());
+    let mut child = send.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"one\ntwo\n").unwrap();
+    let mut said: Vec<serde_json::Value> = Vec::new();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
+    while let Some(event) = next() {
+        let is_heard = event["event"] == "lost" || event["offset"] == 8;
+        said.push(event);
+        if is_heard {
+            break;
+        }
+    }
+    drop(stdin);
+    said.extend(std::iter::from_fn(next));
+    let ended = support::ended(child.wait_with_output().unwrap());
+    fake.join().unwrap();
+    let lost: Vec<_> = said.iter().filter(|event| event["event"] == "lost").collect();
+    assert_eq!(lost.len(), 1, "{said:?}");
+    assert_eq!((lost[0]["from"].as_u64(), lost[0]["to"].as_u64()), (Some(4), Some(8)));
+    assert!(said.iter().all(|event| event["offset"].as_u64().is_none_or(|offset| offset <= 4)), "{said:?}");
+    assert_eq!(said.last().unwrap()["outcome"], "incomplete");
+    let ended = ended.expect(3);
+    assert!(ended.stderr.contains("offsets 4 to 8 were only in the receiver's memory"), "{}", ended.stderr);
+}
+
 /// Both ends die again and again: `SEAWALL_KILLS` says how often each (default 10).
 #[test]
 fn killed_at_random_both_of_them_and_each_byte_is_there_once() {
@@ -117,7 +229,7 @@ fn killed_at_random_both_of_them_and_each_byte_is_there_once() {
     // Slow enough to be killed in its middle.
     let send = || {
         let mut send = command(&["send", &file, "--to", &address, "--outstanding", "32 KiB", "--format", "json"]);
-        send.args(["--report-every", "1ms"]).stderr(std::process::Stdio::null());
+        send.args(["--report-every", "1ms"]).stderr(Stdio::null());
         Running::start(send)
     };
     let mut sender = send();

@@ -260,7 +260,7 @@ impl Bench {
         for message in source.down.drain(..count.min(source.down.len())) {
             source.outbox.handle(self.now, message);
         }
-        assert!(source.outbox.positions().durable <= self.truth[n], "an outbox believes more than there is");
+        assert!(source.outbox.positions().told_durable <= self.truth[n], "an outbox believes more than there is");
     }
 
     fn append(&mut self, is_full: bool) {

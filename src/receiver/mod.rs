@@ -42,7 +42,7 @@ pub use intake::{
     Intake, IntakeStats, Oversized, RecordCheck, Refusal, Reservation, SessionKey, SessionOutput, SourceStatus,
 };
 pub use message::{Ack, Code, Hello, Message, Nack, Reject, RejectReason, Send, Sequences, WaitFor, Welcome};
-pub use outbox::{Outbox, OutboxConfig, OutboxError, OutboxOutput, Positions};
+pub use outbox::{Lost, Outbox, OutboxConfig, OutboxError, OutboxOutput, Positions};
 pub use payload::{PayloadBuilder, PayloadError};
 pub use rate::{PidConfig, PidController, RateLimit};
 pub use replay::{Replay, ReplayEnd, ReplayError};

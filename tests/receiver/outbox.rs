@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use seawall::SourceEpoch;
 use seawall::receiver::{
-    Ack, Code, Hello, Message, Nack, Outbox, OutboxConfig, OutboxError, OutboxOutput, Reject, RejectReason, Sequences,
-    WaitFor, Welcome,
+    Ack, Code, Hello, Lost, Message, Nack, Outbox, OutboxConfig, OutboxError, OutboxOutput, Reject, RejectReason,
+    Sequences, WaitFor, Welcome,
 };
 
 use crate::bed::{Bed, carried, hello, id, seq, small};
@@ -170,6 +170,68 @@ fn a_bridge_over_records_lost_at_most_once_is_sent() {
     let [Message::Skip { previous, to }, Message::Send(send)] = &said(&bed, &mut outbox)[..] else { panic!() };
     assert_eq!((*previous, *to, send.previous), (seq(1), seq(2), seq(2)));
     bed.pass(SECOND);
+}
+
+/// The SKIP over lost records became durable, and the records were said to be.
+#[test]
+fn durable_is_not_said_of_records_lost_at_most_once() {
+    let bed = Bed::new(small());
+    let config = OutboxConfig { wait_for: WaitFor::Received, ..OutboxConfig::default() };
+    let mut outbox = welcomed(&bed, config, welcome(0));
+    let push = |outbox: &mut Outbox| assert!(outbox.push(Bytes::from_static(b"r")).is_ok());
+    (0..3).for_each(|_| push(&mut outbox));
+    said(&bed, &mut outbox);
+    let meets_again = |outbox: &mut Outbox, durable| {
+        outbox.disconnected();
+        outbox.connect();
+        let Message::Hello(hello) = outbox.hello() else { panic!() };
+        outbox.handle(bed.now, Message::Welcome(welcome(durable)));
+        said(&bed, outbox);
+        hello.told_durable
+    };
+    outbox.handle(bed.now, ack(2, 0));
+    assert_eq!(meets_again(&mut outbox, 1), seq(0));
+    outbox.handle(bed.now, ack(3, 3));
+    assert_eq!(outbox.positions().durable, seq(1), "2 is lost");
+    assert_eq!((outbox.positions().received, outbox.positions().told_durable), (seq(3), seq(3)));
+    assert_eq!(outbox.take_lost(), [Lost { previous: seq(1), to: seq(2) }]);
+    assert_eq!(outbox.take_lost(), [], "told once");
+    // A receiver that loses what it has told is found out all the same.
+    assert_eq!(meets_again(&mut outbox, 3), seq(3));
+
+    // Lost again, and once more before the SKIP was heard of: each record is told once.
+    (0..3).for_each(|_| push(&mut outbox));
+    said(&bed, &mut outbox);
+    outbox.handle(bed.now, ack(5, 3));
+    meets_again(&mut outbox, 4);
+    outbox.handle(bed.now, ack(6, 4));
+    meets_again(&mut outbox, 4);
+    outbox.handle(bed.now, ack(6, 6));
+    assert_eq!(outbox.take_lost(), [Lost { previous: seq(4), to: seq(6) }]);
+    assert_eq!(outbox.positions().durable, seq(1));
+    assert_eq!(outbox.failure(), None);
+}
+
+/// Who never asks what was lost does not make the outbox remember all of it.
+#[test]
+fn losses_that_nobody_asks_for_grow_together() {
+    let bed = Bed::new(small());
+    let config = OutboxConfig { wait_for: WaitFor::Received, ..OutboxConfig::default() };
+    let mut outbox = welcomed(&bed, config, welcome(0));
+    for round in 0..1000 {
+        (0..2).for_each(|_| assert!(outbox.push(Bytes::from_static(b"r")).is_ok()));
+        said(&bed, &mut outbox);
+        outbox.handle(bed.now, ack(2 * round + 2, 2 * round));
+        outbox.disconnected();
+        outbox.connect();
+        outbox.handle(bed.now, Message::Welcome(welcome(2 * round + 1)));
+        said(&bed, &mut outbox);
+        outbox.handle(bed.now, ack(2 * round + 2, 2 * round + 2));
+    }
+    let lost = outbox.take_lost();
+    assert!(lost.len() < 100, "{}", lost.len());
+    assert_eq!(lost[0], Lost { previous: seq(1), to: seq(2) });
+    assert_eq!(lost.last().unwrap().to, seq(2000));
 }
 
 /// An earlier life's records that were still on their way were taken for a receiver that lies.

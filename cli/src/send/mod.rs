@@ -14,7 +14,7 @@ use bytes::Bytes;
 use bytesize::ByteSize;
 use seawall::net::{ClientTls, Pem};
 use seawall::node::{Client, ClientConfig, ClientError, LinkStatus};
-use seawall::receiver::{OutboxConfig, OutboxError, Sequences, WaitFor};
+use seawall::receiver::{Lost, OutboxConfig, OutboxError, Reject, Sequences, WaitFor};
 use seawall::{Secret, Seq, SourceId};
 use tokio::runtime::{Builder, Runtime};
 
@@ -60,7 +60,8 @@ pub(crate) struct Args {
     /// One record per so many bytes ("64 KiB") instead.
     #[arg(long, value_name = "SIZE")]
     block: Option<ByteSize>,
-    /// What counts as done: durable, committed (in a batch), or received (may be lost).
+    /// What counts as done: durable, committed (in a batch), or received: in the receiver's memory, may be lost with it.
+    /// What was lost while this command could see it is told, never called durable, and gives the exit code for it.
     #[arg(long, value_enum, default_value_t = Wait::Durable)]
     wait: Wait,
     /// Bytes sent and not acknowledged, at most.
@@ -149,9 +150,11 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
             plaintext_beyond_loopback: args.trust.plaintext_beyond_loopback,
             ..ClientConfig::new(String::new(), outbox)
         };
-        ending = Sending { args, global, runtime: &runtime, interrupt: &interrupt, cut }.run(job, config)?;
-        if ending != Ending::Done {
-            break;
+        match (Sending { args, global, runtime: &runtime, interrupt: &interrupt, cut }).run(job, config)? {
+            Ending::Done => {}
+            // What was lost of one file is no reason to keep back the others.
+            Ending::BrokenSequence => ending = Ending::BrokenSequence,
+            ended => return Ok(ended),
         }
     }
     Ok(ending)
@@ -202,30 +205,38 @@ impl Sending<'_> {
         let mut report = Report::new("send", input.length(), self.args.report_every, self.global);
         let mut tracker = Tracker::start(self.runtime, &client, offset, self.args.wait.watermark());
         report.start(&job.source.to_string(), crate::source::Run::durable(&tracker), offset == 0);
-        let pumped = self.pump(&client, &mut input, &mut tracker, &mut report, offset);
+        let mut told = Told::default();
+        let pumped = self.pump(&client, &mut input, &mut tracker, &mut report, &mut told, offset);
         // Whatever ended it, what is on its way may still arrive, and counts.
         let settled = match &pumped {
-            Ok(ending) => self.settle(&client, &mut tracker, &mut report, *ending),
+            Ok(ending) => self.settle(&client, &mut tracker, &mut report, &mut told, *ending),
             Err(_) => Ok(Ending::Done),
         };
         let ended =
             pumped.and_then(|ending| settled.map(|settled| if ending == Ending::Done { settled } else { ending }));
-        tracker.note(&client.positions(), self.args.wait.watermark());
-        tracker.catch_up();
-        let rejected = take_rejects(&client);
+        told.hear(&client, &mut report);
+        let positions = client.watch();
         // Says goodbye, and that the rejects were taken note of.
         let _ = self.runtime.block_on(client.close(CLOSE_WITHIN));
+        // Also what was heard on the way out.
+        let positions = *positions.borrow();
+        tracker.note(&positions, self.args.wait.watermark());
+        tracker.catch_up();
+        told.lost(positions.lost, &mut report);
         let outcome = match &ended {
             Ok(Ending::Interrupted) => "interrupted",
+            Ok(_) if told.lost_to > Seq::ZERO => "incomplete",
             Ok(_) => "complete",
             Err(_) => "failed",
         };
         report.end(outcome, &tracker);
-        match tracker.rejected + rejected {
-            0 => ended,
-            count => ended.and(Err(Failure::Refused(format!(
-                "{count} records were rejected by the receiver, and are kept there outside the data"
-            )))),
+        match ended {
+            Ok(_) if told.rejected > 0 => Err(Failure::Refused(format!(
+                "{} records were rejected by the receiver, and are kept there outside the data",
+                told.rejected
+            ))),
+            Ok(Ending::Done) if told.lost_to > Seq::ZERO => Ok(Ending::BrokenSequence),
+            ended => ended,
         }
     }
 
@@ -294,14 +305,15 @@ impl Sending<'_> {
         input: &mut Input,
         tracker: &mut Tracker,
         report: &mut Report,
+        told: &mut Told,
         offset: u64,
     ) -> Result<Ending, Failure> {
         let mut pieces = Pieces::new(self.cut, PIECE_BYTES_MAX, offset);
-        let (mut told, began) = (0, Instant::now());
+        let (mut disconnects, began) = (0, Instant::now());
         for turn in 1_u64.. {
             if turn.is_multiple_of(LOOK_TURNS) {
                 tracker.catch_up();
-                tracker.rejected += take_rejects(client);
+                told.hear(client, report);
                 report.tick(tracker, Instant::now());
             }
             if self.interrupt.is_asked() {
@@ -312,9 +324,9 @@ impl Sending<'_> {
                 tracker.sent(seq);
                 while !self.push(client, seq, &record)? {
                     tracker.catch_up();
-                    tracker.rejected += take_rejects(client);
+                    told.hear(client, report);
                     report.tick(tracker, Instant::now());
-                    self.tell_disconnects(client, &mut told, began)?;
+                    self.tell_disconnects(client, &mut disconnects, began)?;
                     if self.interrupt.is_asked() {
                         return Ok(Ending::Interrupted);
                     }
@@ -325,6 +337,7 @@ impl Sending<'_> {
                 pieces.fill(input).map_err(|e| input.failed(e))?;
             } else {
                 tracker.catch_up();
+                told.hear(client, report);
                 report.tick(tracker, Instant::now());
             }
         }
@@ -361,31 +374,52 @@ impl Sending<'_> {
         client: &Client,
         tracker: &mut Tracker,
         report: &mut Report,
+        told: &mut Told,
         ending: Ending,
     ) -> Result<Ending, Failure> {
-        let (mut told, began) = (0, Instant::now());
+        let (mut disconnects, began) = (0, Instant::now());
         loop {
             let flushed = self.runtime.block_on(async { tokio::time::timeout(LOOK_EVERY, client.flush()).await });
             tracker.catch_up();
-            tracker.rejected += take_rejects(client);
+            told.hear(client, report);
             report.tick(tracker, Instant::now());
             match flushed {
                 Ok(result) => return result.map(|_| ending).map_err(|e| receiver_failure(&e)),
                 Err(_) if self.interrupt.is_asked() => return Ok(Ending::Interrupted),
-                Err(_) => self.tell_disconnects(client, &mut told, began)?,
+                Err(_) => self.tell_disconnects(client, &mut disconnects, began)?,
             }
         }
     }
 }
 
-/// Tells of records that the receiver keeps as rejects; how many.
-fn take_rejects(client: &Client) -> u64 {
-    let rejects = client.take_rejects();
-    for reject in &rejects {
-        let (seq, bytes, reason) = (reject.seq, reject.bytes, reject.reason);
-        tell(format_args!("the receiver rejected the record of {bytes} bytes up to offset {seq} ({reason:?})"));
+/// What was told of records that are not where they were sent.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    /// Records that the receiver keeps as rejects.
+    rejected: u64,
+    /// The last record that was lost with the receiver's memory.
+    lost_to: Seq,
+}
+
+impl Told {
+    /// Tells of what was rejected or lost since.
+    fn hear(&mut self, client: &Client, report: &mut Report) {
+        for Reject { seq, bytes, reason } in client.take_rejects() {
+            self.rejected += 1;
+            tell(format_args!("the receiver rejected the record of {bytes} bytes up to offset {seq} ({reason:?})"));
+        }
+        client.take_lost().into_iter().for_each(|lost| self.lost(Some(lost), report));
     }
-    rejects.len() as u64
+
+    /// Tells of what is lost and was not told yet.
+    fn lost(&mut self, lost: Option<Lost>, report: &mut Report) {
+        if let Some(Lost { previous, to }) = lost
+            && to > self.lost_to
+        {
+            report.lost(previous.max(self.lost_to).get(), to.get());
+            self.lost_to = to;
+        }
+    }
 }
 
 fn receiver_failure(error: &ClientError) -> Failure {

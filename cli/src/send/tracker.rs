@@ -19,8 +19,6 @@ const LATENCY_MICROS_MAX: u64 = 60_000_000;
 pub(super) struct Tracker {
     flights: Arc<Mutex<Flights>>,
     shown: Shown,
-    /// Records that the receiver has rejected, as far as it was told.
-    pub(super) rejected: u64,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -53,7 +51,7 @@ impl Tracker {
             }
         });
         let durable = Durable { offset: begin, lsn, ..Durable::default() };
-        Tracker { flights, shown: Shown { durable, begin }, rejected: 0, task }
+        Tracker { flights, shown: Shown { durable, begin }, task }
     }
 
     /// A record that ends at `seq` is about to be given to the client.
@@ -85,7 +83,7 @@ impl Flights {
             self.records += 1;
             self.latency.saturating_record(now.saturating_duration_since(since).as_micros() as u64);
         }
-        // What is called durable is durable, whatever counts as done.
+        // What is called durable is durable, whatever counts as done: the client does not count it over what was lost.
         self.durable = self.durable.max(positions.durable);
         self.lsn = self.lsn.max(positions.durable_lsn);
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::Global;
 use crate::exit::Failure;
-use crate::output::{Format, Out, grouped, is_terminal, micros, size};
+use crate::output::{Format, Out, grouped, is_terminal, micros, size, tell};
 use crate::progress::Meter;
 
 /// Everything of the source up to here survived a flush of the device.
@@ -35,10 +35,14 @@ pub(crate) trait Run {
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event<'a> {
-    /// Where this run begins. Everything of the source before `offset` is durable.
+    /// Where this run begins. Everything of the source before `offset` is durable, but for what an earlier run has told to
+    /// be lost.
     Start { source: &'a str, offset: u64, lsn: u64 },
     /// Everything of the source before `offset` is durable.
     Durable { offset: u64, lsn: u64, records: u64 },
+    /// The source from `from` to `to` was in the receiver's memory only when the connection was lost. It is not sent again;
+    /// no `offset` is told beyond `from` from here on.
+    Lost { from: u64, to: u64 },
     /// How it went.
     End {
         outcome: &'a str,
@@ -138,6 +142,17 @@ impl Report {
         let event =
             Event::End { outcome, offset, lsn, records, bytes, seconds, records_per_second, p50_micros, p99_micros };
         self.say(text, event);
+    }
+
+    /// A passage of the source was lost at most once, as was asked for.
+    pub(crate) fn lost(&mut self, from: u64, to: u64) {
+        tell(format_args!(
+            "offsets {from} to {to} were only in the receiver's memory when the connection was lost: they are not known to \
+             be durable, and not sent again"
+        ));
+        if self.json {
+            self.say(String::new(), Event::Lost { from, to });
+        }
     }
 
     fn durable(&mut self, Durable { offset, lsn, records, .. }: Durable) {

@@ -28,7 +28,7 @@ pub use config::ClientConfig;
 pub use error::{ClientError, Disconnect};
 use shared::{Shared, Until};
 
-use crate::receiver::{OutboxError, Positions, Reject};
+use crate::receiver::{Lost, OutboxError, Positions, Reject};
 use crate::types::{Seq, SourceEpoch};
 
 /// Sends a source's records to a receiver. Dropping it stops it: what is not acknowledged is then unknown.
@@ -266,6 +266,13 @@ impl Client {
     /// Records the receiver keeps as rejects, each once: the receiver is told that they were taken note of.
     pub fn take_rejects(&self) -> Vec<Reject> {
         self.shared.take_rejects()
+    }
+
+    /// Records that were received, and lost with the receiver's memory, each once: see [`Outbox::take_lost`].
+    ///
+    /// [`Outbox::take_lost`]: crate::receiver::Outbox::take_lost
+    pub fn take_lost(&self) -> Vec<Lost> {
+        self.shared.take_lost()
     }
 
     /// Takes leave once everything is acknowledged.

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::error::{ClientError, Disconnect};
 use super::{ClientConfig, ClientStatus, LinkStatus, Room};
-use crate::receiver::{Outbox, Positions, Reject, WaitFor};
+use crate::receiver::{Lost, Outbox, Positions, Reject, WaitFor};
 use crate::sync::Mutex;
 use crate::types::{Seq, SourceEpoch};
 
@@ -123,6 +123,10 @@ impl Shared {
         drop(state);
         task.inspect(Waker::wake_by_ref);
         rejects
+    }
+
+    pub(super) fn take_lost(&self) -> Vec<Lost> {
+        self.state.lock().outbox.take_lost()
     }
 
     pub(super) fn close(&self) {

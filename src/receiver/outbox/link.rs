@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::super::message::{Ack, Code, Hello, Message, Nack, Reject, Sequences, VERSION, WaitFor, Welcome};
 use super::super::payload::{PayloadBuilder, header_bytes};
-use super::{Agreed, Held, Link, Outbox, OutboxError, OutboxOutput, cost};
+use super::{Agreed, Held, LOST_MAX, Link, Lost, Outbox, OutboxError, OutboxOutput, cost};
 use crate::types::{Seq, SourceEpoch};
 
 impl Outbox {
@@ -27,7 +27,7 @@ impl Outbox {
             wait_for: config.wait_for,
             // A reconnect goes on in the life it had; only the first one takes the next.
             epoch: self.epoch,
-            told_durable: if is_sequenced { self.positions.durable } else { Seq::ZERO },
+            told_durable: if is_sequenced { self.positions.told_durable } else { Seq::ZERO },
             token: config.token.reveal().to_vec(),
             stream: config.stream.clone(),
             source: config.source.as_ref().map_or_else(Vec::new, |source| source.as_bytes().to_vec()),
@@ -39,7 +39,7 @@ impl Outbox {
         self.link = Link::Down;
         self.sent = 0;
         if !self.is_over {
-            self.positions.received = self.positions.durable;
+            self.positions.received = self.positions.told_durable;
         }
     }
 
@@ -78,17 +78,16 @@ impl Outbox {
         }
         let is_sequenced = self.config.sequences != Sequences::None;
         if is_sequenced {
-            if welcome.durable < self.positions.durable {
-                let (told, durable) = (self.positions.durable, welcome.durable);
+            if welcome.durable < self.positions.told_durable {
+                let (told, durable) = (self.positions.told_durable, welcome.durable);
                 let text = "it resumes before them".to_owned();
                 return self.fail(OutboxError::AckedLoss { told, durable, text });
             }
             if !self.is_welcomed_once && self.held.is_empty() {
                 self.positions.pushed = self.positions.pushed.max(welcome.durable);
             }
-            self.positions.durable = welcome.durable;
             self.positions.received = welcome.durable;
-            self.positions.committed = self.positions.committed.max(welcome.committed);
+            self.note_durable(welcome.durable, welcome.committed);
             self.positions.durable_lsn = welcome.durable_lsn;
         }
         self.epoch = welcome.epoch;
@@ -133,10 +132,8 @@ impl Outbox {
         }
         self.positions.received = self.positions.received.max(received);
         // A session that counts from `offset` says nothing about what an earlier one left behind.
-        if offset <= self.positions.durable.get() {
-            self.positions.durable = self.positions.durable.max(durable);
-        }
-        self.positions.committed = self.positions.committed.max(ack.committed);
+        let is_behind_a_gap = offset > self.positions.durable.get();
+        self.note_durable(if is_behind_a_gap { Seq::ZERO } else { durable }, ack.committed);
         self.positions.durable_lsn = self.positions.durable_lsn.max(ack.durable_lsn);
         self.note_rejects(&ack.rejects);
         self.let_go();
@@ -157,7 +154,7 @@ impl Outbox {
         }
         match code {
             Code::AckedLoss => {
-                self.fail(OutboxError::AckedLoss { told: self.positions.durable, durable: expected, text });
+                self.fail(OutboxError::AckedLoss { told: self.positions.told_durable, durable: expected, text });
             }
             // What the next connection may find mended.
             Code::Unavailable | Code::Draining | Code::TooMany | Code::Timeout | Code::Full => {
@@ -174,6 +171,7 @@ impl Outbox {
             // Those records were let go because they had reached the watermark this source waits for.
             if self.config.wait_for == WaitFor::Received {
                 // At most once: what was in the receiver's memory when it went is lost, and that was agreed to.
+                self.note_lost(expected, first_held);
                 self.bridge(expected, first_held);
             } else {
                 return self.fail(OutboxError::Missing { resume: expected, first_held });
@@ -191,6 +189,31 @@ impl Outbox {
         if previous < to {
             self.held_bytes += cost(0);
             self.held.push_front(Held { previous, seq: to, record: None });
+        }
+    }
+
+    /// Takes over how far the receiver says to be, short of what was lost: the watermarks pass its SKIP.
+    fn note_durable(&mut self, durable: Seq, committed: Seq) {
+        let positions = &mut self.positions;
+        let lost = positions.lost;
+        let whole = |told: Seq| lost.map_or(told, |lost| told.min(lost.previous));
+        positions.told_durable = positions.told_durable.max(durable);
+        positions.durable = positions.durable.max(whole(durable));
+        positions.committed = positions.committed.max(whole(committed));
+    }
+
+    /// Remembers what was let go of and did not stay there; a passage that was skipped twice is lost once.
+    fn note_lost(&mut self, expected: Seq, to: Seq) {
+        let told = self.positions.lost.map_or(Seq::ZERO, |lost| lost.to);
+        let previous = expected.max(self.positions.told_durable).max(told);
+        if previous >= to {
+            return;
+        }
+        self.positions.lost.get_or_insert(Lost { previous, to }).to = to;
+        let is_full = self.lost.len() == LOST_MAX;
+        match self.lost.last_mut() {
+            Some(last) if last.to == previous || is_full => last.to = to,
+            _ => self.lost.push(Lost { previous, to }),
         }
     }
 

@@ -14,6 +14,9 @@ use bytes::Bytes;
 use super::message::{Code, Message, Reject, Sequences, WaitFor};
 use crate::types::{Lsn, Secret, Seq, SourceEpoch, SourceId};
 
+/// Passages of lost records remembered until somebody asks; the last one grows over all that comes then.
+const LOST_MAX: usize = 64;
+
 /// Who sends, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OutboxConfig {
@@ -29,7 +32,7 @@ pub struct OutboxConfig {
     pub sequences: Sequences,
     /// What counts as done.
     pub wait_for: WaitFor,
-    /// The highest sequence this source was ever told to be durable, if it has kept that.
+    /// The highest sequence this source was ever told to be durable ([`Positions::told_durable`]), if it has kept that.
     pub told_durable: Seq,
     /// Bytes of records held until they are acknowledged. Default 64 MiB.
     pub held_bytes_max: u64,
@@ -60,12 +63,27 @@ pub struct Positions {
     pub pushed: Seq,
     /// In the receiver's memory; may go back with a reconnect.
     pub received: Seq,
-    /// On the stream's devices.
+    /// Everything up to here is on the stream's devices, but for what was skipped or rejected. Stays before the first
+    /// records that were lost ([`Outbox::take_lost`]).
     pub durable: Seq,
-    /// In committed batches.
+    /// What the receiver calls durable: also the SKIP over what was lost. Keep it for [`OutboxConfig::told_durable`].
+    pub told_durable: Seq,
+    /// In committed batches; not beyond lost records either.
     pub committed: Seq,
     /// How far the stream was durable then.
     pub durable_lsn: Lsn,
+    /// From the first to the last record that was ever lost; [`Outbox::take_lost`] tells of those between that were not.
+    pub lost: Option<Lost>,
+}
+
+/// Records of a source that waits for `received`: let go of as it wants, and not known to the receiver when it welcomed the
+/// source again. Lost, unless it still had them in its memory then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lost {
+    /// The sequence before the first one.
+    pub previous: Seq,
+    /// The last one.
+    pub to: Seq,
 }
 
 impl Positions {
@@ -213,6 +231,8 @@ pub struct Outbox {
     positions: Positions,
     rejects: Vec<Reject>,
     rejects_seen: Seq,
+    /// Not asked for yet.
+    lost: Vec<Lost>,
     is_welcomed_once: bool,
     /// How far the last WELCOME said that this source had come.
     welcomed_at: Seq,
@@ -232,7 +252,11 @@ impl Outbox {
     pub fn new(config: OutboxConfig) -> Outbox {
         Outbox {
             epoch: config.epoch,
-            positions: Positions { durable: config.told_durable, ..Positions::default() },
+            positions: Positions {
+                durable: config.told_durable,
+                told_durable: config.told_durable,
+                ..Positions::default()
+            },
             config,
             link: Link::Down,
             held: VecDeque::new(),
@@ -240,6 +264,7 @@ impl Outbox {
             sent: 0,
             rejects: Vec::new(),
             rejects_seen: Seq::ZERO,
+            lost: Vec::new(),
             is_welcomed_once: false,
             welcomed_at: Seq::ZERO,
             is_closing: false,
@@ -315,6 +340,12 @@ impl Outbox {
             }
         }
         rejects
+    }
+
+    /// Records that were lost at most once, told once each, in their order. Only with sequences, and only when the source
+    /// waits for `received`. Of more than 64 passages that nobody asked for the last one also holds what lies between.
+    pub fn take_lost(&mut self) -> Vec<Lost> {
+        std::mem::take(&mut self.lost)
     }
 
     // --- records ---------------------------------------------------------------------------------------------------

@@ -248,7 +248,7 @@ impl Oracle {
         let story = &self.sources[source];
         // It may not have heard yet that damage was accepted.
         let is_durable = self.ever.get(&story.id).copied().unwrap_or_default();
-        let claims = outbox.positions().durable;
+        let claims = outbox.positions().told_durable;
         if story.sequences != Sequences::None && claims > is_durable {
             return Err(format!("{}'s outbox says {claims} is durable, but {is_durable} is", story.id));
         }

@@ -250,7 +250,7 @@ impl World {
             Some(OutboxError::Refused { code: Code::Poison | Code::Oversized, .. }) => {
                 self.note_finished(number);
                 let story = &self.story.sources[source];
-                let durable = self.players[number].outbox.positions().durable.get();
+                let durable = self.players[number].outbox.positions().told_durable.get();
                 let from = match story.sequences {
                     // What it was given may be from before another life went further.
                     Sequences::None => 0,
