@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::Global;
 use crate::exit::{Ending, Failure, InLog};
 use crate::open::{self, LogDir};
-use crate::output::{Format, Out, grouped, size};
+use crate::output::{self, Format, Out, grouped, size};
 use crate::progress::Meter;
 
 /// Show what a log is, how far it has come and which files it has
@@ -87,16 +87,14 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
     let files = files(dir, report.as_ref()).map_err(|e| Failure::file("list", dir, e))?;
     let damaged = open::is_damaged(&recovery) || report.as_ref().is_some_and(|report| !report.is_readable());
     let inspected = inspected(dir, &log, &recovery, files);
-    let mut out = Out::new();
-    if global.format == Format::Json {
-        out.json(&inspected)?;
-    } else {
-        text(&inspected, &mut out)?;
-        for finding in report.iter().flat_map(|report| &report.findings) {
-            out.line(crate::verify::finding_line(finding))?;
+    output::report(|out| {
+        if global.format == Format::Json {
+            return out.json(&inspected);
         }
-    }
-    out.flush()?;
+        text(&inspected, out)?;
+        let mut findings = report.iter().flat_map(|report| &report.findings);
+        findings.try_for_each(|finding| out.line(crate::verify::finding_line(finding)))
+    })?;
     Ok(if damaged { Ending::Damage } else { Ending::Done })
 }
 

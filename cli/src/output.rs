@@ -45,6 +45,15 @@ impl Out {
     }
 }
 
+/// Writes a report whose exit code is the answer: what was found is no different when nobody reads on.
+pub(crate) fn report(write: impl FnOnce(&mut Out) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut out = Out::new();
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(Failure::OutputClosed) => Ok(()),
+        written => written,
+    }
+}
+
 fn failed(error: io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::OutputClosed,

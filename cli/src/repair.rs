@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::Global;
 use crate::exit::{Ending, Failure, InLog};
 use crate::open::{self, LogDir};
-use crate::output::{Format, Out};
+use crate::output::{self, Format, Out};
 use crate::progress::Meter;
 use crate::verify::finding_line;
 use crate::walk::{Met, Walk, everything};
@@ -65,7 +65,7 @@ struct Repair {
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
     let repair = if args.what.dry_run { look(args, global)? } else { quarantine(args, global)? };
-    print(args, global, &repair)?;
+    output::report(|out| print(args, global, &repair, out))?;
     let undone = args.what.dry_run && !(repair.set_aside.is_empty() && repair.end.is_empty());
     Ok(if undone { Ending::Damage } else { Ending::Done })
 }
@@ -144,19 +144,17 @@ fn plan(damage: Damage, tail: Vec<LsnRange>, before: Vec<LsnRange>, recovery: &R
     }
 }
 
-fn print(args: &Args, global: &Global, repair: &Repair) -> Result<(), Failure> {
+fn print(args: &Args, global: &Global, repair: &Repair, out: &mut Out) -> Result<(), Failure> {
     let Repair { set_aside, set_aside_before, end, left } = repair;
     let pairs = |ranges: &[LsnRange]| ranges.iter().map(|lsns| (lsns.start.get(), lsns.end.get())).collect();
-    let mut out = Out::new();
     if global.format == Format::Json {
-        out.json(&Json {
+        return out.json(&Json {
             dry_run: args.what.dry_run,
             set_aside: pairs(set_aside),
             set_aside_before: pairs(set_aside_before),
             end,
             left,
-        })?;
-        return out.flush();
+        });
     }
     for lsns in set_aside_before {
         out.line(format_args!("frames {lsns} were set aside before"))?;
@@ -172,11 +170,10 @@ fn print(args: &Args, global: &Global, repair: &Repair) -> Result<(), Failure> {
         out.line(format_args!("left as it is: {what}"))?;
     }
     if set_aside.is_empty() && end.is_empty() && left.is_empty() {
-        out.line("nothing is damaged")?;
+        out.line("nothing is damaged")
     } else if args.what.dry_run {
-        out.line("nothing was written")?;
+        out.line("nothing was written")
     } else {
-        out.line("nothing was deleted")?;
+        out.line("nothing was deleted")
     }
-    out.flush()
 }

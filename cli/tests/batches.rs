@@ -12,7 +12,7 @@ use seawall::node::{DriverThread, Ledger, LedgerConfig, MemoryPartitions, Receiv
 use seawall::receiver::ReceiverConfig;
 use seawall::{BatchId, Config, Log, Lsn};
 use serde_json::Value;
-use support::{PATIENCE, Place, flip_bit_at, seawall};
+use support::{PATIENCE, Place, flip_bit_at, seawall, seawall_unread};
 
 const ALL: BatchLimits =
     BatchLimits { records_max: u64::MAX, bytes_max: u64::MAX, ranges_max: usize::MAX, allow_empty: false };
@@ -362,6 +362,7 @@ fn frames_that_cannot_be_read_are_counted() {
     assert_eq!(lag["damage"].as_array().unwrap().len(), 1, "{lag}");
     assert!(sources(lag).contains(&("marked".into(), 2, 0)), "{lag}");
     let text = seawall(&["batches", &dir, "--stream", &arg]).expect(2).text();
+    seawall_unread(&["batches", &dir, "--stream", &arg]).expect(2);
     assert!(text.contains("NOT READ     1 frames") && text.contains("DAMAGE "), "{text}");
 
     // Set aside it is no damage any more, and still not counted.

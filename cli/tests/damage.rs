@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::Value;
-use support::{Place, flip_bit_at, seawall, segments, text_file};
+use support::{Place, flip_bit_at, seawall, seawall_unread, segments, text_file};
 
 /// A log of a few sealed segments with a line that is easily found in the middle.
 fn damaged_log(place: &Place) -> (String, String) {
@@ -68,6 +68,18 @@ fn a_flipped_bit_is_found_named_and_set_aside() {
     assert!(again.contains("were set aside before"), "{again}");
     let raw = seawall(&["dump", "--log", &log, "--format", "raw"]).expect(0).stdout;
     assert_eq!(raw.len(), grown.len() - marked);
+}
+
+/// The verdict was that of a report that nobody has read to its end: 0.
+#[test]
+fn damage_has_its_code_although_nobody_reads_the_report() {
+    let place = Place::new();
+    let (log, _) = damaged_log(&place);
+    std::fs::remove_file(&segments(&place.path("log"))[2]).unwrap();
+    for args in [&["verify"][..], &["verify", "--format", "json"], &["repair", "--dry-run"], &["inspect", "--frames"]] {
+        let ended = seawall_unread(&[args, &["--log", &log]].concat()).expect(2);
+        assert!(!ended.stderr.contains("output"), "{}", ended.stderr);
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 use crate::Global;
 use crate::exit::{Ending, Failure};
-use crate::output::{Format, Out};
+use crate::output::{self, Format};
 
 /// Show a ledger's batches and inputs, and how far behind its streams they are
 ///
@@ -66,14 +66,13 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
         }
     }
     let ledger = open::ledger(&args.ledger, global)?;
-    let mut out = Out::new();
     let is_damaged = match args.range {
         Some(batch) => {
             let batch = one::batch(&ledger, batch)?;
-            match global.format {
-                Format::Json => out.json(&batch)?,
-                _ => text::one(&batch, &mut out)?,
-            }
+            output::report(|out| match global.format {
+                Format::Json => out.json(&batch),
+                _ => text::one(&batch, out),
+            })?;
             !ledger.recovery.damage.is_empty()
         }
         None => {
@@ -82,13 +81,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
             let lag = |stream| lag::measure(stream, state, global);
             let streams = args.streams.iter().map(lag).collect::<Result<Vec<_>, Failure>>()?;
             let view = view::of(&ledger, streams, args.last);
-            match global.format {
-                Format::Json => out.json(&view)?,
-                _ => text::all(&view, &mut out)?,
-            }
+            output::report(|out| match global.format {
+                Format::Json => out.json(&view),
+                _ => text::all(&view, out),
+            })?;
             !view.damage.is_empty() || view.streams.iter().any(|stream| !stream.damage.is_empty())
         }
     };
-    out.flush()?;
     Ok(if is_damaged { Ending::Damage } else { Ending::Done })
 }

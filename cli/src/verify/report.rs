@@ -8,7 +8,7 @@ use super::against::Comparison;
 use crate::Global;
 use crate::exit::Failure;
 use crate::open::LogDir;
-use crate::output::{Format, Out, grouped, size};
+use crate::output::{self, Format, Out, grouped, size};
 use crate::sequence::Sequence;
 
 /// The object of `--format json`.
@@ -43,13 +43,10 @@ struct JsonFinding<'a> {
 }
 
 pub(super) fn print(log: &Log, dir: &LogDir, checked: &Checked, global: &Global) -> Result<(), Failure> {
-    let mut out = Out::new();
-    if global.format == Format::Json {
-        out.json(&json(log, checked))?;
-    } else {
-        text(log, dir, checked, &mut out)?;
-    }
-    out.flush()
+    output::report(|out| match global.format {
+        Format::Json => out.json(&json(log, checked)),
+        _ => text(log, dir, checked, out),
+    })
 }
 
 fn verdict(checked: &Checked) -> &'static str {

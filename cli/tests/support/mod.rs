@@ -78,6 +78,13 @@ pub(crate) fn seawall<A: AsRef<std::ffi::OsStr>>(args: &[A]) -> Ended {
     ended(command(args).output().unwrap())
 }
 
+/// Runs the command with nobody at the other end of its standard output.
+pub(crate) fn seawall_unread<A: AsRef<std::ffi::OsStr>>(args: &[A]) -> Ended {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    ended(command(args).stdout(writer).output().unwrap())
+}
+
 /// Runs the command with these bytes as its standard input.
 pub(crate) fn seawall_with_input<A: AsRef<std::ffi::OsStr>>(args: &[A], input: &[u8]) -> Ended {
     let mut child = command(args).stdin(Stdio::piped()).spawn().unwrap();
