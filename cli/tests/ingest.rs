@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{Place, Random, Running, command, flip_bit_at, seawall, seawall_with_input, text_file};
+use support::{Place, Random, Running, code, command, flip_bit_at, seawall, seawall_with_input, text_file};
 
 /// The offset of an event of this kind.
 fn offset(event: &Value, kind: &str) -> Option<u64> {
@@ -31,6 +31,26 @@ fn expect_whole(log: &str, original: &str) {
     let verdict = &verified.json()[0];
     assert_eq!(verdict["verdict"], "sound");
     assert_eq!(verdict["comparison"]["not_in_log_bytes"], 0);
+}
+
+/// A file that lost its end while it was read was complete, and `--close` said for good that nothing follows.
+#[test]
+fn a_file_that_becomes_shorter_is_refused_and_not_closed() {
+    let place = Place::new();
+    let log = place.arg("log");
+    let bytes = text_file(700_000, 3);
+    let file = place.write("file", &bytes);
+    let mut ingest = command(&["ingest", "--log", &log, &file, "--close", "--outstanding", "1", "--format", "json"]);
+    ingest.args(["--report-every", "1ms"]);
+    let mut run = Running::start(ingest);
+    run.lines_until(|line| line.contains("\"start\""));
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(650_000).unwrap();
+    while run.line().is_some() {}
+    assert_eq!(code(run.child.wait().unwrap()), 4);
+    // It is gone on with when it has its end again.
+    let file = place.write("file", &bytes);
+    seawall(&["ingest", "--log", &log, &file, "--close"]).expect(0);
+    seawall(&["verify", "--log", &log, "--against", &file]).expect(0);
 }
 
 #[test]
@@ -96,7 +116,7 @@ fn a_second_run_adds_nothing_and_a_grown_file_goes_on_behind_an_unfinished_line(
 #[test]
 fn blocks_and_lines_too_long_for_a_record_come_back_as_they_were() {
     let place = Place::new();
-    let original = place.write("original", text_file(1_000_000, 3));
+    let original = place.write("original", text_file(700_000, 3));
     let config = place.write("config.toml", "record_bytes_max = \"4 KiB\"\n");
     for (log, cut) in [("lines", vec!["--lines"]), ("blocks", vec!["--block", "1000"])] {
         let log = place.arg(log);

@@ -107,6 +107,18 @@ impl Greeted {
     }
 }
 
+/// The exit code of a run, if it ends in time.
+fn ended_within(running: &mut Running, patience: Duration) -> Option<i32> {
+    let began = Instant::now();
+    while began.elapsed() < patience {
+        if let Some(status) = running.child.try_wait().unwrap() {
+            return Some(code(status));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    None
+}
+
 #[track_caller]
 fn verified(place: &Place, file: &str, source: &str) {
     let log = place.arg("log");
@@ -213,6 +225,39 @@ fn what_was_lost_at_most_once_is_told_and_never_called_durable() {
     assert_eq!(said.last().unwrap()["outcome"], "incomplete");
     let ended = ended.expect(3);
     assert!(ended.stderr.contains("offsets 4 to 8 were only in the receiver's memory"), "{}", ended.stderr);
+}
+
+/// A pipe was opened twice: what a writer that does not stay had put into it was lost, and the command waited for ever.
+#[test]
+fn a_named_pipe_is_read_from_its_beginning() {
+    let place = Place::new();
+    let receiver = Receiver::start(&place, "127.0.0.1:0");
+    let pipe = place.arg("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut sender = Running::start(command(&["send", &pipe, "--to", &receiver.address, "--quiet"]));
+    std::fs::write(&pipe, "a\nb\n").unwrap();
+    assert_eq!(ended_within(&mut sender, PATIENCE / 3), Some(0));
+    receiver.stop();
+    let sent = place.write("sent", "a\nb\n");
+    verified(&place, &sent, "pipe");
+}
+
+/// Its end was taken for the file's, and the file for complete.
+#[test]
+fn a_file_that_becomes_shorter_is_refused() {
+    let place = Place::new();
+    let file = place.write("input.txt", text_file(1_000_000, 5));
+    let receiver = Receiver::start(&place, "127.0.0.1:0");
+    // Says nothing, and goes.
+    let first = Fake::new();
+    let to = [&first.address(), &receiver.address];
+    let mut sender = Running::start(command(&["send", &file, "--to", to[0], "--to", to[1]]));
+    // It has looked at the file when it connects.
+    let stream = first.listener.accept().unwrap();
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(500_000).unwrap();
+    drop((stream, first));
+    assert_eq!(ended_within(&mut sender, PATIENCE / 2), Some(4));
+    receiver.stop();
 }
 
 /// Both ends die again and again: `SEAWALL_KILLS` says how often each (default 10).

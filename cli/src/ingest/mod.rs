@@ -200,7 +200,7 @@ impl Ingest<'_> {
             } else if pieces.is_done() {
                 break;
             } else if self.await_input(flights, report)? {
-                pieces.fill(&mut self.input).map_err(|e| self.input.failed(e))?;
+                self.input.fill(&mut pieces)?;
             }
         }
         Ok(Ending::Done)

@@ -334,7 +334,7 @@ impl Sending<'_> {
             } else if pieces.is_done() {
                 break;
             } else if input.wait_ready(LOOK_EVERY)? {
-                pieces.fill(input).map_err(|e| input.failed(e))?;
+                input.fill(&mut pieces)?;
             } else {
                 tracker.catch_up();
                 told.hear(client, report);

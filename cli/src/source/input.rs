@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::Pieces;
 use crate::exit::Failure;
 
 /// An open source.
@@ -74,6 +75,18 @@ impl Input {
             Ok(()) => Ok(bytes == expected),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             Err(e) => Err(self.failed(e)),
+        }
+    }
+
+    /// Reads once. The end of a file that was longer when it was opened is not the end of what was to be read.
+    pub(crate) fn fill(&mut self, pieces: &mut Pieces) -> Result<(), Failure> {
+        pieces.fill(self).map_err(|e| self.failed(e))?;
+        match (pieces.ended_at(), self.length) {
+            (Some(end), Some(length)) if end < length => Err(Failure::Refused(format!(
+                "{} has become shorter while it was read: it had {length} bytes, and ends at {end}",
+                self.describe()
+            ))),
+            _ => Ok(()),
         }
     }
 

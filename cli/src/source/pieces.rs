@@ -66,8 +66,13 @@ impl Pieces {
         self.ended && self.start == self.end
     }
 
+    /// Where the source has ended, once that is known.
+    pub(crate) fn ended_at(&self) -> Option<u64> {
+        self.ended.then(|| self.offset + (self.end - self.start) as u64)
+    }
+
     /// Reads once.
-    pub(crate) fn fill(&mut self, source: &mut impl Read) -> io::Result<()> {
+    pub(super) fn fill(&mut self, source: &mut impl Read) -> io::Result<()> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
