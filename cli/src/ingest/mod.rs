@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
     let interrupt = Interrupt::watch().map_err(|e| Failure::Usage(format!("signals cannot be watched: {e}")))?;
     let input = Input::open(&args.file)?;
     let config = open::config(global)?;
-    let plan = Plan::new(args, &input, config.record_bytes_max)?;
+    let plan = Plan::new(args, config.record_bytes_max)?;
     let (log, recovery) = open::writable(&args.log.dir, config)?;
     open::tell_recovery(&recovery);
     let ended = Ingest { args, global, log: &log, plan, input, interrupt }.run();
@@ -85,8 +85,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(args: &Args, input: &Input, record_bytes_max: u64) -> Result<Plan, Failure> {
-        let source = args.source.clone().map_or_else(|| input.source_name(), Ok)?;
+    fn new(args: &Args, record_bytes_max: u64) -> Result<Plan, Failure> {
+        let source = args.source.clone().map_or_else(|| Input::source_name(&args.file), Ok)?;
         let head = Head::new(&source).ok_or_else(|| {
             Failure::Usage(format!(
                 "a source's name has 1 to {SOURCE_BYTES_MAX} bytes, {source:?} has {}",

@@ -17,7 +17,7 @@ pub(super) struct Job {
 /// A file, standard input, or every file below a directory in the order of their names.
 pub(super) fn jobs(path: &Path, name: Option<&str>) -> Result<Vec<Job>, Failure> {
     if path == Path::new("-") || !path.is_dir() {
-        let name = name.map_or_else(|| Input::open(path)?.source_name(), |name| Ok(name.to_owned()))?;
+        let name = name.map_or_else(|| Input::source_name(path), |name| Ok(name.to_owned()))?;
         return Ok(vec![Job { path: path.to_owned(), source: source(&name)? }]);
     }
     let prefix = match (name, path.file_name().and_then(|name| name.to_str())) {

@@ -43,13 +43,14 @@ impl Input {
         self.path.display().to_string()
     }
 
-    /// The source's name unless the user gives one: the file's own, whatever directory it is in.
-    pub(crate) fn source_name(&self) -> Result<String, Failure> {
-        if self.path == Path::new("standard input") {
+    /// The source's name unless the user gives one: the file's own, whatever directory it is in. A pipe is not opened for
+    /// it: what its writer has put in would be gone.
+    pub(crate) fn source_name(path: &Path) -> Result<String, Failure> {
+        if path == Path::new("-") {
             return Ok("stdin".into());
         }
-        let name = self.path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-        name.ok_or_else(|| Failure::Usage(format!("{} has no readable name; give --source NAME", self.path.display())))
+        let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        name.ok_or_else(|| Failure::Usage(format!("{} has no readable name; give --source NAME", path.display())))
     }
 
     /// Its length when it was opened; `None` for a stream.
