@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use bytesize::ByteSize;
 use seawall::net::{ClientTls, Pem};
-use seawall::node::{Client, ClientConfig, ClientError, LinkStatus};
+use seawall::node::{Client, ClientConfig, ClientError, ClientStatus, LinkStatus};
 use seawall::receiver::{Lost, OutboxConfig, OutboxError, Reject, Sequences, WaitFor};
 use seawall::{Secret, Seq, SourceId};
 use tokio::runtime::{Builder, Runtime};
@@ -67,7 +67,8 @@ pub(crate) struct Args {
     /// Bytes sent and not acknowledged, at most.
     #[arg(long, value_name = "SIZE", default_value = "16 MiB")]
     outstanding: ByteSize,
-    /// Try so long to reach the receiver before giving up; by default for ever.
+    /// Give up when the receiver was not reached for so long, at the beginning or since its connection was lost; by
+    /// default never.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     give_up_after: Option<Duration>,
     /// How often to say on standard output what is durable.
@@ -199,21 +200,23 @@ impl Sending<'_> {
         let mut input = Input::open(&job.path)?;
         let _context = self.runtime.enter();
         let client = Client::connect(config).map_err(|e| receiver_failure(&e))?;
-        let Some(resume) = self.resume(&client)? else { return Ok(Ending::Interrupted) };
+        let mut reach = Reach::new(Instant::now());
+        let Some(resume) = self.resume(&client, &mut reach)? else { return Ok(Ending::Interrupted) };
         let offset = resume.get();
         self.take_up(&mut input, offset, &job.source)?;
         let mut report = Report::new("send", input.length(), self.args.report_every, self.global);
-        let mut tracker = Tracker::start(self.runtime, &client, offset, self.args.wait.watermark());
+        let tracker = Tracker::start(self.runtime, &client, offset, self.args.wait.watermark());
         report.start(&job.source.to_string(), crate::source::Run::durable(&tracker), offset == 0);
-        let mut told = Told::default();
-        let pumped = self.pump(&client, &mut input, &mut tracker, &mut report, &mut told, offset);
+        let mut under_way = UnderWay { tracker, report, told: Told::default(), reach };
+        let pumped = self.pump(&client, &mut input, &mut under_way, offset);
         // Whatever ended it, what is on its way may still arrive, and counts.
         let settled = match &pumped {
-            Ok(ending) => self.settle(&client, &mut tracker, &mut report, &mut told, *ending),
+            Ok(ending) => self.settle(&client, &mut under_way, *ending),
             Err(_) => Ok(Ending::Done),
         };
         let ended =
             pumped.and_then(|ending| settled.map(|settled| if ending == Ending::Done { settled } else { ending }));
+        let UnderWay { mut tracker, mut report, mut told, .. } = under_way;
         told.hear(&client, &mut report);
         let positions = client.watch();
         // Says goodbye, and that the rejects were taken note of.
@@ -241,31 +244,15 @@ impl Sending<'_> {
     }
 
     /// Waits for the receiver to say where the source stands; `None`: interrupted.
-    fn resume(&self, client: &Client) -> Result<Option<Seq>, Failure> {
-        let began = Instant::now();
-        let mut told = 0;
+    fn resume(&self, client: &Client, reach: &mut Reach) -> Result<Option<Seq>, Failure> {
         loop {
             let waited = self.runtime.block_on(async { tokio::time::timeout(LOOK_EVERY, client.resume()).await });
             match waited {
                 Ok(resume) => return resume.map(Some).map_err(|e| receiver_failure(&e)),
                 Err(_) if self.interrupt.is_asked() => return Ok(None),
-                Err(_) => self.tell_disconnects(client, &mut told, began)?,
+                Err(_) => reach.look(&client.status().borrow(), self.args.give_up_after, Instant::now())?,
             }
         }
-    }
-
-    fn tell_disconnects(&self, client: &Client, told: &mut u64, since: Instant) -> Result<(), Failure> {
-        let status = client.status().borrow().clone();
-        let is_connected = matches!(status.link, LinkStatus::Connected { .. });
-        let why = status.last_disconnect.as_ref().map_or_else(|| "no answer yet".to_owned(), ToString::to_string);
-        if !is_connected && self.args.give_up_after.is_some_and(|limit| since.elapsed() >= limit) {
-            return Err(Failure::Receiver(format!("not reached within the time given: {why}")));
-        }
-        if status.disconnects > *told {
-            *told = status.disconnects;
-            tell(format_args!("the receiver is not reached ({why}); trying again"));
-        }
-        Ok(())
     }
 
     /// Moves the input to where the receiver has it.
@@ -303,30 +290,22 @@ impl Sending<'_> {
         &self,
         client: &Client,
         input: &mut Input,
-        tracker: &mut Tracker,
-        report: &mut Report,
-        told: &mut Told,
+        under_way: &mut UnderWay,
         offset: u64,
     ) -> Result<Ending, Failure> {
         let mut pieces = Pieces::new(self.cut, PIECE_BYTES_MAX, offset);
-        let (mut disconnects, began) = (0, Instant::now());
         for turn in 1_u64.. {
             if turn.is_multiple_of(LOOK_TURNS) {
-                tracker.catch_up();
-                told.hear(client, report);
-                report.tick(tracker, Instant::now());
+                self.look(client, under_way)?;
             }
             if self.interrupt.is_asked() {
                 return Ok(Ending::Interrupted);
             }
             if let Some(piece) = pieces.next() {
                 let (seq, record) = (Seq::new(piece.end()), Bytes::copy_from_slice(piece.data));
-                tracker.sent(seq);
+                under_way.tracker.sent(seq);
                 while !self.push(client, seq, &record)? {
-                    tracker.catch_up();
-                    told.hear(client, report);
-                    report.tick(tracker, Instant::now());
-                    self.tell_disconnects(client, &mut disconnects, began)?;
+                    self.look(client, under_way)?;
                     if self.interrupt.is_asked() {
                         return Ok(Ending::Interrupted);
                     }
@@ -336,12 +315,20 @@ impl Sending<'_> {
             } else if input.wait_ready(LOOK_EVERY)? {
                 input.fill(&mut pieces)?;
             } else {
-                tracker.catch_up();
-                told.hear(client, report);
-                report.tick(tracker, Instant::now());
+                self.look(client, under_way)?;
             }
         }
         Ok(Ending::Done)
+    }
+
+    /// Tells what has come of what is under way, and gives up when that is due.
+    fn look(&self, client: &Client, under_way: &mut UnderWay) -> Result<(), Failure> {
+        let UnderWay { tracker, report, told, reach } = under_way;
+        let now = Instant::now();
+        tracker.catch_up();
+        told.hear(client, report);
+        report.tick(tracker, now);
+        reach.look(&client.status().borrow(), self.args.give_up_after, now)
     }
 
     /// Gives a record to the client; false when there was no room for a while.
@@ -369,26 +356,57 @@ impl Sending<'_> {
     }
 
     /// Waits for what is on its way. Interrupted, only for what comes at once.
-    fn settle(
-        &self,
-        client: &Client,
-        tracker: &mut Tracker,
-        report: &mut Report,
-        told: &mut Told,
-        ending: Ending,
-    ) -> Result<Ending, Failure> {
-        let (mut disconnects, began) = (0, Instant::now());
+    fn settle(&self, client: &Client, under_way: &mut UnderWay, ending: Ending) -> Result<Ending, Failure> {
         loop {
             let flushed = self.runtime.block_on(async { tokio::time::timeout(LOOK_EVERY, client.flush()).await });
-            tracker.catch_up();
-            told.hear(client, report);
-            report.tick(tracker, Instant::now());
-            match flushed {
-                Ok(result) => return result.map(|_| ending).map_err(|e| receiver_failure(&e)),
-                Err(_) if self.interrupt.is_asked() => return Ok(Ending::Interrupted),
-                Err(_) => self.tell_disconnects(client, &mut disconnects, began)?,
+            if let Ok(result) = flushed {
+                return result.map(|_| ending).map_err(|e| receiver_failure(&e));
+            }
+            self.look(client, under_way)?;
+            if self.interrupt.is_asked() {
+                return Ok(Ending::Interrupted);
             }
         }
+    }
+}
+
+/// What is known of records that were given to the client.
+struct UnderWay {
+    tracker: Tracker,
+    report: Report,
+    told: Told,
+    reach: Reach,
+}
+
+/// Whether the receiver is reached, as of the last look.
+struct Reach {
+    /// When it was last seen to be, or the beginning.
+    seen: Instant,
+    welcomes: u64,
+    disconnects: u64,
+}
+
+impl Reach {
+    fn new(now: Instant) -> Reach {
+        Reach { seen: now, welcomes: 0, disconnects: 0 }
+    }
+
+    /// Tells when it is not, and gives up when that has lasted too long.
+    fn look(&mut self, status: &ClientStatus, give_up_after: Option<Duration>, now: Instant) -> Result<(), Failure> {
+        let is_connected = matches!(status.link, LinkStatus::Connected { .. });
+        // Also for a moment between two looks.
+        if is_connected || status.welcomes > self.welcomes {
+            (self.seen, self.welcomes) = (now, status.welcomes);
+        }
+        let why = || status.last_disconnect.as_ref().map_or_else(|| "no answer yet".to_owned(), ToString::to_string);
+        if give_up_after.is_some_and(|limit| !is_connected && now.saturating_duration_since(self.seen) >= limit) {
+            return Err(Failure::Receiver(format!("not reached within the time given: {}", why())));
+        }
+        if status.disconnects > self.disconnects {
+            self.disconnects = status.disconnects;
+            tell(format_args!("the receiver is not reached ({}); trying again", why()));
+        }
+        Ok(())
     }
 }
 
@@ -424,4 +442,32 @@ impl Told {
 
 fn receiver_failure(error: &ClientError) -> Failure {
     Failure::Receiver(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(link: LinkStatus, welcomes: u64) -> ClientStatus {
+        ClientStatus { link, welcomes, disconnects: 0, last_disconnect: None }
+    }
+
+    /// A run that had lasted as long gave up at the first loss of its connection.
+    #[test]
+    fn patience_begins_when_the_receiver_is_lost() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let began = Instant::now();
+        let mut reach = Reach::new(began);
+        let connected = |welcomes| status(LinkStatus::Connected { address: String::new() }, welcomes);
+        let waiting = |welcomes| status(LinkStatus::Waiting { next_try: began }, welcomes);
+        let mut gives_up =
+            |status: &ClientStatus, after: u32| reach.look(status, Some(10 * SECOND), began + after * SECOND).is_err();
+        assert!(!gives_up(&waiting(0), 9));
+        assert!(!gives_up(&connected(1), 100));
+        assert!(!gives_up(&waiting(1), 109));
+        // It was there between two looks.
+        assert!(!gives_up(&waiting(2), 115));
+        assert!(!gives_up(&waiting(2), 124));
+        assert!(gives_up(&waiting(2), 125));
+    }
 }
