@@ -4,7 +4,8 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use seawall::receiver::{Block, BlockError, RangeKind, Sequences};
+use seawall::receiver::{Block, BlockError, Range, RangeKind, Sequenced, Sequences};
+use serde::Serialize;
 
 use crate::envelope::{Envelope, Unit};
 
@@ -36,10 +37,42 @@ impl Record {
     }
 }
 
+/// Why a source has gone on without records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Passed {
+    /// It said that they will never come: left out on purpose, or lost at most once.
+    Skipped,
+    /// The receiver refused a record, and keeps it outside the data.
+    Rejected,
+}
+
+/// A step of a source.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    Record(Record),
+    /// From there to there without records.
+    Passed {
+        source: String,
+        from: u64,
+        to: u64,
+        why: Passed,
+    },
+}
+
+impl Step {
+    pub(crate) fn record(self) -> Option<Record> {
+        match self {
+            Step::Record(record) => Some(record),
+            Step::Passed { .. } => None,
+        }
+    }
+}
+
 /// What a frame holds.
 pub(crate) enum Content {
-    /// Records, perhaps none: a receiver also notes who came and went.
-    Records(Vec<Record>),
+    /// How sources went on, perhaps none: a receiver also notes who came and went.
+    Steps(Vec<Step>),
     /// Something else's, or a block that does not read as one.
     Foreign,
 }
@@ -55,32 +88,50 @@ impl Content {
                 is_sequenced: true,
                 unit: Some(envelope.unit),
             };
-            return Content::Records(vec![record]);
+            return Content::Steps(vec![Step::Record(record)]);
         }
-        match Block::read(payload).ok().map(|block| records(&block)) {
-            Some(Ok(records)) => Content::Records(records),
+        match Block::read(payload).ok().map(|block| steps(&block)) {
+            Some(Ok(steps)) => Content::Steps(steps),
             Some(Err(_)) | None => Content::Foreign,
         }
     }
 }
 
-fn records(block: &Block) -> Result<Vec<Record>, BlockError> {
+fn steps(block: &Block) -> Result<Vec<Step>, BlockError> {
     let mut all = Vec::new();
-    let mut before: Option<(usize, u64)> = None;
-    for sequenced in block.records() {
-        let sequenced = sequenced?;
-        let range = sequenced.range;
-        let of_range = std::ptr::from_ref(range).addr();
-        let from = match before {
-            Some((known, seq)) if known == of_range => seq,
-            _ => range.previous.get(),
+    let mut records = block.records().peekable();
+    for (range, _) in &block.ranges {
+        let (source, mut from) = (name(range), range.previous.get());
+        let why = match range.kind {
+            RangeKind::Skipped => Passed::Skipped,
+            RangeKind::Reject { .. } => Passed::Rejected,
+            RangeKind::Records => {
+                let is_own = |next: &Result<Sequenced<'_>, _>| {
+                    next.as_ref().map_or(true, |next| std::ptr::eq(next.range, range))
+                };
+                while let Some(next) = records.next_if(is_own) {
+                    let Sequenced { seq, record, .. } = next?;
+                    let (to, is_sequenced) = (seq.get(), range.sequences != Sequences::None);
+                    let source = source.clone().into_owned();
+                    all.push(Step::Record(Record { source, from, to, data: record, is_sequenced, unit: None }));
+                    from = to;
+                }
+                continue;
+            }
+            RangeKind::Session
+            | RangeKind::Retired
+            | RangeKind::Position
+            | RangeKind::Unseen { .. }
+            | RangeKind::Seen => continue,
         };
-        let to = sequenced.seq.get();
-        before = Some((of_range, to));
-        debug_assert!(range.kind == RangeKind::Records, "others hold no records");
-        let source = range.source.as_ref().map_or(Cow::Borrowed(""), |source| source.to_string().into());
-        let is_sequenced = range.sequences != Sequences::None;
-        all.push(Record { source: source.into_owned(), from, to, data: sequenced.record, is_sequenced, unit: None });
+        // Without sequences there is nothing that could be missing.
+        if range.sequences != Sequences::None {
+            all.push(Step::Passed { source: source.into_owned(), from, to: range.last.get(), why });
+        }
     }
     Ok(all)
+}
+
+fn name(range: &Range) -> Cow<'static, str> {
+    range.source.as_ref().map_or(Cow::Borrowed(""), |source| source.to_string().into())
 }

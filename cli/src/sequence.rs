@@ -6,9 +6,9 @@ use bytes::Bytes;
 use seawall::{Lsn, LsnRange};
 use serde::Serialize;
 
-use crate::record::{Content, Record};
+use crate::record::{Content, Passed, Record, Step};
 
-/// So many breaks of a source are kept one by one; beyond that they are only counted.
+/// So many breaks of a source, and passages without records, are kept one by one; beyond that they are only counted.
 const BREAKS_KEPT: usize = 100;
 
 /// Something that is not as it ought to be in a source's sequence of records.
@@ -59,14 +59,51 @@ pub(crate) struct Sequence {
     pub(crate) breaks_in_all: u64,
     /// Bytes missing in gaps that quarantined ranges explain.
     pub(crate) set_aside_bytes: u64,
+    /// Times that the source said to leave something out: on purpose, or because it was lost at most once.
+    pub(crate) skipped: u64,
+    /// Records that the receiver refused.
+    pub(crate) rejected: u64,
+    /// Both, the first hundred one by one.
+    pub(crate) passages: Vec<Passage>,
     /// Breaks that nothing explains.
     unexplained: u64,
 }
 
+/// Where a source goes on without records, and says why.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct Passage {
+    why: Passed,
+    from: u64,
+    to: u64,
+    lsn: u64,
+}
+
+impl std::fmt::Display for Passage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Passage { why, from, to, lsn } = self;
+        match why {
+            Passed::Skipped => {
+                write!(f, "bytes {from}..{to} never come: skipped by the source, or lost, in frame {lsn}")
+            }
+            Passed::Rejected => write!(f, "bytes {from}..{to} were rejected, and are outside the data, in frame {lsn}"),
+        }
+    }
+}
+
 impl Sequence {
-    /// True when each byte of `from..to` is there exactly once, but for what was set aside.
+    /// True when each byte of `from..to` is there exactly once, but for what was set aside, skipped or rejected.
     pub(crate) fn is_whole(&self) -> bool {
         self.unexplained == 0
+    }
+
+    fn passed(&mut self, passage: Passage) {
+        match passage.why {
+            Passed::Skipped => self.skipped += 1,
+            Passed::Rejected => self.rejected += 1,
+        }
+        if self.passages.len() < BREAKS_KEPT {
+            self.passages.push(passage);
+        }
     }
 
     fn tell(&mut self, found: Break, explained: bool) {
@@ -92,39 +129,43 @@ impl Sequences {
     /// The next readable frame.
     pub(crate) fn frame(&mut self, lsn: Lsn, payload: &Bytes) {
         match Content::of(payload) {
-            Content::Records(records) => records.iter().for_each(|record| self.record(lsn, record)),
+            Content::Steps(steps) => steps.iter().for_each(|step| self.step(lsn, step)),
             Content::Foreign => self.foreign_records += 1,
         }
     }
 
-    /// The next record of a readable frame.
-    pub(crate) fn record(&mut self, lsn: Lsn, record: &Record) {
-        let Some(sequence) = self.by_source.get_mut(&record.source) else {
-            self.by_source.insert(record.source.clone(), first(lsn, record));
-            return;
+    /// The next step of a source in a readable frame.
+    fn step(&mut self, lsn: Lsn, step: &Step) {
+        let (source, from, to) = match step {
+            Step::Record(Record { source, from, to, .. }) | Step::Passed { source, from, to, .. } => {
+                (source, *from, *to)
+            }
         };
-        if !record.is_sequenced {
-            sequence.records += 1;
-            sequence.last_lsn = lsn.get();
-            return;
-        }
-        let (from, to) = (record.from, record.to);
+        let sequence = self.by_source.entry(source.clone()).or_insert_with(|| beginning(source, from));
+        let is_sequenced = !matches!(step, Step::Record(record) if !record.is_sequenced);
         if sequence.closed {
             sequence.tell(Break::AfterEnd { lsn: lsn.get() }, false);
         }
-        if from > sequence.to {
+        if is_sequenced && from > sequence.to {
             let known = self.set_aside.iter().any(|lsns| lsns.end.get() > sequence.last_lsn && lsns.start < lsn);
             let gap =
                 Break::Gap { from: sequence.to, to: from, between: (sequence.last_lsn, lsn.get()), quarantined: known };
             sequence.set_aside_bytes += if known { from - sequence.to } else { 0 };
             sequence.tell(gap, known);
-        } else if from < sequence.to {
+        } else if is_sequenced && from < sequence.to {
             let again = Break::Repeated { from, to: to.min(sequence.to), lsn: lsn.get() };
             sequence.tell(again, false);
         }
-        sequence.to = sequence.to.max(to);
-        sequence.records += u64::from(!record.is_end());
-        sequence.closed |= record.is_end();
+        if is_sequenced || sequence.records == 0 {
+            sequence.to = sequence.to.max(to);
+        }
+        match step {
+            Step::Record(record) => {
+                sequence.records += u64::from(!record.is_end());
+                sequence.closed |= record.is_end();
+            }
+            Step::Passed { why, .. } => sequence.passed(Passage { why: *why, from, to, lsn: lsn.get() }),
+        }
         sequence.last_lsn = lsn.get();
     }
 
@@ -143,17 +184,20 @@ impl Sequences {
     }
 }
 
-fn first(lsn: Lsn, record: &Record) -> Sequence {
+fn beginning(source: &str, from: u64) -> Sequence {
     Sequence {
-        source: record.source.clone(),
-        from: record.from,
-        to: record.to,
-        records: u64::from(!record.is_end()),
-        last_lsn: lsn.get(),
-        closed: record.is_end(),
+        source: source.to_owned(),
+        from,
+        to: from,
+        records: 0,
+        last_lsn: 0,
+        closed: false,
         breaks: Vec::new(),
         breaks_in_all: 0,
         set_aside_bytes: 0,
+        skipped: 0,
+        rejected: 0,
+        passages: Vec::new(),
         unexplained: 0,
     }
 }
@@ -162,6 +206,8 @@ fn first(lsn: Lsn, record: &Record) -> Sequence {
 mod tests {
     use super::*;
     use crate::envelope::{Head, Unit};
+    use seawall::receiver::{Block, Range, RangeKind, RejectReason};
+    use seawall::{Seq, SourceEpoch, SourceId};
 
     fn feed(sequences: &mut Sequences, source: &str, records: &[(u64, u64, &[u8])]) {
         let mut head = Head::new(source).unwrap();
@@ -212,5 +258,34 @@ mod tests {
         assert_eq!(all.get("a").unwrap().set_aside_bytes, 8);
         feed(&mut all, "a", &[(5, 20, b"y\n")]);
         assert!(!all.get("a").unwrap().is_whole());
+    }
+
+    /// A receiver's block with a record, a reject, a skip and a record: those between were taken for a gap.
+    #[test]
+    fn what_was_skipped_or_rejected_is_no_gap() {
+        let range = |kind, previous, last| Range {
+            kind,
+            source: SourceId::new("a"),
+            epoch: SourceEpoch::new(1),
+            sequences: seawall::receiver::Sequences::Dense,
+            records: u32::from(kind == RangeKind::Records),
+            previous: Seq::new(previous),
+            last: Seq::new(last),
+        };
+        let record = Bytes::from_static(b"\x01\0\0\0x");
+        let reject = RangeKind::Reject { reason: RejectReason::Poison, bytes: 9 };
+        let ranges = vec![
+            (range(RangeKind::Session, 0, 0), Bytes::new()),
+            (range(RangeKind::Records, 0, 1), record.clone()),
+            (range(reject, 1, 2), Bytes::from_static(b"kept")),
+            (range(RangeKind::Skipped, 2, 9), Bytes::new()),
+            (range(RangeKind::Records, 9, 10), record),
+        ];
+        let mut all = Sequences::default();
+        all.frame(Lsn::new(1), &Block { replay_from: Lsn::ZERO, ranges }.encode());
+        let a = all.get("a").unwrap();
+        assert!(a.is_whole(), "{:?}", a.breaks);
+        assert_eq!((a.from, a.to, a.records, a.rejected, a.skipped), (0, 10, 2, 1, 1));
+        assert_eq!(a.passages[1], Passage { why: Passed::Skipped, from: 2, to: 9, lsn: 1 });
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::envelope::Unit;
 use crate::exit::Failure;
 use crate::output::{Format, Out, printable};
-use crate::record::{Content, Record};
+use crate::record::{Content, Record, Step};
 
 /// What text shows beside the bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,8 +48,8 @@ pub(crate) struct Show<'a> {
 impl Show<'_> {
     /// Writes what a frame holds; false when none of it is to be shown.
     pub(crate) fn frame(&self, frame: &Frame, out: &mut Out) -> Result<bool, Failure> {
-        let records = match Content::of(&frame.payload) {
-            Content::Records(records) => records,
+        let steps = match Content::of(&frame.payload) {
+            Content::Steps(steps) => steps,
             Content::Foreign if self.source.is_some() => return Ok(false),
             Content::Foreign => {
                 self.one(frame, None, &frame.payload, out)?;
@@ -57,9 +57,9 @@ impl Show<'_> {
             }
         };
         let mut any = false;
-        for record in &records {
+        for record in steps.into_iter().filter_map(Step::record) {
             if self.source.is_none_or(|source| source == record.source) {
-                self.one(frame, Some(record), &record.data, out)?;
+                self.one(frame, Some(&record), &record.data, out)?;
                 any = true;
             }
         }

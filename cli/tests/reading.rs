@@ -106,7 +106,12 @@ fn records_of_other_programs_are_shown_as_they_are() {
     let log = place.arg("log");
     assert_eq!(seawall(&["tail", "--log", &log]).expect(0).text(), "plain\n\\u{0}bin\n");
     assert_eq!(seawall(&["dump", "--log", &log, "--format", "raw"]).expect(0).stdout, b"plain\0bin");
-    assert!(seawall(&["verify", "--log", &log]).expect(0).text().contains("2 records are not of `ingest`"));
+    assert!(
+        seawall(&["verify", "--log", &log])
+            .expect(0)
+            .text()
+            .contains("2 frames are neither of `ingest` nor of a receiver")
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use seawall::Frame;
 use serde::Serialize;
 
 use crate::exit::Failure;
-use crate::record::{Content, Record};
+use crate::record::{Content, Record, Step};
 use crate::sequence::Sequences;
 
 /// Bytes of the original read at a time.
@@ -68,8 +68,8 @@ impl Against {
 
     /// Compares a frame's records, those of the source.
     pub(crate) fn frame(&mut self, frame: &Frame) -> Result<(), Failure> {
-        let Content::Records(records) = Content::of(&frame.payload) else { return Ok(()) };
-        records.iter().try_for_each(|record| self.record(frame, record))
+        let Content::Steps(steps) = Content::of(&frame.payload) else { return Ok(()) };
+        steps.into_iter().filter_map(Step::record).try_for_each(|record| self.record(frame, &record))
     }
 
     fn record(&mut self, frame: &Frame, record: &Record) -> Result<(), Failure> {

@@ -126,7 +126,10 @@ fn text(log: &Log, dir: &LogDir, checked: &Checked, out: &mut Out) -> Result<(),
         source_lines(source, out)?;
     }
     if sequences.foreign_records > 0 {
-        out.line(format_args!("others   {} records are not of `ingest`", grouped(sequences.foreign_records)))?;
+        out.line(format_args!(
+            "others   {} frames are neither of `ingest` nor of a receiver",
+            grouped(sequences.foreign_records)
+        ))?;
     }
     if let Some(comparison) = comparison {
         out.line(comparison_line(comparison))?;
@@ -153,14 +156,21 @@ fn source_lines(sequence: &Sequence, out: &mut Out) -> Result<(), Failure> {
         (_, true) => format!("each exactly once but for {} that were set aside", size(sequence.set_aside_bytes)),
         (breaks, false) => format!("NOT each exactly once ({breaks} breaks)"),
     };
+    let whole = match (sequence.skipped, sequence.rejected) {
+        (0, 0) => whole,
+        (skipped, rejected) => format!("{whole}; {skipped} passages skipped, {rejected} records rejected"),
+    };
     let end = if *closed { ", closed" } else { "" };
     out.line(format_args!("source   {source:?}: bytes {from}..{to} in {} records{end}, {whole}", grouped(*records)))?;
     for found in &sequence.breaks {
         out.line(format_args!("         {found}"))?;
     }
+    for passage in &sequence.passages {
+        out.line(format_args!("         {passage}"))?;
+    }
     let hidden = sequence.breaks_in_all - sequence.breaks.len() as u64;
     if hidden > 0 {
-        out.line(format_args!("         and {hidden} more"))?;
+        out.line(format_args!("         and {hidden} breaks more"))?;
     }
     Ok(())
 }
