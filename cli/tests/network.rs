@@ -450,6 +450,22 @@ fn http_lines_and_admin_are_other_doors_to_the_same_stream() {
     }
 }
 
+/// The longest line was 64 KiB whatever a record may be, and nothing could be set to mend it.
+#[test]
+fn lines_are_taken_where_records_are_short() {
+    let place = Place::new();
+    let config = place.write("short.toml", "[receiver]\nrecord_bytes_max = \"16 KiB\"\n");
+    let log = place.arg("log");
+    let args = ["receive", "--log", &log, "--config", &config, "--listen", "127.0.0.1:0", "--lines", "127.0.0.1:0"];
+    let mut running = Running::start(command(&[&args[..], &["--format", "json"]].concat()));
+    running.lines_until(|line| line.contains("listening"));
+    // It ended right behind that.
+    running.signal("INT");
+    let last = running.lines_until(|line| line.contains("\"end\""));
+    assert!(last.last().unwrap().contains("interrupted"), "{last:?}");
+    assert_eq!(code(running.child.wait().unwrap()), 130);
+}
+
 #[test]
 fn doors_without_encryption_stay_on_this_machine() {
     let place = Place::new();

@@ -19,6 +19,7 @@ pub(super) struct Doors {
     pub(super) admin: Admin,
     http: Option<TcpListener>,
     lines: Option<TcpListener>,
+    lines_config: LinesConfig,
     /// Of HTTP and lines; it is agreed upon within the time.
     tls: Option<(ServerTls, Duration)>,
     tokens: Vec<TokenRule>,
@@ -60,7 +61,11 @@ impl Doors {
             runtime.spawn(admin.clone().serve(listener, until_true(closed)));
         }
         let tls = tls.map(|tls| (tls, settings.server.handshake_timeout));
-        Ok(Doors { admin, http, lines, tls, tokens: settings.tokens()?, addresses, _open: open })
+        let by_default = LinesConfig::default();
+        // A line is a record: where those are shorter than a line may be by default, so are lines.
+        let line_bytes_max = by_default.line_bytes_max.min(settings.receiver.record_bytes_max);
+        let lines_config = LinesConfig { line_bytes_max, ..by_default };
+        Ok(Doors { admin, http, lines, lines_config, tls, tokens: settings.tokens()?, addresses, _open: open })
     }
 
     /// Where they are, by their names.
@@ -86,7 +91,7 @@ impl Doors {
             };
         }
         if let Some(listener) = self.lines.take() {
-            let gateway = LinesGateway::new(receiver.clone(), LinesConfig::default())?;
+            let gateway = LinesGateway::new(receiver.clone(), self.lines_config.clone())?;
             self.admin.show_lines("lines", gateway.watch());
             let stopped = until_true(stopped.clone());
             match self.tls.clone() {
