@@ -466,6 +466,27 @@ fn lines_are_taken_where_records_are_short() {
     assert_eq!(code(running.child.wait().unwrap()), 130);
 }
 
+/// Only what stands on the command line was counted.
+#[test]
+fn a_certificate_in_the_file_goes_with_authorities_on_the_command_line() {
+    let place = Place::new();
+    let [cert, key] = certificate(&place);
+    let config = place.write("tls.toml", format!("[server]\ncert = {cert:?}\nkey = {key:?}\n"));
+    let explain = ["receive", "--log", "nowhere", "--explain-config", "--format", "json"];
+    let mixed = ["--config", &config, "--client-ca", &cert];
+    let settings = &seawall(&[&explain[..], &mixed].concat()).expect(0).json()[0];
+    assert_eq!(
+        (&settings["server"]["cert"], &settings["server"]["client_ca"]),
+        (&cert.clone().into(), &cert.clone().into())
+    );
+    // What is missing is missing all the same.
+    for lacking in [["--cert", &cert], ["--key", &key], ["--client-ca", &cert]] {
+        let log = place.arg("log");
+        let ended = seawall(&[&["receive", "--log", &log, "--listen", "127.0.0.1:0"][..], &lacking].concat()).expect(1);
+        assert!(ended.stderr.contains("server.cert and server.key are needed"), "{}", ended.stderr);
+    }
+}
+
 #[test]
 fn doors_without_encryption_stay_on_this_machine() {
     let place = Place::new();

@@ -54,13 +54,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     stream: Option<String>,
     /// Show this certificate (PEM), and speak TLS 1.3 only.
-    #[arg(long, value_name = "FILE", requires = "key")]
+    #[arg(long, value_name = "FILE")]
     cert: Option<PathBuf>,
     /// The certificate's key (PEM).
-    #[arg(long, value_name = "FILE", requires = "cert")]
+    #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Ask sources for a certificate that these authorities signed (PEM), in their own name.
-    #[arg(long, value_name = "FILE", requires = "cert")]
+    #[arg(long, value_name = "FILE")]
     client_ca: Option<PathBuf>,
     /// Believe sources that show the token this file holds.
     #[arg(long, value_name = "FILE")]
