@@ -227,6 +227,29 @@ fn what_was_lost_at_most_once_is_told_and_never_called_durable() {
     assert!(ended.stderr.contains("offsets 4 to 8 were only in the receiver's memory"), "{}", ended.stderr);
 }
 
+/// What was no file and no directory was left out without a word.
+#[test]
+fn links_to_files_are_sent_and_what_is_left_out_is_told() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("dir")).unwrap();
+    std::fs::create_dir_all(place.path("elsewhere")).unwrap();
+    place.write("dir/own", "a\n");
+    let target = place.write("elsewhere/target", "b\nc\n");
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, place.path(name)).unwrap();
+    link(&target, "dir/link");
+    link(&place.arg("elsewhere"), "dir/beyond");
+    link("nowhere", "dir/dangling");
+    assert!(Command::new("mkfifo").arg(place.path("dir/pipe")).status().unwrap().success());
+    let receiver = Receiver::start(&place, "127.0.0.1:0");
+    let ended = seawall(&["send", &place.arg("dir"), "--to", &receiver.address]).expect(0);
+    receiver.stop();
+    verified(&place, &target, "dir/link");
+    for left_out in ["beyond", "dangling", "pipe"] {
+        let path = place.arg(&format!("dir/{left_out}"));
+        assert!(ended.stderr.contains(&format!("{path} is left out")), "{}", ended.stderr);
+    }
+}
+
 /// A pipe was opened twice: what a writer that does not stay had put into it was lost, and the command waited for ever.
 #[test]
 fn a_named_pipe_is_read_from_its_beginning() {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use seawall::SourceId;
 
 use crate::exit::Failure;
+use crate::output::tell;
 use crate::source::Input;
 
 /// One file and its source.
@@ -42,10 +43,14 @@ fn walk(dir: &Path, name: &str, jobs: &mut Vec<Job>) -> Result<(), Failure> {
             return Err(Failure::Usage(format!("{} has no readable name", path.display())));
         };
         let kind = entry.file_type().map_err(|e| Failure::file("look at", &path, e))?;
+        // A link may lead to a file, but not to a directory: that may be one it is in.
+        let is_file = kind.is_file() || (kind.is_symlink() && path.is_file());
         if kind.is_dir() {
             walk(&path, &own, jobs)?;
-        } else if kind.is_file() {
+        } else if is_file {
             jobs.push(Job { source: source(&own)?, path });
+        } else {
+            tell(format_args!("{} is left out: it is no file, and no link to one", path.display()));
         }
     }
     Ok(())

@@ -39,8 +39,13 @@ const PIECE_BYTES_MAX: usize = 1 << 20;
 ///
 /// Each line becomes one record, whose sequence is the offset behind it. After a crash or kill of either end, run the
 /// same command again: it goes on where the receiver says, so that each byte is in its stream exactly once. Works with
-/// standard input too, when the same bytes are sent again. Of a directory every file is a source of its own, called
-/// NAME/path.
+/// standard input too, when the same bytes are sent again. Of a directory every file, or link to one, is a source of its own,
+/// called NAME/path; links to directories and what else is no file are left out, and told.
+///
+/// A source is known by its name, the file's without its directory unless --source says another: what lies before the
+/// offset at which a run goes on is not looked at. Another file of that name, or one that was written anew, is taken for
+/// the rest of the first. Lines of more than 1 MiB are cut into records of that length; --block says how long records are
+/// instead, up to as much.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// The file or directory to send; `-` is standard input.
