@@ -78,6 +78,15 @@ impl Client {
         self.try_answer().expect("an answer before the end")
     }
 
+    /// The status of an answer that is only a word in between.
+    pub(crate) fn interim(&mut self) -> u16 {
+        while !self.behind.ends_with(b"\r\n\r\n") {
+            assert!(self.read(), "the end instead of a word");
+        }
+        let head = String::from_utf8(std::mem::take(&mut self.behind)).unwrap();
+        head[9..12].parse().unwrap()
+    }
+
     /// As `answer`; `None` when the connection ends before one.
     pub(crate) fn try_answer(&mut self) -> Option<Answer> {
         let head_end = loop {

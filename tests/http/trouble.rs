@@ -100,6 +100,30 @@ fn a_body_of_unknown_length_is_charged_with_what_it_may_become() {
     world.close();
 }
 
+/// One who had asked before it sent its body, was told to and then refused, lost the answer in a reset.
+#[test]
+fn who_was_told_to_go_on_hears_that_the_body_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open(dir.path(), ReceiverConfig::default());
+    let http = world.serve_http(HttpConfig { unannounced_bytes_max: 300_000, ..Default::default() });
+    let mut client = Client::connect(http.address);
+    let asks = [RAW, ("Transfer-Encoding", "chunked"), ("Expect", "100-continue")];
+    client.send(Client::head("/v1/streams/test", &asks));
+    assert_eq!(client.interim(), 100);
+    for piece in 0..100 {
+        client.send(format!("{:x}\r\n{}\r\n", 20_000, "y".repeat(20_000)));
+        if piece == 50 {
+            // One who is still writing when it is refused gets to the end of it.
+            until("it is refused", || http.watch.answers().any(|(status, _)| status == 413));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    client.send("0\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.status, &answer.json["error"]), (413, &"body_too_long".into()), "{answer:?}");
+    world.close();
+}
+
 #[test]
 fn a_body_that_dribbles_is_given_up_and_its_source_goes_on() {
     let dir = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use serde::de::IgnoredAny;
 use tokio::time::timeout_at;
 
@@ -103,9 +103,28 @@ impl BodyError {
     }
 }
 
+/// A request's body. Who has asked whether to send it (`Expect`) is told to by the first look at it.
+pub(super) struct Arriving {
+    body: Incoming,
+    is_looked_at: bool,
+}
+
+impl Arriving {
+    pub(super) fn new(body: Incoming) -> Arriving {
+        Arriving { body, is_looked_at: false }
+    }
+
+    /// Reads on what nobody wants any more, if it is under way: so that its sender gets to reading the answer.
+    pub(super) fn forget(self, is_asked: bool) {
+        if !self.body.is_end_stream() && (self.is_looked_at || !is_asked) {
+            tokio::spawn(forget(self.body));
+        }
+    }
+}
+
 /// Reads a body to its end. Holds no more than a SEND and one piece of the body.
 pub(super) async fn read(
-    body: &mut Incoming,
+    body: &mut Arriving,
     terms: &Terms,
     limits: &ReceiverConfig,
     is_contended: impl Fn() -> bool,
@@ -125,15 +144,16 @@ pub(super) async fn read(
 
 /// The next piece of the body, if it comes in time.
 async fn piece(
-    body: &mut Incoming,
+    body: &mut Arriving,
     began: Instant,
     bytes: u64,
     within: Duration,
     is_contended: &impl Fn() -> bool,
 ) -> Result<Option<Bytes>, BodyError> {
+    body.is_looked_at = true;
     loop {
         let look = (began + within).min(now() + CONTENDED_GRACE);
-        match timeout_at(look.into(), body.frame()).await {
+        match timeout_at(look.into(), body.body.frame()).await {
             Ok(None) => return Ok(None),
             Ok(Some(Ok(frame))) => {
                 // Trailers say nothing here.
@@ -160,8 +180,7 @@ fn check_pace(began: Instant, bytes: u64, within: Duration, is_contended: &impl 
     Ok(())
 }
 
-/// Reads on what nobody wants any more, so that its sender gets to reading the answer.
-pub(super) async fn forget(mut body: Incoming) {
+async fn forget(mut body: Incoming) {
     let read = async {
         let mut bytes = 0;
         while let Some(Ok(frame)) = body.frame().await {

@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{EXPECT, HeaderMap};
 use hyper::{Request, Response};
 use serde_json::json;
@@ -70,7 +70,7 @@ use crate::receiver::{Code, Poison, ReceiverConfig, Sequences, SourceStatus, Wai
 use crate::sync::now;
 use crate::types::{Seq, SourceEpoch, SourceId};
 use answer::{Answer, next, refused, rejects};
-use body::{Kind, Terms};
+use body::{Arriving, Kind, Terms};
 pub use config::HttpConfig;
 
 use request::{Post, Route, Sender, source_of, token_of};
@@ -275,7 +275,8 @@ impl<S: Storage> Common<S> {
     }
 
     async fn answer(&self, request: Request<Incoming>, identity: &Identity) -> Response<Full<Bytes>> {
-        let (head, mut body) = request.into_parts();
+        let (head, body) = request.into_parts();
+        let mut body = Arriving::new(body);
         let answered = match Route::of(&head.method, &head.uri) {
             Ok(Route::Post { stream }) => {
                 self.post(&head.headers, identity, head.uri.query(), &stream, &mut body).await
@@ -285,9 +286,9 @@ impl<S: Storage> Common<S> {
         };
         let answer = answered.unwrap_or_else(|answer| answer);
         self.watch.count(answer.status());
-        // One who asked before sending its body has nothing under way. One who is slow is not waited for.
-        if !body.is_end_stream() && !head.headers.contains_key(EXPECT) && answer.status() != 408 {
-            tokio::spawn(body::forget(body));
+        // One who is slow is not waited for.
+        if answer.status() != 408 {
+            body.forget(head.headers.contains_key(EXPECT));
         }
         answer.into_response()
     }
@@ -346,7 +347,7 @@ impl<S: Storage> Common<S> {
         identity: &Identity,
         query: Option<&str>,
         stream: &[u8],
-        body: &mut Incoming,
+        body: &mut Arriving,
     ) -> Result<Answer, Answer> {
         let source = source_of(headers)?;
         self.authorize(headers, identity, source.as_ref().map_or(&[], SourceId::as_bytes))?;
@@ -381,7 +382,7 @@ impl<S: Storage> Common<S> {
         (Terms { kind, check_json, body_bytes_max, record_bytes_max, sequences, previous }, payload_bytes)
     }
 
-    async fn post_unnamed(&self, post: &Post, body: &mut Incoming) -> Result<Answer, Answer> {
+    async fn post_unnamed(&self, post: &Post, body: &mut Arriving) -> Result<Answer, Answer> {
         let until = now() + self.config.room_wait;
         let speaker =
             Speaker { source: b"", sequences: Sequences::None, wait_for: WaitFor::Durable, epoch: SourceEpoch::ZERO };
@@ -410,7 +411,7 @@ impl<S: Storage> Common<S> {
         ))
     }
 
-    async fn post_named(&self, post: &Post, sender: &Sender, body: &mut Incoming) -> Result<Answer, Answer> {
+    async fn post_named(&self, post: &Post, sender: &Sender, body: &mut Arriving) -> Result<Answer, Answer> {
         let until = now() + self.config.room_wait;
         let Some(slot) = self.table.slot(&sender.id, sender.epoch, now()) else {
             return Err(Answer::busy("too_many", "all places for sources' sessions have requests going on".into()));
