@@ -8,6 +8,9 @@ use crate::net::{ServerTls, is_loopback};
 use crate::node::tokens::{Identity, TokenRule, Unbelieved};
 use crate::receiver::Hello;
 
+/// No wait of a server is longer.
+const SPAN_MAX: Duration = Duration::from_secs(3600);
+
 /// Where a server listens, and whom it believes.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -19,9 +22,9 @@ pub struct ServerConfig {
     pub tokens: Vec<TokenRule>,
     /// Listens unencrypted where other machines can connect. Default no.
     pub plaintext_beyond_loopback: bool,
-    /// TLS is agreed upon within this. Default 10 s.
+    /// TLS is agreed upon within this: above 0, to 1 h. Default 10 s.
     pub handshake_timeout: Duration,
-    /// Sources have so long to finish when the server is asked to end. Default 10 s.
+    /// Sources have so long to finish when the server is asked to end: 0 to 1 h. Default 10 s.
     pub drain: Duration,
 }
 
@@ -64,6 +67,11 @@ impl ServerConfig {
         if self.handshake_timeout.is_zero() {
             return refuse("handshake_timeout", "is 0, must be longer".to_owned());
         }
+        for (field, span) in [("handshake_timeout", self.handshake_timeout), ("drain", self.drain)] {
+            if span > SPAN_MAX {
+                return refuse(field, format!("is {span:?}, must be at most {SPAN_MAX:?}"));
+            }
+        }
         Ok(())
     }
 
@@ -86,12 +94,15 @@ mod tests {
     fn what_is_not_usable_is_named() {
         assert!(config().validate().is_ok());
         type Spoil = fn(&mut ServerConfig);
-        let cases: [(&str, Spoil); 5] = [
+        let cases: [(&str, Spoil); 7] = [
             ("listen", |c| c.listen.clear()),
             ("listen", |c| c.listen.push("0.0.0.0:7".parse().unwrap())),
             ("listen", |c| c.listen.push("[::]:7".parse().unwrap())),
             ("tokens", |c| c.tokens.push(TokenRule { token: Secret::new("short"), sources: String::new() })),
             ("handshake_timeout", |c| c.handshake_timeout = Duration::ZERO),
+            // Added to the time of day, it was a panic.
+            ("handshake_timeout", |c| c.handshake_timeout = Duration::MAX),
+            ("drain", |c| c.drain = Duration::MAX),
         ];
         for (expected, spoil) in cases {
             let mut config = config();
