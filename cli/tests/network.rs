@@ -510,6 +510,30 @@ fn a_certificate_in_the_file_goes_with_authorities_on_the_command_line() {
     }
 }
 
+/// HTTP and lines had 10 s to finish whatever was configured.
+#[test]
+fn all_doors_have_as_long_to_finish_as_is_configured() {
+    let place = Place::new();
+    let config = place.write("drain.toml", "[server]\ndrain = \"10 ms\"\n");
+    let log = place.arg("log");
+    let args = ["receive", "--log", &log, "--config", &config, "--listen", "127.0.0.1:0", "--format", "json"];
+    let mut running = Running::start(command(&[&args[..], &["--http", "127.0.0.1:0"]].concat()));
+    let event: serde_json::Value = serde_json::from_str(&running.line().unwrap()).unwrap();
+    // A request that does not end.
+    let mut stream = TcpStream::connect(event["doors"]["http"].as_str().unwrap()).unwrap();
+    stream
+        .write_all(
+            b"POST /v1/streams/default HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n\
+            Expect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+        )
+        .unwrap();
+    let mut told = [0; 12];
+    stream.read_exact(&mut told).unwrap();
+    assert_eq!(&told, b"HTTP/1.1 100");
+    running.signal("INT");
+    assert_eq!(ended_within(&mut running, Duration::from_secs(9)), Some(130));
+}
+
 #[test]
 fn doors_without_encryption_stay_on_this_machine() {
     let place = Place::new();

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use seawall::net::ServerTls;
-use seawall::node::{Admin, HttpConfig, HttpGateway, LinesConfig, LinesGateway, Receiver, ReceiverError, TokenRule};
+use seawall::node::{Admin, HttpConfig, HttpGateway, LinesConfig, LinesGateway, Receiver, ReceiverError};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -19,10 +19,10 @@ pub(super) struct Doors {
     pub(super) admin: Admin,
     http: Option<TcpListener>,
     lines: Option<TcpListener>,
+    http_config: HttpConfig,
     lines_config: LinesConfig,
     /// Of HTTP and lines; it is agreed upon within the time.
     tls: Option<(ServerTls, Duration)>,
-    tokens: Vec<TokenRule>,
     addresses: BTreeMap<&'static str, SocketAddr>,
     /// Ends what tells how it goes, with the last of the doors.
     _open: watch::Sender<bool>,
@@ -64,8 +64,10 @@ impl Doors {
         let by_default = LinesConfig::default();
         // A line is a record: where those are shorter than a line may be by default, so are lines.
         let line_bytes_max = by_default.line_bytes_max.min(settings.receiver.record_bytes_max);
-        let lines_config = LinesConfig { line_bytes_max, ..by_default };
-        Ok(Doors { admin, http, lines, lines_config, tls, tokens: settings.tokens()?, addresses, _open: open })
+        let drain = settings.server.drain;
+        let lines_config = LinesConfig { line_bytes_max, drain, ..by_default };
+        let http_config = HttpConfig { tokens: settings.tokens()?, drain, ..HttpConfig::default() };
+        Ok(Doors { admin, http, lines, http_config, lines_config, tls, addresses, _open: open })
     }
 
     /// Where they are, by their names.
@@ -81,8 +83,7 @@ impl Doors {
     ) -> Result<JoinSet<()>, ReceiverError> {
         let mut serving = JoinSet::new();
         if let Some(listener) = self.http.take() {
-            let config = HttpConfig { tokens: self.tokens.clone(), ..HttpConfig::default() };
-            let gateway = HttpGateway::new(receiver.clone(), config)?;
+            let gateway = HttpGateway::new(receiver.clone(), self.http_config.clone())?;
             self.admin.show_http("http", gateway.watch());
             let stopped = until_true(stopped.clone());
             match self.tls.clone() {

@@ -49,8 +49,9 @@ pub(super) struct ServerSettings {
     tokens: Vec<TokenSettings>,
     #[serde(with = "humantime_serde")]
     pub(super) handshake_timeout: Duration,
+    /// Of every door: sources and requests have so long to finish.
     #[serde(with = "humantime_serde")]
-    drain: Duration,
+    pub(super) drain: Duration,
 }
 
 /// A token never stands in the configuration itself.
