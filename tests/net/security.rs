@@ -1,12 +1,22 @@
 //! Who is believed.
 
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
 use seawall::Secret;
-use seawall::net::{ClientCertificates, ClientTls, NetError, ServerTls};
+use seawall::net::{ClientCertificates, ClientTls, NetError, Pem, ServerTls};
 use seawall::node::{Client, ClientError, Disconnect, ServerConfig, ServerError, TokenRule};
-use seawall::receiver::{Code, Hello, Message, OutboxError, ReceiverConfig};
+use seawall::receiver::{Code, HEADER_BYTES, Hello, Message, OutboxError, ReceiverConfig};
+
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::authority::Authority;
-use crate::raw::{Raw, hello};
+use crate::raw::{Raw, bytes_of, hello};
 use crate::{LONG, Node, soon, until};
 
 fn local() -> ServerConfig {
@@ -155,4 +165,58 @@ async fn nobody_listens_in_the_open_by_accident() {
     let error = seawall::node::Server::bind(receiver.clone(), open.clone()).unwrap_err();
     assert!(matches!(error, ServerError::Config { field: "listen", .. }), "{error}");
     assert!(seawall::node::Server::bind(receiver, ServerConfig { plaintext_beyond_loopback: true, ..open }).is_ok());
+}
+
+/// TLS took the last words into a buffer of its own, and they counted as written: nothing ended the connection any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn within_tls_who_reads_nothing_is_cut_off_when_its_session_has_ended() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let node =
+        Node::start_with(dir.path(), ReceiverConfig::default(), with_tls(&authority, &ClientCertificates::NotAsked));
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let tcp = soon(socket.connect(node.address)).await.unwrap().into_std().unwrap();
+    tcp.set_nonblocking(false).unwrap();
+    let ports = (node.address.port(), tcp.local_addr().unwrap().port());
+    let Pem::Bytes(pem) = authority.pem() else { panic!("a file") };
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let config = builder.with_protocol_versions(&[&TLS13]).unwrap().with_root_certificates(roots).with_no_client_auth();
+    let connection = ClientConnection::new(Arc::new(config), "127.0.0.1".try_into().unwrap()).unwrap();
+    let deaf = tokio::task::spawn_blocking(move || {
+        let mut stream = StreamOwned::new(connection, tcp);
+        stream.write_all(&bytes_of(&Message::Hello(hello("deaf")))).unwrap();
+        let mut welcome = [0; HEADER_BYTES];
+        stream.read_exact(&mut welcome).unwrap();
+        let ping = bytes_of(&Message::Ping { nonce: 7, rejects_seen: seawall::Seq::ZERO });
+        // Answers pile up until the kernel takes no more of them: then what comes next waits within TLS.
+        let (mut waiting, mut unchanged) = (0, 0);
+        while unchanged < 5 {
+            stream.write_all(&ping.repeat(2000)).unwrap();
+            std::thread::sleep(Duration::from_millis(3));
+            let now = bytes_unsent(ports);
+            unchanged = if now > 50_000 && now == waiting { unchanged + 1 } else { 0 };
+            waiting = now;
+        }
+        // A message that there is not: the last words follow.
+        stream.write_all(&[0, 0, 0, 0, 99, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        stream
+    });
+    let _deaf = soon(deaf).await.unwrap();
+    until("its session has ended", || node.receiver.stats().intake.sessions == 0).await;
+    until("it is cut off", || node.watch.stats().connections == 0).await;
+    node.stop().await;
+}
+
+/// What the kernel holds of what was written from the first of these ports to the second.
+fn bytes_unsent((from, to): (u16, u16)) -> u64 {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let ends = (format!(":{from:04X}"), format!(":{to:04X}"));
+    let queues = table.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let is_it = fields.next()?.ends_with(&ends.0) && fields.next()?.ends_with(&ends.1);
+        is_it.then(|| fields.nth(1).map(str::to_owned))?
+    });
+    queues.map_or(0, |queues| u64::from_str_radix(queues.split(':').next().unwrap(), 16).unwrap())
 }

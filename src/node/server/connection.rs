@@ -186,7 +186,7 @@ impl<'a, S: Storage> Connection<'a, S> {
             }
             let had = self.outgoing.bytes();
             let written = self.outgoing.poll_write(cx, self.stream)?;
-            self.note_progress(had);
+            self.note_progress(had, written.is_ready());
             if self.is_closing && written.is_ready() {
                 return Poll::Ready(Ok(()));
             }
@@ -382,11 +382,11 @@ impl<'a, S: Storage> Connection<'a, S> {
         }
     }
 
-    fn note_progress(&mut self, had: usize) {
-        let has = self.outgoing.bytes();
-        if has == 0 {
+    /// What TLS has taken and not passed on is not written.
+    fn note_progress(&mut self, had: usize, is_written: bool) {
+        if is_written {
             self.stuck = None;
-        } else if has < had || self.stuck.is_none() {
+        } else if self.outgoing.bytes() < had || self.stuck.is_none() {
             self.stuck = Some(now());
             self.must_arm = true;
         }
