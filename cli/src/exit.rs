@@ -49,6 +49,9 @@ pub(crate) enum Failure {
     /// The events of a ledger are not what a driver wrote.
     #[error("{0}")]
     Ledger(String),
+    /// A stream does not tell any more what its sources have sent.
+    #[error("{0}")]
+    Stream(String),
     #[error("the receiver: {0}")]
     Receiver(String),
     #[error("standard output: {0}")]
@@ -72,7 +75,7 @@ impl Failure {
             Failure::OutputClosed => 0,
             Failure::Log { source: seawall::Error::Locked { .. }, .. } => 5,
             Failure::Log { source, .. } if source.is_damage() => 2,
-            Failure::Ledger(_) => 2,
+            Failure::Ledger(_) | Failure::Stream(_) => 2,
             Failure::Refused(_) => 4,
             Failure::Receiver(_) => 6,
             Failure::Interrupted => 130,

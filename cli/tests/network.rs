@@ -473,6 +473,22 @@ fn http_lines_and_admin_are_other_doors_to_the_same_stream() {
     }
 }
 
+/// Damage that an operator has to accept is damage, not a refusal of what is sent.
+#[test]
+fn a_stream_that_does_not_tell_what_sources_sent_is_damage() {
+    let place = Place::new();
+    let lines: String = (0..1000).map(|n| format!("line {n}, and then some\n")).collect();
+    let file = place.write("input.txt", lines + "THE MARKED LINE\n");
+    let receiver = Receiver::start(&place, "127.0.0.1:0");
+    seawall(&["send", &file, "--to", &receiver.address]).expect(0);
+    receiver.stop();
+    support::flip_bit_at(&place.path("log"), b"THE MARKED LINE");
+    let log = place.arg("log");
+    seawall(&["repair", "--log", &log, "--quarantine"]).expect(0);
+    let ended = support::ended(receive(&place, &["--listen", "127.0.0.1:0"]).output().unwrap()).expect(2);
+    assert!(ended.stderr.contains("accept_damage"), "{}", ended.stderr);
+}
+
 /// The longest line was 64 KiB whatever a record may be, and nothing could be set to mend it.
 #[test]
 fn lines_are_taken_where_records_are_short() {

@@ -197,9 +197,10 @@ impl Receiving<'_> {
         let dir = self.args.log.dir.display().to_string();
         match error {
             ReceiverError::Log(source) => Failure::Log { dir, source },
-            error @ (ReceiverError::NotABlock { .. }
-            | ReceiverError::StateLost { .. }
-            | ReceiverError::StateDamaged { .. }) => Failure::Refused(format!("log {dir}: {error}")),
+            error @ (ReceiverError::StateLost { .. } | ReceiverError::StateDamaged { .. }) => {
+                Failure::Stream(format!("log {dir}: {error}"))
+            }
+            error @ ReceiverError::NotABlock { .. } => Failure::Refused(format!("log {dir}: {error}")),
             error => Failure::Usage(format!("log {dir}: {error}")),
         }
     }
