@@ -15,7 +15,7 @@ use crate::walk::{Met, Walk};
 /// Print records
 ///
 /// Text shows a record per line: its position, time, source and offset, and its bytes. `--format raw` writes the
-/// bytes alone: of a source of `ingest` they are the original file. Works while another process writes the log, up to
+/// bytes alone: of a source that was ingested or sent as a file they are that file. Works while another process writes the log, up to
 /// what that process has proven durable.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Begin at the first frame not older than this: "2h", or "2025-01-31 10:00:00".
     #[arg(long, value_name = "TIME", conflicts_with = "from", value_parser = parse_time)]
     since: Option<SystemTime>,
-    /// Records of this source of `ingest` only.
+    /// Records of this source only, ingested or received.
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
 }

@@ -55,14 +55,14 @@ struct Cli {
     command: Command,
 }
 
-/// What every command takes.
+/// What may be given to every command.
 #[derive(clap::Args, Debug)]
 struct Global {
     /// How results are written.
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// The configuration, in TOML: the log's fields, or for `receive` the tables [log], [receiver] and [server]. Every
-    /// field has a default.
+    /// field has a default. `send`, `completions` and `man` have none to read.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// No progress on standard error.

@@ -21,7 +21,7 @@ const OPEN_SHARE: u32 = 10;
 
 /// Print the newest records, and with --follow those that come
 ///
-/// Records of `ingest` print as their lines. A record shows up once its writer has proven it durable: at once under
+/// Records that were ingested or sent print as their lines. A record shows up once its writer has proven it durable: at once under
 /// load, 100 ms after the last one otherwise.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// How often to look for new records.
     #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = humantime::parse_duration)]
     every: Duration,
-    /// Records of this source of `ingest` only.
+    /// Records of this source only, ingested or received.
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
 }

@@ -32,7 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// Records between two looks at the clock while input is at hand.
 const LOOK_TURNS: u64 = 64;
-/// A piece may be this long unless the receiver takes less.
+/// A piece is at most this long, whatever the receiver takes: one that takes less refuses or rejects it.
 const PIECE_BYTES_MAX: usize = 1 << 20;
 
 /// Send a file's lines or blocks to a receiver, each durable there once

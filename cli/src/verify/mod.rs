@@ -1,5 +1,5 @@
-//! `seawall verify`: every byte of the log is checked, then every source of `ingest`: is each of its bytes there
-//! exactly once? Nothing is written; a log whose writer is at work can be checked too.
+//! `seawall verify`: every byte of the log is checked, then every source, ingested or received: is each of its
+//! bytes there exactly once? Nothing is written; a log whose writer is at work can be checked too.
 
 mod against;
 mod report;
@@ -23,8 +23,9 @@ const LOOKS: u32 = 5;
 
 /// Check every byte, and that each source is there exactly once
 ///
-/// Reads headers, seals, checksums and the chain of the whole log, then walks the records of `ingest`: per source,
-/// offsets must follow each other without a gap or a repetition. With --against also the bytes are compared with the
+/// Reads headers, seals, checksums and the chain of the whole log, then walks the records that were ingested or received:
+/// per source, offsets (or sequences) must follow each other without a gap or a repetition. What a source skipped, or the
+/// receiver rejected, is no gap, and is shown. With --against also the bytes are compared with the
 /// original. What the last writer did not prove durable before it died is not judged here: the next open for
 /// appending settles it.
 #[derive(clap::Args, Debug)]
