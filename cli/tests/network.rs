@@ -489,6 +489,23 @@ fn a_stream_that_does_not_tell_what_sources_sent_is_damage() {
     assert!(ended.stderr.contains("accept_damage"), "{}", ended.stderr);
 }
 
+/// It was tried again for ever, with words of the configuration that this command does not have.
+#[test]
+fn what_would_be_sent_unencrypted_is_refused_at_once() {
+    // Where a packet to elsewhere would leave; none is sent.
+    let outward = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let Some(own) = outward.connect("192.0.2.1:9").ok().and_then(|()| outward.local_addr().ok()) else {
+        return println!("skipped: this machine has loopback only");
+    };
+    let place = Place::new();
+    let file = place.write("input.txt", "a\n");
+    let listener = TcpListener::bind((own.ip(), 0)).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let args = ["send", &file, "--to", &address, "--give-up-after", "20s"];
+    let ended = seawall(&args).expect(1);
+    assert!(ended.stderr.contains("--plaintext-beyond-loopback"), "{}", ended.stderr);
+}
+
 /// The longest line was 64 KiB whatever a record may be, and nothing could be set to mend it.
 #[test]
 fn lines_are_taken_where_records_are_short() {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use bytesize::ByteSize;
 use seawall::net::{ClientTls, Pem};
-use seawall::node::{Client, ClientConfig, ClientError, ClientStatus, LinkStatus};
+use seawall::node::{Client, ClientConfig, ClientError, ClientStatus, Disconnect, LinkStatus};
 use seawall::receiver::{Lost, OutboxConfig, OutboxError, Reject, Sequences, WaitFor};
 use seawall::{Secret, Seq, SourceId};
 use tokio::runtime::{Builder, Runtime};
@@ -255,8 +255,22 @@ impl Sending<'_> {
             match waited {
                 Ok(resume) => return resume.map(Some).map_err(|e| receiver_failure(&e)),
                 Err(_) if self.interrupt.is_asked() => return Ok(None),
-                Err(_) => reach.look(&client.status().borrow(), self.args.give_up_after, Instant::now())?,
+                Err(_) => {
+                    self.check_plaintext(client)?;
+                    reach.look(&client.status().borrow(), self.args.give_up_after, Instant::now())?;
+                }
             }
+        }
+    }
+
+    /// What this command was not allowed to do will not be allowed at the next attempt either; another address may do.
+    fn check_plaintext(&self, client: &Client) -> Result<(), Failure> {
+        match &client.status().borrow().last_disconnect {
+            Some(Disconnect::Plaintext { address }) if self.args.to.len() == 1 => Err(Failure::Usage(format!(
+                "{address} is not on this machine, and what is sent would not be encrypted: give --ca for TLS, or \
+                 --plaintext-beyond-loopback"
+            ))),
+            _ => Ok(()),
         }
     }
 
