@@ -537,6 +537,39 @@ fn a_large_record_takes_no_more_of_the_oldest_than_it_needs() {
     }
 }
 
+/// The segment in use is as long as the record that it was made for: beside it the next such record has no room, and nothing
+/// that is given up makes any. It waited for ever; within a batch, everybody else did too.
+#[test]
+fn a_large_record_behind_another_is_refused_and_holds_nobody_up() {
+    for when_full in [WhenFull::Block, WhenFull::DropOldest] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            byte_limit: Some(4 << 20),
+            segment_bytes_min: 256 << 10,
+            segment_bytes_max: 256 << 10,
+            when_full,
+            ..Config::default()
+        };
+        let log = open(&dir, &config);
+        let (sender, told) = std::sync::mpsc::channel();
+        let appending = log.clone();
+        std::thread::spawn(move || {
+            let large = vec![7; 2 << 20];
+            let first = appending.append(&large).map(drop);
+            let alone = appending.append(&large).map(drop);
+            let in_a_batch = appending.append_many(&[&b"small"[..], &large]).map(drop);
+            sender.send((first, alone, in_a_batch)).unwrap();
+        });
+        let (first, alone, in_a_batch) =
+            told.recv_timeout(20 * SECOND).unwrap_or_else(|_| panic!("it waits for ever: {:?}", log.stats()));
+        first.unwrap();
+        assert!(matches!(alone, Err(Error::Full { .. })), "{when_full:?}: {alone:?}");
+        assert!(matches!(in_a_batch, Err(Error::Full { .. })), "{when_full:?}: {in_a_batch:?}");
+        log.append(b"small").unwrap().wait().unwrap();
+        assert_eq!(log.stats().dropped_frames, 0);
+    }
+}
+
 #[test]
 fn readers_beside_a_writer_that_trims_and_recycles_meet_nothing_but_the_trim() {
     let dir = tempfile::tempdir().unwrap();

@@ -122,7 +122,8 @@ impl<S: Storage> Cursor<S> {
     pub(super) fn new(shared: Arc<Shared<S>>, next: Lsn) -> Cursor<S> {
         // In this order: one that comes in between is looked for once more, and found to be known.
         let truncations = shared.truncations.load(Ordering::Acquire);
-        let (era, _) = shared.cuts_since(0);
+        // A child must not wait for a lock that nobody there gives back; it reads nothing.
+        let era = if is_forked_child() { 0 } else { shared.cuts_since(0).0 };
         Cursor { shared, next: next.max(Lsn::FIRST), chain: None, window: None, truncations, era, one: false }
     }
 

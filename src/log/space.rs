@@ -42,12 +42,22 @@ pub(super) struct Space {
     wanted: u64,
     /// Why the last preparation failed.
     pub(super) full: Option<Error>,
-    /// Why the next segment could not be made large enough for so much group data, last time. Smaller records go on.
-    too_large: Option<(u64, Error)>,
+    /// Why the next segment could not be made large enough, last time. Smaller records go on.
+    too_large: Option<TooLarge>,
     tried: Option<Instant>,
     queued: bool,
     /// A sync of the directory failed, or has not ended: a later one that goes well says nothing of the names before it.
     names_in_doubt: bool,
+}
+
+#[derive(Debug)]
+struct TooLarge {
+    /// For so much group data.
+    group_bytes: u64,
+    error: Error,
+    /// Not even if everything sealed were given up, by the byte limit: the segment in use and the reserve take too much. Only others'
+    /// appends change that, by filling the one in use.
+    is_hopeless: bool,
 }
 
 impl Space {
@@ -60,10 +70,11 @@ impl Space {
         Space { highest: highest.get(), taken, last_bytes, file_bytes, ..Space::default() }
     }
 
-    /// Why there was no segment with room for `bytes` of group data, last time.
-    fn failed_for(&self, bytes: u64) -> Option<&Error> {
-        let too_large = self.too_large.as_ref().filter(|(refused, _)| bytes >= *refused).map(|(_, error)| error);
-        self.full.as_ref().or(too_large)
+    /// Why there was no segment with room for `bytes` of group data, last time, and whether waiting may help.
+    fn failed_for(&self, bytes: u64) -> Option<(&Error, bool)> {
+        let too_large = self.too_large.as_ref().filter(|refused| bytes >= refused.group_bytes);
+        let too_large = too_large.map(|refused| (&refused.error, !refused.is_hopeless));
+        self.full.as_ref().map(|error| (error, matches!(error, Error::Full { .. }))).or(too_large)
     }
 }
 
@@ -77,7 +88,7 @@ impl<S: Storage> Shared<S> {
     pub(super) fn want_segment(&self, bytes: u64) -> Result<Option<Error>> {
         self.check_fits_ever(self.segment_bytes_for(bytes))?;
         let mut space = self.space.lock();
-        let failed = space.failed_for(bytes).cloned();
+        let failed = space.failed_for(bytes).map(|(error, may_pass)| (error.clone(), may_pass));
         let retry = space.tried.is_none_or(|at| now().saturating_duration_since(at) >= RETRY_AFTER);
         // Also while preparation runs: it would try in a loop what has just failed.
         if failed.is_none() || retry {
@@ -87,10 +98,8 @@ impl<S: Storage> Shared<S> {
             }
         }
         match failed {
-            Some(error) if self.config.when_full == WhenFull::Reject || !matches!(error, Error::Full { .. }) => {
-                Err(error)
-            }
-            failed => Ok(failed),
+            Some((error, may_pass)) if self.config.when_full == WhenFull::Reject || !may_pass => Err(error),
+            failed => Ok(failed.map(|(error, _)| error)),
         }
     }
 
@@ -158,7 +167,7 @@ impl<S: Storage> Shared<S> {
         let mut space = self.space.lock();
         space.tried = Some(now());
         match work {
-            Work::Enlarge { .. } => space.too_large = None,
+            Work::Enlarge { .. } => (space.too_large, space.full) = (None, None),
             Work::Prepare { wanted } => {
                 space.full = None;
                 space.wanted = space.wanted.max(*wanted);
@@ -185,6 +194,7 @@ impl<S: Storage> Shared<S> {
         }
         // Behind the drop: it gives no descriptor back that others would not take.
         let error = no_descriptors(error);
+        let is_hopeless = matches!(error, Error::Full { .. }) && !self.fits_limit_without_sealed(work);
         let mut space = self.space.lock();
         space.tried = Some(now());
         space.wanted = 0;
@@ -198,7 +208,7 @@ impl<S: Storage> Shared<S> {
         }
         let goes_on = match work {
             Work::Enlarge { wanted, .. } => {
-                space.too_large = Some((*wanted, error));
+                space.too_large = Some(TooLarge { group_bytes: *wanted, error, is_hopeless });
                 true
             }
             Work::Prepare { .. } | Work::WriteZeros => {
@@ -230,12 +240,21 @@ impl<S: Storage> Shared<S> {
     /// Whether it can succeed once every sealed segment was dropped. Any of them has room for an ordinary one.
     fn is_worth_dropping_for(&self, work: &Work) -> bool {
         let Work::Enlarge { more, .. } = work else { return true };
+        let on_disk = self.storage.free_bytes().unwrap_or(u64::MAX);
+        self.fits_limit_without_sealed(work) && on_disk.saturating_add(self.sealed_bytes()) >= *more
+    }
+
+    /// Whether the byte limit has room for it beside the segment in use and the prepared ones alone.
+    fn fits_limit_without_sealed(&self, work: &Work) -> bool {
+        let Work::Enlarge { more, .. } = work else { return true };
+        let kept = self.used_bytes().saturating_sub(self.sealed_bytes());
+        self.config.byte_limit.is_none_or(|limit| kept + more <= limit)
+    }
+
+    fn sealed_bytes(&self) -> u64 {
         let numbers = self.catalog.numbers();
         let sealed = numbers.len().saturating_sub(1);
-        let droppable: u64 = numbers.iter().take(sealed).map(|(_, bytes)| bytes).sum();
-        let kept = self.used_bytes().saturating_sub(droppable);
-        let on_disk = self.storage.free_bytes().unwrap_or(u64::MAX);
-        self.config.byte_limit.is_none_or(|limit| kept + more <= limit) && on_disk.saturating_add(droppable) >= *more
+        numbers.iter().take(sealed).map(|(_, bytes)| bytes).sum()
     }
 
     /// Longer than this is only a segment that was made so for one record. Near the limit in small steps: space comes back
@@ -599,7 +618,7 @@ impl<S: Storage> Shared<S> {
     fn wants_bytes(&self) -> bool {
         let wanted = {
             let space = self.space.lock();
-            space.wanted.max(space.too_large.as_ref().map_or(0, |(bytes, _)| *bytes))
+            space.wanted.max(space.too_large.as_ref().map_or(0, |refused| refused.group_bytes))
         };
         let needed = self.segment_bytes_for(wanted);
         wanted > 0 && self.pipe.lock().spares.front().is_some_and(|spare| spare.bytes < needed)

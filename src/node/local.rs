@@ -5,7 +5,7 @@ use super::park::block_on;
 use super::receiver::Receiver;
 use super::talk::{Speaker, Talk, TalkError};
 use crate::io::{Disk, Storage};
-use crate::receiver::{Code, PayloadBuilder, ReceiverConfig, Reject, Sequences, WaitFor};
+use crate::receiver::{Code, Nack, PayloadBuilder, ReceiverConfig, Reject, Sequences, WaitFor};
 use crate::types::{Lsn, Seq, SourceEpoch, SourceId};
 
 /// A source in this process. One call at a time; several sources run side by side.
@@ -145,7 +145,7 @@ impl<S: Storage> LocalSource<S> {
     /// As [`LocalSource::store`].
     pub async fn settle(&mut self) -> Result<Stored, ReceiverError> {
         while self.talk.durable() < self.last && self.wait_for != WaitFor::Received {
-            self.talk.hear().await?;
+            self.talk.hear().await.map_err(|error| self.refused(error))?;
             self.note_rejects()?;
         }
         Ok(Stored { last: self.last, durable_lsn: self.talk.durable_lsn(), rejects: std::mem::take(&mut self.rejects) })
@@ -199,10 +199,18 @@ impl<S: Storage> LocalSource<S> {
         } else {
             self.talk.room(bytes).await?;
             self.last = last;
-            self.talk.send(send)?;
+            self.talk.send(send).map_err(|error| self.refused(error))?;
         }
         self.note_rejects()?;
         Ok(())
+    }
+
+    /// What is refused and does not end the session is not on its way: the next batch follows what was taken.
+    fn refused(&mut self, error: TalkError) -> TalkError {
+        if let TalkError::Refused(Nack { fatal: false, expected, .. }) = &error {
+            self.last = *expected;
+        }
+        error
     }
 
     /// Keeps the rejects that were told, and has the receiver not tell them again.

@@ -288,6 +288,47 @@ async fn a_record_that_is_rejected_is_never_told_to_be_committed() {
     node.stop().await;
 }
 
+/// More of them than are remembered once their records have come as far as the source waits for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_are_rejected_none_is_told_to_be_committed() {
+    const REJECTS: u64 = 10_100;
+    let dir = tempfile::tempdir().unwrap();
+    let config = ReceiverConfig { rejects_unseen_max: 10_000, poison: Poison::DeadLetter, ..ReceiverConfig::default() };
+    let check = Some(seawall::receiver::RecordCheck::new(|_| Err("all of them".into())));
+    let log = seawall::Log::open(dir.path(), seawall::Config::default()).unwrap().0;
+    let (receiver, driver, _) =
+        seawall::node::Receiver::open_with(log.clone(), "test", config, check, &|_, _| {}).unwrap();
+    tokio::spawn(driver.run());
+    let server = seawall::node::Server::bind(receiver.clone(), ServerConfig::new(([127, 0, 0, 1], 0).into())).unwrap();
+    let address = server.addresses()[0].to_string();
+    let server = tokio::spawn(server.run(std::future::pending()));
+    let outbox = OutboxConfig { source: SourceId::new("a"), wait_for: WaitFor::Committed, ..OutboxConfig::default() };
+    let client = Client::connect(ClientConfig::new(address, outbox)).unwrap();
+    let first = soon(client.push("refused")).await.unwrap();
+    let late = soon(client.push("refused")).await.unwrap();
+    for _ in 2..REJECTS {
+        drop(soon(client.push("refused")).await.unwrap());
+    }
+    let mut taken = 0;
+    until("all are told", || {
+        taken += client.take_rejects().len() as u64;
+        taken >= REJECTS
+    })
+    .await;
+    receiver.committed(log.flushed()).unwrap();
+    let error = soon(first).await.unwrap_err();
+    assert!(matches!(error, ClientError::Rejected(reject) if reject.seq == Seq::new(1)), "{error}");
+    // Awaited later than there is memory for, it does not say that all is well either.
+    let last = soon(client.push("refused")).await.unwrap();
+    until("it is told", || !client.take_rejects().is_empty()).await;
+    receiver.committed(log.flushed()).unwrap();
+    assert!(matches!(soon(last).await, Err(ClientError::Rejected(_))));
+    let error = soon(late).await.unwrap_err();
+    assert!(matches!(error, ClientError::Forgotten { seq } if seq == Seq::new(2)), "{error}");
+    soon(client.close(LONG)).await.unwrap();
+    server.abort();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_most_once_is_what_was_received() {
     let dir = tempfile::tempdir().unwrap();

@@ -368,3 +368,21 @@ pub(crate) fn futures<F: std::future::Future>(future: F) -> F::Output {
         std::thread::park();
     }
 }
+
+/// Refused records beyond what may be unseen are an error, and what comes next is stored behind what was taken; it waited for
+/// ever, as it followed records that were not.
+#[test]
+fn behind_what_was_refused_a_source_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ReceiverConfig { rejects_unseen_max: 2, poison: Poison::DeadLetter, ..ReceiverConfig::default() };
+    let (log, _) = Log::open(dir.path(), Config::default()).unwrap();
+    let check = Some(RecordCheck::new(even_length));
+    let (receiver, driver, _) = seawall::node::Receiver::open_with(log, "test", config, check, &|_, _| {}).unwrap();
+    let _thread = driver.spawn().unwrap();
+    let mut source = receiver.local_blocking("a").unwrap();
+    let error = source.store_blocking(&["good", "bad", "bad", "bad", "good"]).unwrap_err();
+    let ReceiverError::Refused { code: Code::RejectsUnseen, at, expected, .. } = error else { panic!("{error}") };
+    assert_eq!((at, expected), (Seq::new(4), Seq::new(3)));
+    let stored = source.store_blocking(&["good"]).unwrap();
+    assert_eq!((stored.last, stored.rejects.len()), (Seq::new(4), 2));
+}

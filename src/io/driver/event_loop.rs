@@ -116,6 +116,7 @@ impl DriverLoop {
     pub fn turn(&mut self, waker: &Waker) -> Poll<()> {
         if is_forked_child() {
             self.leave_to_the_parent();
+            return Poll::Ready(());
         }
         let _guard = AbortOnPanic::new();
         self.place.turns.fetch_add(1, Ordering::Relaxed);

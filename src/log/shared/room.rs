@@ -167,7 +167,7 @@ impl<S: Storage> Shared<S> {
             let in_flight_bytes = pipe.in_flight_bytes;
             return Err(full.unwrap_or(Error::Busy { in_flight_bytes, limit_bytes: self.config.in_flight_bytes_max }));
         }
-        // With `DropOldest` something to drop appears at the latest when the segment in use is full: wait for it.
+        // A trim may make room, or the file system; with `DropOldest` the segment in use, once others have filled it.
         self.await_room(pipe, Some(Duration::from_millis(20)));
         Ok(())
     }

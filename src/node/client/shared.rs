@@ -13,7 +13,8 @@ use crate::receiver::{Lost, Outbox, Positions, Reject, WaitFor};
 use crate::sync::Mutex;
 use crate::types::{Seq, SourceEpoch};
 
-/// Rejects remembered for tickets that were not awaited yet; a receiver leaves at most so many unseen.
+/// Rejects remembered for tickets that are not awaited although their records have come as far as the source waits for. Those of
+/// others are no more than what the outbox holds.
 const REJECTED_MAX: usize = 10_000;
 
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(super) struct State {
     next_waiter: u64,
     /// Those that were told, whether or not their records have come as far as the source waits for.
     rejected: BTreeMap<Seq, Reject>,
+    /// The last one that there was no room for: of tickets up to here nobody knows any more.
+    forgotten: Seq,
     /// Of the task, while it has nothing to do: users wake it then.
     pub(super) task: Option<Waker>,
     pub(super) is_closing: bool,
@@ -53,6 +56,7 @@ impl Shared {
                 waiters: BTreeMap::new(),
                 next_waiter: 0,
                 rejected: BTreeMap::new(),
+                forgotten: Seq::ZERO,
                 task: None,
                 is_closing: false,
                 end: None,
@@ -150,9 +154,9 @@ impl Shared {
         let before = (state.outbox.positions(), state.outbox.held_bytes(), state.outbox.is_welcomed());
         let known = state.outbox.rejects().len();
         let done = work(&mut state);
-        state.note_rejected(known);
         let positions = state.outbox.positions();
         let reached = positions.of(self.wait_for);
+        state.note_rejected(known, before.0.of(self.wait_for));
         let mut woken = BTreeMap::new();
         if reached > before.0.of(self.wait_for) {
             let later = state.waiters.split_off(&(reached, u64::MAX));
@@ -195,13 +199,16 @@ impl Shared {
 
 impl State {
     /// Keeps what tickets will ask for, once it is told: by the time its record has come as far as the source waits for, a
-    /// reject may have been taken. `known` of those in the outbox were there before.
-    fn note_rejected(&mut self, known: usize) {
+    /// reject may have been taken. `known` of those in the outbox were there before. Whose tickets could have been awaited since the
+    /// last time may make room for others.
+    fn note_rejected(&mut self, known: usize, long_reached: Seq) {
         for reject in self.outbox.rejects().get(known..).unwrap_or_default() {
             self.rejected.insert(reject.seq, *reject);
         }
-        while self.rejected.len() > REJECTED_MAX {
-            self.rejected.pop_first();
+        while self.rejected.len() > REJECTED_MAX
+            && let Some(first) = self.rejected.first_entry().filter(|first| *first.key() <= long_reached)
+        {
+            self.forgotten = self.forgotten.max(first.remove().seq);
         }
     }
 }
@@ -221,7 +228,10 @@ impl Until {
 
     /// Of a record.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Seq, ClientError>> {
-        self.poll_with(cx, |state, seq| state.rejected.remove(&seq).map(ClientError::Rejected))
+        self.poll_with(cx, |state, seq| {
+            let rejected = state.rejected.remove(&seq).map(ClientError::Rejected);
+            rejected.or_else(|| (seq <= state.forgotten).then_some(ClientError::Forgotten { seq }))
+        })
     }
 
     /// Of a position.

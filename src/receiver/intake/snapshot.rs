@@ -14,6 +14,9 @@ use crate::types::Lsn;
 /// A part is at most this long, or as long as a block may be.
 const PART_BYTES_MAX: usize = 256 << 10;
 
+/// What a block takes of the log besides its bytes, where it is flushed by itself.
+const LOG_BLOCK_BYTES: u64 = 4096;
+
 #[derive(Debug)]
 pub(super) struct Snapshots {
     interval_bytes: u64,
@@ -23,6 +26,7 @@ pub(super) struct Snapshots {
     last_durable: Lsn,
     last_bytes: u64,
     bytes_since: u64,
+    blocks_since: u64,
     /// Somebody waits for the next one, to give up what lies before it.
     is_requested: bool,
     running: Option<Running>,
@@ -49,6 +53,7 @@ impl Snapshots {
             last_durable: last,
             last_bytes: 0,
             bytes_since,
+            blocks_since: 0,
             is_requested: false,
             running: None,
             yields: false,
@@ -69,9 +74,10 @@ impl Snapshots {
     pub(super) fn note(&mut self, bytes: usize) {
         self.yields = false;
         self.bytes_since += bytes as u64;
+        self.blocks_since += 1;
     }
 
-    /// Begins one as soon as as much lies behind the last one as that took, unless one that is written, or on its way, lets
+    /// Begins one as soon as the log took as much for what lies behind the last one as for that, unless one that is written, or on its way, lets
     /// everything up to `upto` go. Whoever asks may do so because of the last one itself: without that bound, a snapshot that is
     /// read, committed and given up would call for the next one for ever.
     pub(super) fn request(&mut self, upto: Lsn) {
@@ -93,7 +99,7 @@ impl Snapshots {
             return None;
         }
         let due = match self.is_requested {
-            true => self.bytes_since >= self.last_bytes,
+            true => self.bytes_since + self.blocks_since * LOG_BLOCK_BYTES >= self.last_bytes,
             false => self.bytes_since >= self.interval_bytes.max(4 * self.last_bytes),
         };
         if self.running.is_none() {
@@ -101,7 +107,7 @@ impl Snapshots {
             if !due {
                 return None;
             }
-            (self.bytes_since, self.is_requested) = (0, false);
+            (self.bytes_since, self.blocks_since, self.is_requested) = (0, 0, false);
             self.running = Some(Running { begin: durable.next(), next: 0, rest: VecDeque::new(), bytes: 0 });
         }
         let running = self.running.as_mut()?;
@@ -133,5 +139,26 @@ impl Running {
             self.next += 1;
         }
         self.rest.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A block of a hundred bytes that is flushed by itself takes forty times as much of the log: counted by their bytes alone,
+    /// they filled it before the snapshot began that would have let them go.
+    #[test]
+    fn what_is_asked_for_waits_for_what_the_log_took() {
+        let mut snapshots = Snapshots::new(64 << 20, 1 << 20, Lsn::ZERO, 0);
+        snapshots.last_bytes = 1 << 20;
+        snapshots.request(Lsn::new(9));
+        let mut blocks = 0;
+        while snapshots.next_part(&Sources::default(), Lsn::ZERO, false).is_none() {
+            snapshots.note(100);
+            blocks += 1;
+            assert!(blocks <= 256, "a megabyte of the log");
+        }
+        assert!(blocks > 200, "not at once");
     }
 }
