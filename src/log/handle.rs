@@ -415,6 +415,12 @@ impl<S: Storage> Log<S> {
         self.shared.stats()
     }
 
+    /// A name for messages: where the log is.
+    #[cfg(feature = "receiver")]
+    pub(crate) fn describe(&self) -> String {
+        self.shared.storage.describe()
+    }
+
     /// Writes what is queued and closes the log, so that the next open has nothing to find out.
     ///
     /// # Errors

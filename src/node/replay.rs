@@ -73,10 +73,10 @@ pub(super) fn replay<S: Storage>(
 fn told<S: Storage>(log: &Log<S>, error: ReplayError) -> ReceiverError {
     match error {
         ReplayError::Lost { needed, first } => ReceiverError::StateLost { needed, first },
-        ReplayError::Damaged { lsns } => ReceiverError::StateDamaged { lsns, log: format!("{log:?}") },
+        ReplayError::Damaged { lsns } => ReceiverError::StateDamaged { lsns, log: log.describe() },
     }
 }
 
 pub(super) fn read_block<S: Storage>(log: &Log<S>, lsn: Lsn, payload: &bytes::Bytes) -> Result<Block, ReceiverError> {
-    Block::read(payload).map_err(|source: BlockError| ReceiverError::NotABlock { lsn, log: format!("{log:?}"), source })
+    Block::read(payload).map_err(|source: BlockError| ReceiverError::NotABlock { lsn, log: log.describe(), source })
 }

@@ -36,6 +36,7 @@ fn damage_in_what_tells_the_sources_is_refused_unless_it_is_given_up() {
     let error = Receiver::open(log, "test", ReceiverConfig::default()).unwrap_err();
     assert!(matches!(error, ReceiverError::StateDamaged { .. }), "{error}");
     assert!(error.to_string().contains("accept_damage"), "{error}");
+    assert!(error.to_string().contains(&format!(" of {} cannot", dir.path().display())), "{error}");
     let log = reopen(dir.path(), &quarantine());
     let config = ReceiverConfig { accept_damage: true, ..ReceiverConfig::default() };
     let (receiver, _driver, replayed) = Receiver::open(log, "test", config).unwrap();

@@ -61,10 +61,10 @@ impl<S: Storage> Ledger<S> {
         // Where its events were given up by somebody else, a ledger would begin again under the same name.
         if created && log.first() > Lsn::FIRST {
             let source = ReplayError::NoBeginning { lsn: log.first() };
-            return Err(LedgerError::Replay { log: format!("{log:?}"), source });
+            return Err(LedgerError::Replay { log: log.describe(), source });
         }
         let [id, proposer] =
-            random().map_err(|source| Error::io("draw an identity for", format!("{log:?}"), source))?;
+            random().map_err(|source| Error::io("draw an identity for", log.describe(), source))?;
         // One that promised and ended before it wrote its beginning has given the ledger its name.
         let promised = log.promised();
         let known = replay.state().ledger().or(promised.map(|promise| promise.ledger));
@@ -335,7 +335,7 @@ pub(super) fn fold<S: Storage>(
     for frame in log.range(LsnRange::inclusive(from, to)) {
         let frame = frame?;
         let taken = replay.frame(frame.lsn, &frame.payload);
-        taken.map_err(|source| LedgerError::Replay { log: format!("{log:?}"), source })?;
+        taken.map_err(|source| LedgerError::Replay { log: log.describe(), source })?;
         watch(frame.lsn.since(from.previous()), total);
     }
     Ok(())
