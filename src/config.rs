@@ -143,8 +143,8 @@ pub enum RecoveryMode {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum WhenFull {
-    /// `append` waits until a trim or the file system makes room. [`Error::Full`] when none can: [`Config::byte_limit`] must hold the
-    /// record's segment beside the one in use and a prepared one, two of `segment_bytes_min` at least.
+    /// `append` waits until a trim or the file system makes room. [`Error::Full`] when none can: [`Config::byte_limit`] must
+    /// hold the record's segment beside the one in use and the prepared ones, two of `segment_bytes_min` at least.
     Block,
     /// `append` answers [`Error::Full`].
     #[default]

@@ -55,8 +55,8 @@ struct TooLarge {
     /// For so much group data.
     group_bytes: u64,
     error: Error,
-    /// Not even if everything sealed were given up, by the byte limit: the segment in use and the reserve take too much. Only others'
-    /// appends change that, by filling the one in use.
+    /// Not even if everything sealed were given up, by the byte limit: the segment in use and the prepared ones take too
+    /// much. Only others' appends change that, by filling the one in use.
     is_hopeless: bool,
 }
 

@@ -106,7 +106,8 @@ impl<S: Storage> LocalSource<S> {
     /// follow those that were handed over.
     ///
     /// # Errors
-    /// [`ReceiverError::Refused`], and the log's: then the outcome is unknown.
+    /// [`ReceiverError::Refused`]: what lies behind `expected` was not taken, and the next records follow that, where the source may
+    /// go on (`RejectsUnseen`). And the log's: then the outcome is unknown.
     pub async fn store<R: AsRef<[u8]>>(&mut self, records: &[R]) -> Result<Stored, ReceiverError> {
         self.receive(records).await?;
         self.settle().await

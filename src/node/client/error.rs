@@ -33,8 +33,8 @@ pub enum ClientError {
         /// Why nothing more is heard.
         cause: Arc<ClientError>,
     },
-    /// The ticket was awaited so late that thousands of rejects have been told since: whether this record is one is not known any
-    /// more. [`Client::take_rejects`](super::Client::take_rejects) tells all of them.
+    /// The ticket was awaited so late that thousands of rejects have been told since: whether this record is one is not known
+    /// any more. [`Client::take_rejects`](super::Client::take_rejects) tells all of them.
     #[error("whether record {seq} was rejected is not known any more: too many were before its ticket was awaited")]
     Forgotten {
         /// The record.

@@ -77,9 +77,9 @@ impl Snapshots {
         self.blocks_since += 1;
     }
 
-    /// Begins one as soon as the log took as much for what lies behind the last one as for that, unless one that is written, or on its way, lets
-    /// everything up to `upto` go. Whoever asks may do so because of the last one itself: without that bound, a snapshot that is
-    /// read, committed and given up would call for the next one for ever.
+    /// Begins one as soon as the log took as much for what lies behind the last one as that was long, unless one that is
+    /// written, or on its way, lets everything up to `upto` go. Whoever asks may do so because of the last one itself: without
+    /// that bound, a snapshot that is read, committed and given up would call for the next one for ever.
     pub(super) fn request(&mut self, upto: Lsn) {
         let begins = self.running.as_ref().map_or(self.last, |running| running.begin);
         if begins <= upto {
