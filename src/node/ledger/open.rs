@@ -63,8 +63,7 @@ impl<S: Storage> Ledger<S> {
             let source = ReplayError::NoBeginning { lsn: log.first() };
             return Err(LedgerError::Replay { log: log.describe(), source });
         }
-        let [id, proposer] =
-            random().map_err(|source| Error::io("draw an identity for", log.describe(), source))?;
+        let [id, proposer] = random().map_err(|source| Error::io("draw an identity for", log.describe(), source))?;
         // One that promised and ended before it wrote its beginning has given the ledger its name.
         let promised = log.promised();
         let known = replay.state().ledger().or(promised.map(|promise| promise.ledger));
