@@ -43,8 +43,8 @@ pub(crate) struct Args {
     /// plaintext is allowed.
     #[arg(long, value_name = "ADDRESS")]
     http: Option<SocketAddr>,
-    /// Also take plain lines over TCP here, of 64 KiB or one longest record at most; nothing is answered. With --cert within TLS; without, this machine only, unless
-    /// plaintext is allowed.
+    /// Also take plain lines over TCP here, of 64 KiB or one longest record at most; nothing is answered. With --cert within
+    /// TLS; without, this machine only, unless plaintext is allowed.
     #[arg(long, value_name = "ADDRESS")]
     lines: Option<SocketAddr>,
     /// Tell here how it goes: /metrics, /livez, /readyz, /v1/status. This machine only, unless plaintext is allowed.

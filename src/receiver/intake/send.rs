@@ -324,17 +324,14 @@ impl Intake {
     ) -> Result<Option<(Part, Checksummed)>, Stop> {
         let Refused { previous, seq, reason, bytes, text, kept } = refused;
         let run = Run { from: 0, to: 0, records: 0, previous, last: seq };
-        let makes_part = match self.config.poison {
-            Poison::Stop => false,
-            Poison::DeadLetter => peer.source.is_some(),
-            Poison::Drop => peer.source.is_some() && peer.wait_for == WaitFor::Received,
-        };
-        if makes_part && !has_room_besides {
+        let has_room = || {
             let text = "more is held than may be; no more is recorded about records that are refused before".to_owned();
-            return Err(Stop { code: Code::RejectsUnseen, at: seq, fatal: false, text });
-        }
+            let stop = Stop { code: Code::RejectsUnseen, at: seq, fatal: false, text };
+            if has_room_besides { Ok(()) } else { Err(stop) }
+        };
         match self.config.poison {
             Poison::DeadLetter if peer.source.is_some() => {
+                has_room()?;
                 let Some(source) = peer.source.map(|at| &mut self.sources[at]) else { return Ok(None) };
                 let unseen = source.unseen().len();
                 if unseen + source.rejects_in_flight as usize >= self.config.rejects_unseen_max as usize {
@@ -347,6 +344,7 @@ impl Intake {
                 Ok(Some((part_of(key, peer, RangeKind::Reject { reason, bytes }, run), kept(&text).into())))
             }
             Poison::Drop if peer.wait_for == WaitFor::Received => {
+                peer.source.map_or(Ok(()), |_| has_room())?;
                 self.stats.dropped += 1;
                 Ok(peer.source.map(|_| (part_of(key, peer, RangeKind::Skipped, run), Checksummed::default())))
             }
