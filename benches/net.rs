@@ -88,8 +88,12 @@ impl Bench {
         let rounds = numbers.next().map_or(bed::amount(5, 1), |rounds| rounds as usize);
         let round = Duration::from_secs_f64(numbers.next().unwrap_or(if bed::is_trial() { 0.05 } else { 1.0 }));
         let dirs = [bed::scratch(), bed::scratch()];
-        let runtime = |name| Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build();
-        let (server, client) = (runtime("server").expect("a thread"), runtime("client").expect("a thread"));
+        let runtime = |name, workers| {
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(workers).thread_name(name).enable_all().build().expect("threads")
+        };
+        let workers = std::env::var("SEAWALL_BENCH_WORKERS").map_or(1, |wanted| wanted.parse().expect("a number"));
+        let (server, client) = (runtime("server", workers), runtime("client", 1));
         let open = |dir: &tempfile::TempDir, driver: &Driver| {
             Log::open_with(dir.path(), Config::default(), driver).expect("an empty directory").0
         };
@@ -97,6 +101,8 @@ impl Bench {
         let log = open(&dirs[1], &driver_of(&server));
         let config = ReceiverConfig { session_window_bytes: 32 << 20, ..ReceiverConfig::default() };
         let (receiver, driver, _) = Receiver::open(log.clone(), "bench", config).expect("an empty log");
+        // As `seawall receive` does.
+        receiver.set_lone_writes(true);
         server.spawn(driver.run());
         let listening = server.block_on(async {
             Server::bind(receiver.clone(), ServerConfig::new(([127, 0, 0, 1], 0).into())).expect("a port")

@@ -52,6 +52,12 @@ impl<S: Storage> Pending<S> {
         self.shared.settled(self.last, self.era).is_some()
     }
 
+    /// Writes the record's group on this thread, which is blocked for as long as the device takes, where the log has nothing else
+    /// to write and nothing under way. Else it does nothing; the outcome is asked for as always.
+    pub(crate) fn write_lone(&self) {
+        self.shared.write_lone(self.chunk);
+    }
+
     /// Blocks until the record survived a flush of the device. The calling thread writes its own group when that is the
     /// fastest way.
     ///

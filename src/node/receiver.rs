@@ -75,6 +75,8 @@ pub(super) struct Inner<S: Storage> {
     /// What the log's completions wake: goes on to `task`.
     waker: Waker,
     is_shut_down: AtomicBool,
+    /// As [`Receiver::set_lone_writes`] says.
+    lone_writes: AtomicBool,
     /// Wakes the driver.
     alarm: Alarm,
     /// What was committed before this receiver was opened has been told from what comes behind it.
@@ -201,6 +203,7 @@ impl<S: Storage> Receiver<S> {
             task: Mutex::new(None),
             waker: Waker::from(Arc::new(WakeDriver(me.clone()))),
             is_shut_down: AtomicBool::new(false),
+            lone_writes: AtomicBool::new(false),
             alarm: Alarm::new({
                 let me = me.clone();
                 move || drop(me.upgrade().inspect(|inner| inner.wake_driver()))
@@ -374,6 +377,15 @@ impl<S: Storage> Receiver<S> {
         self.inner.with(|intake, now| intake.set_rate(now, bytes_per_second));
     }
 
+    /// Has blocks written to the device by the thread that brings them, a connection's or a local source's, while there is
+    /// one session only, whose source waits for each of its blocks before it sends on: nobody else has to be woken, which
+    /// makes the acknowledgment some 20 to 40 µs faster (`DESIGN.md`, 15). That thread is blocked for as long as the device
+    /// takes: a program that allows it has other threads that go on meanwhile, also where a device hangs. Idle workers of
+    /// tokio do so only when something wakes them: have a thread of its own `spawn` an empty task now and then. Off at first.
+    pub fn set_lone_writes(&self, are_allowed: bool) {
+        self.inner.lone_writes.store(are_allowed, Ordering::Relaxed);
+    }
+
     /// Asks every source to finish, closes the sessions that are left after `within`, and takes no new ones. A
     /// [`LocalSource`](super::LocalSource) is neither asked nor closed: whoever has it ends it.
     pub fn drain(&self, within: Duration, text: &str) {
@@ -406,6 +418,13 @@ impl<S: Storage> Inner<S> {
     /// Changes the intake, then does what follows: wakes who has something to say, gives blocks to the log, and has the
     /// driver let in whom only the rate keeps out now: not every session has a clock of its own.
     pub(super) fn with<R>(self: &Arc<Self>, change: impl FnOnce(&mut Intake, Instant) -> R) -> R {
+        let (result, block) = self.change(change);
+        self.carry(block);
+        result
+    }
+
+    /// As [`with`](Self::with), but for the block, which is the caller's to carry.
+    fn change<R>(&self, change: impl FnOnce(&mut Intake, Instant) -> R) -> (R, Option<Vec<Checksummed>>) {
         let now = Instant::now();
         let mut wakers = Vec::new();
         let (result, block, next_admission) = {
@@ -417,11 +436,10 @@ impl<S: Storage> Inner<S> {
             (result, block, state.intake.next_admission())
         };
         wakers.into_iter().for_each(Waker::wake);
-        self.carry(block);
         if let Some(at) = next_admission {
             self.wake_driver_at(at);
         }
-        result
+        (result, block)
     }
 
     /// Wakes the driver at this moment, or before.
@@ -439,16 +457,21 @@ impl<S: Storage> Inner<S> {
                 Ok(Ok(pending)) => {
                     // Placed before it is followed: the intake must know the block before it can hear that it is durable.
                     let mut wakers = Vec::new();
-                    let next = {
+                    let (next, is_lone) = {
                         let mut state = self.state.lock();
                         state.intake.placed(pending.lsn());
                         state.take_noisy(&mut wakers);
-                        state.intake.take_block()
+                        (state.intake.take_block(), state.intake.is_lone())
                     };
                     wakers.into_iter().for_each(Waker::wake);
                     *self.full.lock() = None;
-                    self.stream.lock().follow(pending, &mut Context::from_waker(&self.waker));
-                    next
+                    if next.is_none() && is_lone && self.lone_writes.load(Ordering::Relaxed) {
+                        // Without a lock: all others may go on meanwhile.
+                        pending.write_lone();
+                    }
+                    let is_settled = self.stream.lock().follow(pending, &mut Context::from_waker(&self.waker));
+                    // While the intake waits for the place of one block it gives no other.
+                    if is_settled { next.or(self.hear().flatten()) } else { next }
                 }
                 Ok(Err(no_room)) => {
                     let mut wakers = Vec::new();
@@ -505,13 +528,9 @@ impl<S: Storage> Inner<S> {
             }
         }
         loop {
-            let polled = self.stream.lock().poll_durable(&mut Context::from_waker(&self.waker));
-            let heard_nothing = polled.is_pending();
-            match polled {
-                Poll::Ready(Ok(lsn)) => self.with(|intake, now| intake.durable(now, lsn)),
-                Poll::Ready(Err(error)) => self.fail(error),
-                Poll::Pending => {}
-            }
+            let heard = self.hear();
+            let heard_nothing = heard.is_none();
+            self.carry(heard.flatten());
             if let Some(failure) = self.state.lock().failure() {
                 return Poll::Ready(Err(failure));
             }
@@ -520,6 +539,19 @@ impl<S: Storage> Inner<S> {
                 self.with(|intake, now| intake.admit_waiting(now));
                 return self.poll_end();
             }
+        }
+    }
+
+    /// Asks the log how far the stream is durable. `None`: nothing is new; else the block that follows from it, if any.
+    fn hear(&self) -> Option<Option<Vec<Checksummed>>> {
+        let polled = self.stream.lock().poll_durable(&mut Context::from_waker(&self.waker));
+        match polled {
+            Poll::Ready(Ok(lsn)) => Some(self.change(|intake, now| intake.durable(now, lsn)).1),
+            Poll::Ready(Err(error)) => {
+                self.fail(error);
+                Some(None)
+            }
+            Poll::Pending => None,
         }
     }
 

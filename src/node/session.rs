@@ -76,9 +76,12 @@ impl<S: Storage> Session<S> {
         self.inner.state.lock().intake.is_contended()
     }
 
-    /// A message was received.
+    /// A message was received. What the session has to say is asked for behind it: nobody is woken for what this call
+    /// itself has caused.
     pub fn handle(&mut self, message: Message) {
         let key = self.key;
+        // A task that wakes itself is run once more, and has tokio wake another worker for it.
+        self.inner.state.lock().forget(key);
         self.inner.with(|intake, now| intake.handle(now, key, message));
     }
 

@@ -39,13 +39,14 @@ impl<S: Storage> Stream<S> {
         self.pending.is_empty()
     }
 
-    /// Takes a block whose append has succeeded; `context` is woken when it is durable.
-    pub(super) fn follow(&mut self, mut pending: Pending<S>, context: &mut Context<'_>) {
+    /// Takes a block whose append has succeeded; `context` is woken when it is durable. True when its outcome is known
+    /// already: nobody is woken then.
+    #[must_use]
+    pub(super) fn follow(&mut self, mut pending: Pending<S>, context: &mut Context<'_>) -> bool {
         // Polled at once: the log writes first what somebody waits for. The outcome is asked for again in its turn.
-        if Pin::new(&mut pending).poll(context).is_ready() {
-            context.waker().wake_by_ref();
-        }
+        let is_settled = Pin::new(&mut pending).poll(context).is_ready();
         self.pending.push_back(pending);
+        is_settled
     }
 
     /// How far the stream has become durable since the last call.

@@ -386,3 +386,32 @@ fn behind_what_was_refused_a_source_goes_on() {
     let stored = source.store_blocking(&["good"]).unwrap();
     assert_eq!((stored.last, stored.rejects.len()), (Seq::new(4), 2));
 }
+
+/// Groups that the log's waiting threads wrote while `count` records were stored, each waited for.
+fn led(running: &Running, source: &mut LocalSource, count: u64) -> u64 {
+    let before = running.log.stats().groups_led;
+    for _ in 0..count {
+        let stored = source.store_blocking(&["a record"]).unwrap();
+        assert!(running.log.flushed() >= stored.durable_lsn, "told before it was");
+    }
+    running.log.stats().groups_led - before
+}
+
+#[test]
+fn a_lone_source_is_written_by_the_thread_that_brings_it_where_that_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), ReceiverConfig::default());
+    let mut source = running.receiver.local_blocking("a").unwrap();
+    assert_eq!(led(&running, &mut source, 20), 0, "nobody allowed it");
+    running.receiver.set_lone_writes(true);
+    // The log may be writing something of its own when a record comes.
+    assert!(led(&running, &mut source, 100) > 50);
+    let mut other = running.receiver.local_blocking("b").unwrap();
+    assert_eq!(led(&running, &mut source, 20), 0, "it is not alone any more");
+    other.store_blocking(&["b"]).unwrap();
+    drop(other);
+    assert!(led(&running, &mut source, 100) > 50);
+    assert_eq!(records(&running.log).len(), 241);
+    drop(source);
+    running.close();
+}

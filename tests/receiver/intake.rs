@@ -746,3 +746,52 @@ fn a_silent_session_is_asked_and_then_ended() {
     assert_eq!(bed.nacks(mute), [(Code::Timeout, 0)]);
     assert_eq!(Intake::cost_bytes(0), 256);
 }
+
+/// One record of a source, up to where it is with the device, and whether whoever brought it may write it as well.
+fn is_lone(bed: &mut Bed, key: SessionKey, previous: u64) -> bool {
+    bed.send(key, dense(previous, &[b"r"]));
+    bed.append();
+    bed.intake.is_lone()
+}
+
+#[test]
+fn a_source_is_alone_that_waits_for_each_of_its_blocks() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(hello("s", 0));
+    let mut sent = 0;
+    let mut waited = |bed: &mut Bed, hears: bool| {
+        let is_lone = is_lone(bed, key, sent);
+        sent += 1;
+        bed.flush();
+        if hears {
+            assert!(bed.last_ack(key).is_some());
+        }
+        is_lone
+    };
+    assert_eq!([(); 6].map(|()| waited(&mut bed, true)), [false, false, false, false, true, true]);
+    // It sends on before it is told: this one it has waited for, the next one not.
+    assert!(waited(&mut bed, false));
+    assert_eq!([(); 6].map(|()| waited(&mut bed, true)), [false, false, false, false, false, true]);
+    // Nobody else may be made to wait.
+    let other = bed.connect();
+    assert!(!waited(&mut bed, true));
+    bed.intake.disconnect(bed.now, other);
+    assert_eq!([(); 5].map(|()| waited(&mut bed, true)), [false, false, false, false, true]);
+    // Two on their way.
+    bed.send(key, dense(sent, &[b"r"]));
+    bed.append();
+    bed.send(key, dense(sent + 1, &[b"r"]));
+    bed.append();
+    assert!(!bed.intake.is_lone());
+}
+
+#[test]
+fn a_source_that_does_not_wait_for_the_device_is_never_alone() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(Hello { wait_for: WaitFor::Received, ..hello("s", 0) });
+    for sent in 0..10 {
+        assert!(!is_lone(&mut bed, key, sent));
+        bed.flush();
+        bed.heard(key);
+    }
+}

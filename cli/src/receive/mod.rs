@@ -13,6 +13,8 @@ use seawall::node::{Driver, Receiver, ReceiverError, Server, ServerConfig, run_l
 use seawall::storage::{self, DriverConfig};
 use seawall::{Config, Log, Recovery};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::Global;
 use crate::exit::{Ending, Failure, InLog};
@@ -89,7 +91,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
     }
     let interrupt = Interrupt::watch().map_err(|e| Failure::Usage(format!("signals cannot be watched: {e}")))?;
     let server = settings.server()?;
-    let runtime = Builder::new_multi_thread().enable_all().build();
+    // One may be held up by a device that hangs.
+    let workers = std::thread::available_parallelism().map_or(2, |cpus| cpus.get().max(2));
+    let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build();
     let runtime = runtime.map_err(|e| Failure::Usage(format!("no threads to be had: {e}")))?;
     // Open before the log is: whoever asks is told how far its opening has come.
     let doors = Doors::open(&settings, &runtime)?;
@@ -151,46 +155,40 @@ impl Receiving<'_> {
         let server = bound.map_err(|e| Failure::Usage(e.to_string()))?;
         let mut say = Say::new(self.global, self.args.report_every);
         say.listening(stream, server.addresses(), &doors, replayed.sources, recovery.end);
-        let ended = runtime.block_on(self.serve(&receiver, driver, server, doors, &mut say));
+        receiver.set_lone_writes(self.settings.server.lone_writes);
+        let ended = self.serve(runtime, &receiver, driver, server, doors, &mut say);
         say.end(&receiver, ended.is_ok());
         ended.map(|()| Ending::Interrupted).map_err(|e| self.failed(e))
     }
 
     /// Until somebody wants an end, or the log fails.
-    async fn serve(
+    fn serve(
         &self,
+        runtime: &Runtime,
         receiver: &Receiver,
         driver: Driver,
         server: Server,
-        doors: Doors,
+        mut doors: Doors,
         say: &mut Say,
     ) -> Result<(), ReceiverError> {
-        let watch = server.watch();
-        let (stop, stopped) = tokio::sync::watch::channel(false);
-        let mut driver = tokio::spawn(driver.run());
-        let mut doors = doors;
-        let mut serving = doors.serve(receiver, &stopped)?;
-        serving.spawn(server.run(doors::until_true(stopped)));
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        let ended = loop {
-            tokio::select! {
-                ended = &mut driver => break Some(ended),
-                _ = looks.tick() => {}
-            }
+        let counts = server.watch();
+        let (stop, stopped) = watch::channel(false);
+        let mut serving = {
+            let _within = runtime.enter();
+            doors.serve(receiver, &stopped)?
+        };
+        serving.spawn_on(server.run(doors::until_true(stopped)), runtime.handle());
+        let mut serving = runtime.spawn(to_the_end(receiver.clone(), driver, serving, stop.clone()));
+        while !serving.is_finished() {
+            std::thread::sleep(LOOK_EVERY);
             if self.interrupt.is_asked() {
-                break None;
+                stop.send_replace(true);
             }
-            say.tick(receiver, &watch);
-        };
-        // Sessions are told why before they are closed; what was received goes to the device.
-        let _ = stop.send(true);
-        while serving.join_next().await.is_some() {}
-        receiver.shut_down();
-        let ended = match ended {
-            Some(ended) => ended,
-            None => driver.await,
-        };
-        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+            // A worker that a device holds up does not look after sockets and clocks, and wakes no other one to do so.
+            runtime.spawn(async {});
+            say.tick(receiver, &counts);
+        }
+        runtime.block_on(&mut serving).unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
     fn failed(&self, error: ReceiverError) -> Failure {
@@ -204,4 +202,27 @@ impl Receiving<'_> {
             error => Failure::Usage(format!("log {dir}: {error}")),
         }
     }
+}
+
+/// Until `stop` is true, or the log fails; then in good order.
+async fn to_the_end(
+    receiver: Receiver,
+    driver: Driver,
+    mut serving: JoinSet<()>,
+    stop: watch::Sender<bool>,
+) -> Result<(), ReceiverError> {
+    let mut driver = tokio::spawn(driver.run());
+    let ended = tokio::select! {
+        ended = &mut driver => Some(ended),
+        () = doors::until_true(stop.subscribe()) => None,
+    };
+    // Sessions are told why before they are closed; what was received goes to the device.
+    stop.send_replace(true);
+    while serving.join_next().await.is_some() {}
+    receiver.shut_down();
+    let ended = match ended {
+        Some(ended) => ended,
+        None => driver.await,
+    };
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

@@ -49,6 +49,9 @@ pub(super) struct ServerSettings {
     tokens: Vec<TokenSettings>,
     #[serde(with = "humantime_serde")]
     pub(super) handshake_timeout: Duration,
+    /// The thread that hears a source writes its records to the device itself while it is the only one there is, and waits for
+    /// each.
+    pub(super) lone_writes: bool,
     /// Of every door: sources and requests have so long to finish.
     #[serde(with = "humantime_serde")]
     pub(super) drain: Duration,
@@ -92,6 +95,7 @@ impl Default for ServerSettings {
             client_ca: None,
             client_certificates_optional: false,
             tokens: Vec::new(),
+            lone_writes: true,
             handshake_timeout,
             drain,
         }

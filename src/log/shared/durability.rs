@@ -109,6 +109,15 @@ impl<S: Storage> Shared<S> {
         }
     }
 
+    /// Writes the group of `chunk` on this thread if that is all there is to do; else does nothing.
+    pub(crate) fn write_lone(&self, chunk: u64) {
+        let group = self.pipe.lock().take_lone(now(), chunk);
+        if let Some(group) = group {
+            add(&self.counters.groups_led, 1);
+            self.lead(group);
+        }
+    }
+
     /// How long to sleep at most for something under way, by now.
     pub(crate) fn sleep_max(&self, wanted: Option<Duration>) -> Option<Duration> {
         match (wanted, self.storage.watch_over()) {

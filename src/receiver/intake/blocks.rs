@@ -37,6 +37,8 @@ impl Intake {
         debug_assert!(self.flight.back().is_none_or(|last| last.lsn < lsn), "blocks are placed in their order");
         self.stats.blocks += 1;
         self.is_full = false;
+        let is_lone = self.is_waited_for_alone(&draft);
+        self.lone.note(is_lone);
         self.flight.push_back(Flight { lsn, parts: draft.parts, ends_snapshot: draft.ends_snapshot });
         // Whoever heard that it is durable may have been faster than who heard where it is.
         self.settle();

@@ -11,6 +11,7 @@
 mod blocks;
 mod connections;
 mod hello;
+mod lone;
 mod send;
 mod session;
 mod snapshot;
@@ -27,6 +28,7 @@ use super::config::ReceiverConfig;
 use super::message::{Code, Message, Nack};
 use super::sources::{SourceRef, Sources};
 use crate::types::{Lsn, Seq, SourceEpoch, SourceId};
+use lone::Lone;
 pub use send::{Oversized, RecordCheck};
 use session::Sessions;
 pub use session::{SessionKey, SessionOutput};
@@ -49,6 +51,7 @@ pub struct Intake {
     /// The log had no room for it.
     returned: Option<Draft>,
     flight: VecDeque<Flight>,
+    lone: Lone,
     budget: Budget,
     snapshots: Snapshots,
     durable_lsn: Lsn,
@@ -167,6 +170,7 @@ impl Intake {
             taken: None,
             returned: None,
             flight: VecDeque::new(),
+            lone: Lone::default(),
             budget: Budget::new(config.in_flight_bytes_max),
             snapshots: Snapshots::new(
                 config.snapshot_interval_bytes,

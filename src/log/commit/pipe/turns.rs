@@ -90,6 +90,13 @@ impl<F> Pipe<F> {
         }
     }
 
+    /// The group of `chunk`, for the thread that appended it: only where nothing else is to be written, and nothing is under way.
+    pub(crate) fn take_lone(&mut self, now: Instant, chunk: u64) -> Option<Group<F>> {
+        let queued = self.ready.len() + usize::from(self.open.is_some());
+        let is_lone = queued == 1 && self.writes_in_flight == 0 && self.is_queued(chunk);
+        if is_lone { self.take_group(now) } else { None }
+    }
+
     /// The next group, if one may be written now.
     fn take_group(&mut self, now: Instant) -> Option<Group<F>> {
         if self.poison.is_some() {

@@ -1,0 +1,127 @@
+//! `seawall receive` on a device that does not answer for a while.
+
+#[path = "../../tests/support/skip.rs"]
+mod skip;
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+use skip::skipped;
+use support::{PATIENCE, Running};
+
+/// A small ext4 on a file, that can be made to hang: thawed and unmounted in the end, whatever happens.
+struct Disk {
+    home: tempfile::TempDir,
+    is_frozen: bool,
+}
+
+impl Disk {
+    /// `None`, told: it cannot be mounted here.
+    fn mount() -> Option<Disk> {
+        let disk = Disk { home: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(), is_frozen: false };
+        std::fs::create_dir(disk.at()).unwrap();
+        std::fs::File::create(disk.image()).unwrap().set_len(128 << 20).unwrap();
+        let made = run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(disk.image()))
+            .and_then(|()| run(Command::new("mount").args(["-o", "loop"]).arg(disk.image()).arg(disk.at())));
+        made.map_err(|why| skipped(format_args!("no ext4 to be had: {why}"))).ok().map(|()| disk)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.home.path().join("image")
+    }
+
+    fn at(&self) -> PathBuf {
+        self.home.path().join("mounted")
+    }
+
+    fn freeze(&mut self) {
+        run(Command::new("fsfreeze").arg("-f").arg(self.at())).unwrap();
+        self.is_frozen = true;
+    }
+
+    fn thaw(&mut self) {
+        if std::mem::take(&mut self.is_frozen) {
+            run(Command::new("fsfreeze").arg("-u").arg(self.at())).unwrap();
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.thaw();
+        let _ = Command::new("umount").arg("-l").arg(self.at()).status();
+    }
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|e| e.to_string())?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+/// One request on a connection of its own; its answer, whole.
+fn http(address: &str, request: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn get(address: &str, path: &str) -> String {
+    http(address, &format!("GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")).expect("an answer")
+}
+
+fn post(address: &str, seq: u64) -> String {
+    let head = format!("POST /v1/streams/default HTTP/1.1\r\nHost: here\r\nSource-Id: a\r\nFirst-Seq: {seq}");
+    http(address, &format!("{head}\r\nContent-Length: 2\r\nConnection: close\r\n\r\nr\n")).expect("an answer")
+}
+
+fn led(admin: &str) -> u64 {
+    let metrics = get(admin, "/metrics");
+    let line = metrics.lines().find(|line| line.starts_with("seawall_log_groups_led_total")).expect("it is told");
+    line.rsplit(' ').next().unwrap().parse().expect("a number")
+}
+
+/// The thread that hears the only source there is writes its records; where the device hangs, it hangs, and nobody else.
+#[test]
+fn a_device_that_hangs_holds_up_nobody_but_who_waits_for_it() {
+    let Some(mut disk) = Disk::mount() else { return };
+    let log = disk.at().join("log");
+    let anywhere = "127.0.0.1:0";
+    let args =
+        ["receive", "--log", log.to_str().unwrap(), "--listen", anywhere, "--http", anywhere, "--admin", anywhere];
+    let mut receiver = Running::start(support::command(&[&args[..], &["--format", "json"]].concat()));
+    let listening: Value = serde_json::from_str(&receiver.line().expect("it listens")).unwrap();
+    let door = |name: &str| listening["doors"][name].as_str().expect("it is open").to_owned();
+    let (records, admin) = (door("http"), door("admin"));
+    for seq in 1..=20 {
+        assert!(post(&records, seq).starts_with("HTTP/1.1 201"), "record {seq}");
+    }
+    assert!(led(&admin) > 5, "none was written by who brought it");
+    disk.freeze();
+    let (done, answered) = mpsc::channel();
+    let waiting = std::thread::spawn({
+        let records = records.clone();
+        move || done.send(post(&records, 21)).expect("somebody waits")
+    });
+    assert!(answered.recv_timeout(Duration::from_secs(1)).is_err(), "durable on a device that hangs");
+    for _ in 0..20 {
+        assert!(get(&admin, "/livez").starts_with("HTTP/1.1 200"));
+        assert!(get(&records, "/v1/streams/default/sources/nobody").starts_with("HTTP/1.1 404"));
+    }
+    assert!(answered.try_recv().is_err());
+    disk.thaw();
+    let answer = answered.recv_timeout(PATIENCE).expect("an answer once the device goes on");
+    assert!(answer.starts_with("HTTP/1.1 201") || answer.starts_with("HTTP/1.1 503"), "{answer}");
+    waiting.join().unwrap();
+    receiver.signal("TERM");
+    let ended = receiver.child.wait().unwrap();
+    assert_eq!(support::code(ended), 0, "it ends in good order");
+}

@@ -1,0 +1,45 @@
+//! Whether one source alone waits for the device, for each of its blocks in turn: then whoever brings a block may as well write
+//! it. Nobody has to be woken for it, and there is nothing else to do meanwhile.
+
+use super::super::builder::Draft;
+use super::super::message::WaitFor;
+use super::Intake;
+use super::session::Session;
+
+/// After so many blocks in a row. One that is not keeps the next ones from it as well: a source that sends on meanwhile is
+/// better served by several blocks on their way.
+const IN_A_ROW: u32 = 4;
+/// Longer ones come in several SENDs, of which the next can be read while the first is written.
+const BYTES_MAX: usize = 128 << 10;
+
+/// How many of the last blocks were waited for by nobody but the one source, which sent nothing meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Lone {
+    in_a_row: u32,
+}
+
+impl Lone {
+    pub(super) fn note(&mut self, is_lone: bool) {
+        self.in_a_row = if is_lone { self.in_a_row.saturating_add(1) } else { 0 };
+    }
+}
+
+impl Intake {
+    /// Whether the block that was [`placed`](Intake::placed) last is all there is to wait for, as others were before it: there
+    /// is one session, and its source waits for each of its blocks before it sends on.
+    #[must_use]
+    pub fn is_lone(&self) -> bool {
+        self.lone.in_a_row > IN_A_ROW
+    }
+
+    /// Asked before the block counts as on its way.
+    pub(super) fn is_waited_for_alone(&self, draft: &Draft) -> bool {
+        let is_all = self.flight.is_empty() && self.builder.is_empty() && self.sessions.len() == 1;
+        let [part] = &draft.parts[..] else { return false };
+        let session = part.session.and_then(|key| self.sessions.get(key));
+        // What it has not been told yet, it did not wait for.
+        let has_heard_all = session.is_some_and(|session| !session.ack_due);
+        let waits = session.and_then(Session::open_peer).is_some_and(|peer| peer.wait_for != WaitFor::Received);
+        is_all && has_heard_all && waits && draft.bytes() <= BYTES_MAX
+    }
+}
