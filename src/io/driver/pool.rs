@@ -114,11 +114,9 @@ impl<W: Work> Pool<W> {
             drop(state);
             bell.wait(silent, patience);
             state = self.state.lock();
-            // Whoever woke us took us off the list; otherwise it was time, or a signal.
-            if bell.load() == silent {
-                state.idle.retain(|other| !Arc::ptr_eq(other, &bell));
-                is_bored = patience.is_some();
-            }
+            // Also where it was rung: for a moment in which we had given up waiting, and are on the list again.
+            state.idle.retain(|other| !Arc::ptr_eq(other, &bell));
+            is_bored = bell.load() == silent && patience.is_some();
         }
         state.threads -= 1;
     }
@@ -196,6 +194,41 @@ mod tests {
         rest.sort_unstable();
         assert_eq!(rest, [2, 3, 4, 5]);
         assert!(pool.threads() <= 3);
+        pool.stop();
+        wait_until("the threads are gone", || pool.threads() == 0);
+    }
+
+    /// A thread that had given up waiting, and waits again, when the bell comes that was meant for the time before, stood there
+    /// twice: whoever rang it the second time rang one that was busy.
+    #[test]
+    fn a_thread_that_waits_is_listed_once() {
+        let pool = Pool::new("test-pool", 2);
+        let (done, ends) = mpsc::channel();
+        let work = |done: mpsc::Sender<()>| call(move || done.send(()).unwrap());
+        let idle = || pool.state.lock().idle.clone();
+        // At once, so that there are two.
+        let gate = Arc::new(std::sync::Barrier::new(3));
+        for lane in 0..2 {
+            let gate = gate.clone();
+            assert!(pool.push(lane, 1, call(move || _ = gate.wait())).is_ok());
+        }
+        gate.wait();
+        for _ in 0..50 {
+            wait_until("both wait", || idle().len() == 2);
+            // Somebody is about to ring, and comes too late.
+            let bell = pool.state.lock().idle.pop().unwrap();
+            assert!(pool.state.lock().turns.push(0, 1, work(done.clone())));
+            // As when its time is over.
+            bell.wake_one();
+            ends.recv().unwrap();
+            wait_until("it waits again", || idle().iter().any(|other| Arc::ptr_eq(other, &bell)));
+            ring(&bell);
+            assert!(pool.push(0, 1, work(done.clone())).is_ok());
+            ends.recv().unwrap();
+            wait_until("both wait", || idle().len() >= 2);
+            let listed = idle().iter().filter(|other| Arc::ptr_eq(other, &bell)).count();
+            assert!(listed <= 1, "{listed} times");
+        }
         pool.stop();
         wait_until("the threads are gone", || pool.threads() == 0);
     }
