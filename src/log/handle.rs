@@ -231,7 +231,9 @@ impl<S: Storage> Log<S> {
         if bytes > limit_bytes {
             return Err(Error::RecordTooLarge { bytes, limit_bytes });
         }
-        poll_fn(|context| self.shared.poll_room(bytes, context)).await?;
+        let mut waiting = self.shared.wait_for_room(bytes);
+        poll_fn(|context| waiting.poll(context)).await?;
+        drop(waiting);
         Ok(Permit { log: self, bytes })
     }
 

@@ -76,6 +76,8 @@ impl<S: Storage> Future for Pending<S> {
     /// Does no I/O: the driver writes what tasks wait for.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Lsn>> {
         if let Some(settled) = self.shared.settled(self.last, self.era) {
+            // Whoever settled it takes it off the list, or has: not to be looked for among all that wait.
+            self.task = None;
             return Poll::Ready(settled.map(|()| self.last));
         }
         if is_forked_child() {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::reader::{Cursor, Frame};
-#[cfg(feature = "stream")]
-use super::shared::remember;
 use crate::error::Result;
+#[cfg(feature = "stream")]
+use crate::io::is_forked_child;
 use crate::io::{Disk, Storage};
 use crate::sync::now;
 use crate::types::Lsn;
@@ -130,12 +130,14 @@ impl<S: Storage> Iterator for Tail<S> {
 #[cfg(feature = "stream")]
 pub struct TailStream<S: Storage = Disk> {
     tail: Tail<S>,
+    /// Among those that wait for news.
+    number: Option<u64>,
 }
 
 #[cfg(feature = "stream")]
 impl<S: Storage> TailStream<S> {
     pub(super) fn new(cursor: Cursor<S>) -> TailStream<S> {
-        TailStream { tail: Tail::new(cursor) }
+        TailStream { tail: Tail::new(cursor), number: None }
     }
 }
 
@@ -148,7 +150,7 @@ impl<S: Storage> futures_core::Stream for TailStream<S> {
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<Frame>>> {
         use std::task::Poll;
-        let tail = &mut self.get_mut().tail;
+        let TailStream { tail, number } = self.get_mut();
         if tail.failed {
             return Poll::Ready(None);
         }
@@ -171,9 +173,21 @@ impl<S: Storage> futures_core::Stream for TailStream<S> {
             if !registered {
                 // Registered first, then looked again: news in between are not missed, nor the last frames of a log
                 // that is being closed.
-                remember(&mut shared.news_tasks.lock(), context.waker());
+                shared.news_tasks.lock().register(number, context.waker());
             }
         }
         Poll::Pending
+    }
+}
+
+#[cfg(feature = "stream")]
+impl<S: Storage> Drop for TailStream<S> {
+    fn drop(&mut self) {
+        // In a child the lock may be held by nobody.
+        if let Some(number) = self.number
+            && !is_forked_child()
+        {
+            self.tail.cursor.shared.news_tasks.lock().deregister(number);
+        }
     }
 }

@@ -17,3 +17,4 @@ mod matrix;
 mod poison;
 mod rows;
 mod tail;
+mod waiting;

@@ -72,7 +72,8 @@ impl<S: Storage> Client<S::File> for Shared<S> {
                 // What is appended from now on asks for the driver.
                 pipe.driver_armed = false;
                 MutexGuard::unlocked(&mut pipe, || self.storage.submit(group.write));
-                return Some(self.config.idle_proof_after);
+                let after = self.config.idle_proof_after;
+                return Some(waits_for_room.map_or(after, |retry| retry.min(after)));
             }
             pipe.driver_armed = false;
             return waits_for_room;
@@ -82,6 +83,7 @@ impl<S: Storage> Client<S::File> for Shared<S> {
         }
         pipe.driver_armed = true;
         let at = next_look.map_or(sweep, |at| at.saturating_duration_since(now));
+        let at = waits_for_room.map_or(at, |retry| retry.min(at));
         Some(at.clamp(Duration::from_micros(20), sweep))
     }
 

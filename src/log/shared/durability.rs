@@ -224,7 +224,7 @@ impl<S: Storage> Shared<S> {
             let _guard = self.news_lock.lock();
             self.news.notify_all();
         }
-        let tasks = std::mem::take(&mut *self.news_tasks.lock());
+        let tasks = self.news_tasks.lock().take();
         wake_each(tasks);
     }
 

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `encode` | a record before the lock: checksum, compression, copy |
 //! | `room` | its place: Lsn, segment, waiting for room |
+//! | `tasks` | who waits for room or for news without a thread |
 //! | `durability` | groups written and flushed, waiters told |
 //! | `drive` | the driver's turns, background jobs, the end |
 
@@ -12,6 +13,7 @@ mod drive;
 mod durability;
 mod encode;
 mod room;
+mod tasks;
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use crate::types::{Lsn, LsnRange};
 use drive::{DriveState, Work};
 pub(super) use room::Patience;
 use room::RoomTasks;
+use tasks::TaskList;
 
 pub(super) struct Shared<S: Storage> {
     pub(super) storage: S,
@@ -78,7 +81,7 @@ pub(super) struct Shared<S: Storage> {
     /// Blocking readers at the head sleep here.
     pub(super) news: Condvar,
     pub(super) news_lock: Mutex<()>,
-    pub(super) news_tasks: Mutex<Vec<std::task::Waker>>,
+    pub(super) news_tasks: Mutex<TaskList>,
     pub(super) me: std::sync::Weak<Shared<S>>,
     drive_state: Mutex<DriveState>,
     lock: Mutex<Option<S::Lock>>,
@@ -193,13 +196,6 @@ impl<S: Storage> Shared<S> {
 /// Microseconds since the Unix epoch by the wall clock.
 pub(super) fn clock_micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
-}
-
-/// Keeps a task's waker, once: a task that is polled again and again does not pile up.
-pub(super) fn remember(tasks: &mut Vec<std::task::Waker>, waker: &std::task::Waker) {
-    if !tasks.iter().any(|known| known.will_wake(waker)) {
-        tasks.push(waker.clone());
-    }
 }
 
 /// The parts of an [`IoSlice`] list as parts without checksums.

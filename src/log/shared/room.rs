@@ -1,14 +1,15 @@
 //! Placing a record: its Lsn, once there is room in flight and in a segment. Whoever finds none waits here, threads and
 //! tasks alike, and is told when there is.
 
-use std::cell::Cell;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::super::commit::{Encoded, Part, Pipe, Placed, Refused, seal_after, wake_each};
 use super::super::space::RETRY_AFTER;
-use super::{Shared, clock_micros, remember};
+use super::tasks::TaskList;
+use super::{Shared, clock_micros};
 use crate::error::{Error, Result};
-use crate::io::Storage;
+use crate::io::{Storage, is_forked_child};
 use crate::segment::frame_bytes;
 use crate::sync::atomic::Ordering;
 use crate::sync::{MutexGuard, now};
@@ -25,9 +26,23 @@ pub(crate) enum Patience {
 /// Tasks that wait for room.
 #[derive(Default)]
 pub(super) struct RoomTasks {
-    wakers: Vec<std::task::Waker>,
-    /// The group data of the largest record for which there was no segment.
+    list: TaskList,
+    /// The group data of the largest record for which there was no segment; 0: none of them waits for one.
     group_bytes: u64,
+}
+
+impl RoomTasks {
+    fn take(&mut self) -> impl Iterator<Item = Waker> + use<> {
+        self.group_bytes = 0;
+        self.list.take()
+    }
+}
+
+/// A task's wait for room for a record. Dropped, it leaves nothing.
+pub(crate) struct WaitForRoom<'a, S: Storage> {
+    shared: &'a Shared<S>,
+    bytes: u64,
+    number: Option<u64>,
 }
 
 impl<S: Storage> Shared<S> {
@@ -183,57 +198,84 @@ impl<S: Storage> Shared<S> {
     /// Wakes whoever waits for room, a segment, or the end of a pause.
     pub(crate) fn announce_room(&self) {
         self.room.notify_all();
-        let tasks = std::mem::take(&mut *self.room_tasks.lock());
-        wake_each(tasks.wakers);
+        let tasks = self.room_tasks.lock().take();
+        wake_each(tasks);
     }
 
-    /// Polls for room for a record of `bytes`.
-    pub(crate) fn poll_room(&self, bytes: u64, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<()>> {
-        use std::task::Poll;
-        let group_bytes = frame_bytes(bytes as usize);
-        let lacks_segment = Cell::new(false);
-        let look = || -> Poll<Result<()>> {
-            if let Err(error) = self.check_usable() {
-                return Poll::Ready(Err(error));
-            }
-            let pipe = self.pipe.lock();
-            if let Some(error) = self.gone(&pipe) {
-                return Poll::Ready(Err(error));
-            }
-            let room =
-                pipe.in_flight_bytes == 0 || pipe.in_flight_bytes + group_bytes <= self.config.in_flight_bytes_max;
-            if room && !pipe.paused && pipe.has_place_for(bytes) {
-                return Poll::Ready(Ok(()));
-            }
-            drop(pipe);
-            lacks_segment.set(room);
-            if room && let Err(error) = self.want_segment(group_bytes) {
-                return Poll::Ready(Err(error));
-            }
-            Poll::Pending
-        };
-        if let ready @ Poll::Ready(_) = look() {
-            return ready;
-        }
-        {
-            let mut tasks = self.room_tasks.lock();
-            remember(&mut tasks.wakers, context.waker());
-            if lacks_segment.get() {
-                tasks.group_bytes = tasks.group_bytes.max(group_bytes);
-            }
-        }
-        self.storage.kick();
-        // What freed room between the look and the registration must be seen.
-        look()
+    pub(crate) fn wait_for_room(&self, bytes: u64) -> WaitForRoom<'_, S> {
+        WaitForRoom { shared: self, bytes, number: None }
     }
 
     /// Tasks that wait for a segment cannot ask for it again and again as threads do: the driver asks for them.
     pub(super) fn retry_for_tasks(&self) -> Option<Duration> {
         let wanted = {
             let tasks = self.room_tasks.lock();
-            (!tasks.wakers.is_empty()).then_some(tasks.group_bytes)
+            (!tasks.list.is_empty() && tasks.group_bytes > 0).then_some(tasks.group_bytes)
         };
         let wanted = wanted.filter(|_| !self.closed.load(Ordering::Relaxed))?;
         (!matches!(self.want_segment(wanted), Ok(None))).then_some(RETRY_AFTER)
+    }
+}
+
+impl<S: Storage> WaitForRoom<'_, S> {
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let (mut ready, mut lacks_segment) = self.look();
+        // What freed room between the look and the registration must be seen; and the driver must know of a segment that is
+        // lacking, which nobody else asks for again.
+        let mut is_known: Option<bool> = None;
+        while ready.is_pending() && is_known.is_none_or(|known| lacks_segment && !known) {
+            self.register(lacks_segment, context);
+            self.shared.storage.kick();
+            is_known = Some(lacks_segment);
+            (ready, lacks_segment) = self.look();
+        }
+        ready
+    }
+
+    /// And whether a segment is what it lacks, which is asked for then.
+    fn look(&self) -> (Poll<Result<()>>, bool) {
+        let shared = self.shared;
+        let group_bytes = frame_bytes(self.bytes as usize);
+        if let Err(error) = shared.check_usable() {
+            return (Poll::Ready(Err(error)), false);
+        }
+        {
+            let pipe = shared.pipe.lock();
+            if let Some(error) = shared.gone(&pipe) {
+                return (Poll::Ready(Err(error)), false);
+            }
+            let in_flight = pipe.in_flight_bytes;
+            let is_full = in_flight > 0 && in_flight + group_bytes > shared.config.in_flight_bytes_max;
+            // Others' turn, or too much on its way: told of in either case.
+            if is_full || pipe.paused || pipe.batching {
+                return (Poll::Pending, false);
+            }
+            if pipe.has_place_for(self.bytes) {
+                return (Poll::Ready(Ok(())), false);
+            }
+        }
+        match shared.want_segment(group_bytes) {
+            Ok(_) => (Poll::Pending, true),
+            Err(error) => (Poll::Ready(Err(error)), false),
+        }
+    }
+
+    fn register(&mut self, lacks_segment: bool, context: &Context<'_>) {
+        let mut tasks = self.shared.room_tasks.lock();
+        tasks.list.register(&mut self.number, context.waker());
+        if lacks_segment {
+            tasks.group_bytes = tasks.group_bytes.max(frame_bytes(self.bytes as usize));
+        }
+    }
+}
+
+impl<S: Storage> Drop for WaitForRoom<'_, S> {
+    fn drop(&mut self) {
+        // In a child the lock may be held by nobody.
+        if let Some(number) = self.number
+            && !is_forked_child()
+        {
+            self.shared.room_tasks.lock().list.deregister(number);
+        }
     }
 }
