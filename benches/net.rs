@@ -7,7 +7,8 @@
 //! one that answers less often than after each read might. And one client whose records are all released by one
 //! acknowledgment pays for both, one after the other.
 //!
-//! The part "busy" is one record at a time while other programs keep one CPU busy, or all of them.
+//! The part "busy" is one record at a time while other programs keep one CPU busy, or all of them. The server's runtime has one
+//! worker; with `SEAWALL_BENCH_WORKERS=2` as many as that of `seawall receive` on two CPUs.
 
 mod bed;
 
