@@ -296,6 +296,20 @@ impl Oracle {
         Ok(())
     }
 
+    /// Sources, by their number, and sequences of all records in the stream, also in blocks that cannot be read any more.
+    pub fn records(&self, blocks: &[Bytes]) -> Result<BTreeSet<(usize, u64)>, String> {
+        let mut found = BTreeSet::new();
+        for block in blocks {
+            let block = Block::read(block).map_err(|e| e.to_string())?;
+            for record in block.records() {
+                let record = record.map_err(|e| e.to_string())?;
+                let number = self.sources.iter().position(|source| record.range.source.as_ref() == Some(&source.id));
+                found.extend(number.map(|number| (number, record.seq.get())));
+            }
+        }
+        Ok(found)
+    }
+
     /// Where what told of them could not be read, the source was asked for them again, as far as it is still there: what
     /// it repeated is left out once, and their order is that of their sequences. Whatever else comes twice stays to be found.
     fn forget_first_copies<T>(&self, id: &SourceId, all: &mut Vec<T>, seq: impl Fn(&T) -> u64) {

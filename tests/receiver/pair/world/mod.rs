@@ -106,6 +106,10 @@ struct Player {
     push_at: Time,
     /// Without sequences: which items it has given.
     given: Vec<usize>,
+    /// With them: the good records that it has pushed.
+    pushed: Vec<u64>,
+    /// With them: how far the stream was durable when it first heard of it.
+    began_at: Option<Seq>,
     rejects: Vec<u64>,
 }
 
@@ -305,6 +309,7 @@ impl World {
             return Err(format!("{} sessions stay for ever", intake.stats().sessions));
         }
         self.oracle.end(&self.log.blocks, &self.log.rotten)?;
+        self.check_claims()?;
         // A last replay says what the memory says.
         let remembered: Vec<_> = intake.sources().map(|source| (source.id, source.durable)).collect();
         self.intake = None;

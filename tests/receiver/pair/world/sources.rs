@@ -25,6 +25,8 @@ impl World {
             is_done: false,
             push_at: self.now,
             given: Vec::new(),
+            pushed: Vec::new(),
+            began_at: None,
             rejects: Vec::new(),
         });
         self.players.len() - 1
@@ -163,6 +165,9 @@ impl World {
             self.tell(|| format!("connection {connection} …◄ {}", short(&message)));
             let player = &mut self.players[number];
             player.outbox.handle(at, message);
+            if player.outbox.is_welcomed() {
+                player.began_at.get_or_insert(player.outbox.positions().durable);
+            }
             self.oracle.heard(player.source, &player.outbox)?;
         }
         if self.connections[connection].down.ended {
@@ -195,6 +200,7 @@ impl World {
             };
             match result {
                 Ok(_) if sequences == Sequences::None => player.given.push(item),
+                Ok(_) if planned.item == Item::Record => player.pushed.push(planned.seq),
                 Ok(_) => {}
                 Err(OutboxError::Full { .. }) => return Ok(()),
                 Err(OutboxError::TooLarge { .. }) => {
@@ -286,5 +292,20 @@ impl World {
         if self.current[source] == number {
             self.current[source] = self.new_life(source);
         }
+    }
+
+    /// What an outbox says of its own records is so, whatever it let go of: durable ends before the first that was lost.
+    /// What is behind its first WELCOME others had sent, and may have lost.
+    pub(super) fn check_claims(&self) -> Result<(), String> {
+        let found = self.oracle.records(&self.log.blocks)?;
+        for player in &self.players {
+            let source = &self.story.sources[player.source];
+            let (Some(began_at), durable) = (player.began_at, player.outbox.positions().durable) else { continue };
+            let own = player.pushed.iter().filter(|seq| began_at.get() < **seq && **seq <= durable.get());
+            if let Some(seq) = own.clone().find(|seq| !found.contains(&(player.source, **seq))) {
+                return Err(format!("{}'s outbox says {durable} is durable, and {seq} is in no block", source.id));
+            }
+        }
+        Ok(())
     }
 }
