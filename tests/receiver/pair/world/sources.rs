@@ -295,14 +295,22 @@ impl World {
     }
 
     /// What an outbox says of its own records is so, whatever it let go of: durable ends before the first that was lost.
-    /// What is behind its first WELCOME others had sent, and may have lost.
+    /// What is behind its first WELCOME others had sent, and may have lost; as may another life of the same epoch later on.
     pub(super) fn check_claims(&self) -> Result<(), String> {
         let found = self.oracle.records(&self.log.blocks)?;
-        for player in &self.players {
+        for (number, player) in self.players.iter().enumerate() {
+            let lost_by_others = |seq: u64| {
+                let others = self.players.iter().enumerate().filter(|(other, _)| *other != number);
+                let mut lost = others.filter(|(_, other)| other.source == player.source);
+                lost.any(|(_, other)| {
+                    other.outbox.positions().lost.is_some_and(|lost| lost.previous.get() < seq && seq <= lost.to.get())
+                })
+            };
             let source = &self.story.sources[player.source];
             let (Some(began_at), durable) = (player.began_at, player.outbox.positions().durable) else { continue };
             let own = player.pushed.iter().filter(|seq| began_at.get() < **seq && **seq <= durable.get());
-            if let Some(seq) = own.clone().find(|seq| !found.contains(&(player.source, **seq))) {
+            let mut missing = own.filter(|seq| !found.contains(&(player.source, **seq)));
+            if let Some(seq) = missing.find(|seq| !lost_by_others(**seq)) {
                 return Err(format!("{}'s outbox says {durable} is durable, and {seq} is in no block", source.id));
             }
         }
