@@ -352,3 +352,21 @@ fn an_outbox_repeats_that_it_has_seen_a_reject() {
     assert_eq!(said(&bed, &mut outbox), [seen]);
     assert_eq!(outbox.take_rejects(), [], "told once");
 }
+
+/// Without sequences every life counts its own records from 1: what an earlier one was told to be durable was taken for this
+/// one's first records, which were let go of unsent, as stored.
+#[test]
+fn what_an_earlier_life_was_told_is_not_this_one_s_without_sequences() {
+    let bed = Bed::new(small());
+    for wait_for in [WaitFor::Received, WaitFor::Durable] {
+        let config = OutboxConfig { sequences: Sequences::None, told_durable: seq(3), wait_for, ..Default::default() };
+        let mut outbox = Outbox::new(config);
+        assert_eq!(outbox.push(Bytes::from_static(b"x")), Ok(seq(1)));
+        assert!(outbox.held_bytes() > 0, "nobody was ever connected");
+        outbox.disconnected();
+        outbox.connect();
+        outbox.handle(bed.now, Message::Welcome(welcome(0)));
+        assert_eq!((outbox.positions().durable, outbox.positions().received), (seq(0), seq(0)));
+        assert!(matches!(said(&bed, &mut outbox)[..], [Message::Send(_)]));
+    }
+}

@@ -32,7 +32,8 @@ pub struct OutboxConfig {
     pub sequences: Sequences,
     /// What counts as done.
     pub wait_for: WaitFor,
-    /// The highest sequence this source was ever told to be durable ([`Positions::told_durable`]), if it has kept that.
+    /// The highest sequence this source was ever told to be durable ([`Positions::told_durable`]), if it has kept that. Only
+    /// with sequences: without them every life counts anew.
     pub told_durable: Seq,
     /// Bytes of records held until they are acknowledged. Default 64 MiB.
     pub held_bytes_max: u64,
@@ -250,13 +251,10 @@ impl Outbox {
     /// Nothing sent yet. Records are taken once the first WELCOME has said where to begin.
     #[must_use]
     pub fn new(config: OutboxConfig) -> Outbox {
+        let told_durable = if config.sequences == Sequences::None { Seq::ZERO } else { config.told_durable };
         Outbox {
             epoch: config.epoch,
-            positions: Positions {
-                durable: config.told_durable,
-                told_durable: config.told_durable,
-                ..Positions::default()
-            },
+            positions: Positions { durable: told_durable, told_durable, ..Positions::default() },
             config,
             link: Link::Down,
             held: VecDeque::new(),
