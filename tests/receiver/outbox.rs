@@ -370,3 +370,52 @@ fn what_an_earlier_life_was_told_is_not_this_one_s_without_sequences() {
         assert!(matches!(said(&bed, &mut outbox)[..], [Message::Send(_)]));
     }
 }
+
+/// Somebody else sent in the epoch that was given to this outbox: their record was taken for the one of that sequence that it
+/// held or was given then, which was let go of unsent, as stored.
+#[test]
+fn an_outbox_does_not_take_what_somebody_else_sent_for_its_own() {
+    let bed = Bed::new(small());
+    let has_sent_six = || {
+        let mut outbox = welcomed(&bed, OutboxConfig::default(), welcome(5));
+        outbox.push(Bytes::from_static(b"6")).unwrap();
+        said(&bed, &mut outbox);
+        outbox.handle(bed.now, ack(6, 6));
+        assert_eq!(outbox.failure(), None);
+        outbox
+    };
+    let is_told = |outbox: &Outbox| matches!(outbox.failure(), Some(OutboxError::Protocol(_)));
+
+    let mut outbox = has_sent_six();
+    outbox.disconnected();
+    outbox.push(Bytes::from_static(b"7")).unwrap();
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(welcome(7)));
+    assert!(is_told(&outbox), "7 was never sent");
+    assert!(outbox.held_bytes() > 0);
+    assert_eq!(outbox.positions().durable, seq(6));
+
+    // It was given behind the WELCOME.
+    let mut outbox = has_sent_six();
+    outbox.disconnected();
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(welcome(7)));
+    assert!(is_told(&outbox) && outbox.push(Bytes::from_static(b"7")).is_err());
+
+    // Or it waits for credit.
+    let mut outbox = welcomed(&bed, OutboxConfig::default(), Welcome { credit_bytes: 5, ..welcome(5) });
+    (0..2).for_each(|_| assert!(outbox.push(Bytes::from_static(b"r")).is_ok()));
+    assert!(matches!(&said(&bed, &mut outbox)[..], [Message::Send(send)] if send.records == 1));
+    outbox.handle(bed.now, ack(7, 7));
+    assert!(is_told(&outbox), "7 was never sent");
+
+    // What was sent, or skipped, and not heard of is its own, whatever came of the connection.
+    let mut outbox = has_sent_six();
+    outbox.push(Bytes::from_static(b"7")).unwrap();
+    outbox.skip(seq(9)).unwrap();
+    said(&bed, &mut outbox);
+    outbox.disconnected();
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(welcome(9)));
+    assert_eq!((outbox.failure(), outbox.held_bytes()), (None, 0));
+}

@@ -83,15 +83,20 @@ impl Outbox {
                 let text = "it resumes before them".to_owned();
                 return self.fail(OutboxError::AckedLoss { told, durable, text });
             }
-            if !self.is_welcomed_once && self.held.is_empty() {
-                self.positions.pushed = self.positions.pushed.max(welcome.durable);
+            if !self.is_welcomed_once {
+                self.welcomed_at = welcome.durable;
+                if self.held.is_empty() {
+                    self.positions.pushed = self.positions.pushed.max(welcome.durable);
+                }
+            }
+            if self.is_somebody_else_s(welcome.durable) {
+                return;
             }
             self.positions.received = welcome.durable;
             self.note_durable(welcome.durable, welcome.committed);
             self.positions.durable_lsn = welcome.durable_lsn;
         }
         self.epoch = welcome.epoch;
-        self.welcomed_at = welcome.durable;
         self.is_welcomed_once = true;
         let base = self.held.front().map_or(self.positions.pushed, |held| held.previous);
         self.link = Link::Up(Agreed {
@@ -123,12 +128,8 @@ impl Outbox {
         let offset = if self.config.sequences == Sequences::None { agreed.base.get() } else { 0 };
         let shift = |seq: Seq| Seq::new(seq.get().saturating_add(offset));
         let (received, durable) = (shift(ack.received), shift(ack.durable));
-        // In an epoch that was given to this outbox nobody else has sent anything. In one that is gone on with, records of
-        // the life before may still have been on their way.
-        let pushed = self.positions.pushed.max(self.welcomed_at);
-        if self.config.epoch == SourceEpoch::ZERO && (received > pushed || durable > pushed) {
-            let text = format!("{received} received, {durable} durable, but only those up to {pushed} exist");
-            return self.fail(OutboxError::Protocol(text));
+        if self.is_somebody_else_s(received.max(durable)) {
+            return;
         }
         self.positions.received = self.positions.received.max(received);
         // A session that counts from `offset` says nothing about what an earlier one left behind.
@@ -137,6 +138,21 @@ impl Outbox {
         self.positions.durable_lsn = self.positions.durable_lsn.max(ack.durable_lsn);
         self.note_rejects(&ack.rejects);
         self.let_go();
+    }
+
+    /// Whether the receiver has records up to `reached` that this outbox did not send: then it goes on no more, as those it
+    /// holds are not the ones of that sequence. In an epoch that was given to it nobody else may send anything; in one that is
+    /// gone on with, records of the life before may still have been on their way.
+    fn is_somebody_else_s(&mut self, reached: Seq) -> bool {
+        let sent = self.sent_max.max(self.welcomed_at);
+        let is_beyond = self.config.epoch == SourceEpoch::ZERO && reached > sent;
+        if is_beyond {
+            self.fail(OutboxError::Protocol(format!(
+                "records up to {reached} have come, and only those up to {sent} were sent: somebody else sends under this \
+                 source's name, in its epoch"
+            )));
+        }
+        is_beyond
     }
 
     fn nack(&mut self, now: Instant, nack: Nack) {
@@ -296,6 +312,7 @@ impl Outbox {
             if self.resume_behind < first.seq { first.previous.max(self.resume_behind) } else { first.previous };
         let Some(record) = &first.record else {
             self.sent += 1;
+            self.sent_max = self.sent_max.max(first.seq);
             return Some(Message::Skip { previous, to: first.seq });
         };
         let header = header_bytes(self.config.sequences) as u64;
@@ -321,6 +338,7 @@ impl Outbox {
             if payload.push(own(held.seq), record).is_err() {
                 break;
             }
+            self.sent_max = self.sent_max.max(held.seq);
         }
         self.sent += payload.records() as usize;
         if !passes_by {

@@ -235,8 +235,10 @@ pub struct Outbox {
     /// Not asked for yet.
     lost: Vec<Lost>,
     is_welcomed_once: bool,
-    /// How far the last WELCOME said that this source had come.
+    /// How far the first WELCOME said that this source had come.
     welcomed_at: Seq,
+    /// The highest sequence that was ever put into a SEND or a SKIP.
+    sent_max: Seq,
     is_closing: bool,
     /// Done or failed: no connection would change anything.
     is_over: bool,
@@ -265,6 +267,7 @@ impl Outbox {
             lost: Vec::new(),
             is_welcomed_once: false,
             welcomed_at: Seq::ZERO,
+            sent_max: Seq::ZERO,
             is_closing: false,
             is_over: false,
             failed: None,
