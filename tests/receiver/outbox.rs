@@ -419,3 +419,20 @@ fn an_outbox_does_not_take_what_somebody_else_sent_for_its_own() {
     outbox.handle(bed.now, Message::Welcome(welcome(9)));
     assert_eq!((outbox.failure(), outbox.held_bytes()), (None, 0));
 }
+
+/// The receiver's limit was forgotten with a connection: a record that is too long was taken meanwhile, and what was to be an
+/// error for whoever pushed it ended the outbox with all that it held.
+#[test]
+fn a_record_too_long_is_refused_also_between_two_connections() {
+    let bed = Bed::new(small());
+    let mut outbox = welcomed(&bed, OutboxConfig::default(), welcome(0));
+    let long = || Bytes::from(vec![7; 1001]);
+    let expected = Err(OutboxError::TooLarge { bytes: 1001, limit_bytes: 1000 });
+    assert_eq!(outbox.push(long()), expected);
+    outbox.disconnected();
+    assert_eq!(outbox.push(long()), expected);
+    outbox.connect();
+    assert_eq!(outbox.push(long()), expected);
+    outbox.handle(bed.now, Message::Welcome(Welcome { record_bytes_max: 1001, ..welcome(0) }));
+    assert_eq!(outbox.push(long()), Ok(seq(1)));
+}

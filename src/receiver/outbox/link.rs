@@ -98,11 +98,11 @@ impl Outbox {
         }
         self.epoch = welcome.epoch;
         self.is_welcomed_once = true;
+        self.record_bytes_max = welcome.record_bytes_max.into();
         let base = self.held.front().map_or(self.positions.pushed, |held| held.previous);
         self.link = Link::Up(Agreed {
             credit_bytes: welcome.credit_bytes,
             sent_bytes: 0,
-            record_bytes_max: welcome.record_bytes_max.into(),
             frame_bytes_max: welcome.frame_bytes_max.into(),
             frame_records_max: welcome.frame_records_max,
             heartbeat: Duration::from_millis(welcome.heartbeat_millis.max(1).into()),

@@ -204,7 +204,6 @@ enum Link {
 struct Agreed {
     credit_bytes: u64,
     sent_bytes: u64,
-    record_bytes_max: u64,
     frame_bytes_max: u64,
     frame_records_max: u32,
     heartbeat: Duration,
@@ -227,6 +226,8 @@ pub struct Outbox {
     epoch: SourceEpoch,
     held: VecDeque<Held>,
     held_bytes: u64,
+    /// What the receiver takes, as the last WELCOME said it.
+    record_bytes_max: u64,
     /// How many of `held` this connection has sent.
     sent: usize,
     positions: Positions,
@@ -261,6 +262,7 @@ impl Outbox {
             link: Link::Down,
             held: VecDeque::new(),
             held_bytes: 0,
+            record_bytes_max: u64::MAX,
             sent: 0,
             rejects: Vec::new(),
             rejects_seen: Seq::ZERO,
@@ -377,13 +379,11 @@ impl Outbox {
         if !fits {
             return Err(OutboxError::Sequence { seq, last: self.positions.pushed });
         }
-        if let Link::Up(agreed) = &self.link
-            && record.len() as u64 > agreed.record_bytes_max
-        {
-            let (bytes, limit_bytes) = (record.len() as u64, agreed.record_bytes_max);
+        let (bytes, limit_bytes) = (record.len() as u64, self.record_bytes_max);
+        if bytes > limit_bytes {
             return Err(OutboxError::TooLarge { bytes, limit_bytes });
         }
-        self.check_room(record.len() as u64)?;
+        self.check_room(bytes)?;
         // A step that a record cannot carry is told as a SKIP before it.
         if self.config.sequences == Sequences::Sparse && step > u64::from(u32::MAX) {
             self.hold(Seq::new(seq.get() - 1), None);
