@@ -436,3 +436,18 @@ fn a_record_too_long_is_refused_also_between_two_connections() {
     outbox.handle(bed.now, Message::Welcome(Welcome { record_bytes_max: 1001, ..welcome(0) }));
     assert_eq!(outbox.push(long()), Ok(seq(1)));
 }
+
+/// Before the first WELCOME there is no limit of the receiver's: a record that no message can carry was taken, and the sender
+/// panicked, or sent a message without records.
+#[test]
+fn a_record_that_no_message_carries_is_never_taken() {
+    let config = OutboxConfig { sequences: Sequences::None, held_bytes_max: u64::MAX, ..OutboxConfig::default() };
+    let mut outbox = Outbox::new(config);
+    let limit_bytes = u64::from(u32::MAX) - 64;
+    // Nothing of it is touched, so that it takes no memory.
+    let bytes = limit_bytes + 1;
+    let map = memmap2::MmapOptions::new().len(bytes as usize).no_reserve_swap().map_anon().unwrap();
+    let record = Bytes::from_owner(map);
+    assert_eq!(outbox.push(record.clone()), Err(OutboxError::TooLarge { bytes, limit_bytes }));
+    assert_eq!(outbox.push(record.slice(1..)), Ok(seq(1)));
+}

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::super::message::{Ack, Code, Hello, Message, Nack, Reject, Sequences, VERSION, WaitFor, Welcome};
 use super::super::payload::{PayloadBuilder, header_bytes};
-use super::{Agreed, Held, LOST_MAX, Link, Lost, Outbox, OutboxError, OutboxOutput, cost};
+use super::{Agreed, Held, LOST_MAX, Link, Lost, Outbox, OutboxError, OutboxOutput, RECORD_BYTES_MAX, cost};
 use crate::types::{Seq, SourceEpoch};
 
 impl Outbox {
@@ -98,7 +98,7 @@ impl Outbox {
         }
         self.epoch = welcome.epoch;
         self.is_welcomed_once = true;
-        self.record_bytes_max = welcome.record_bytes_max.into();
+        self.record_bytes_max = RECORD_BYTES_MAX.min(welcome.record_bytes_max.into());
         let base = self.held.front().map_or(self.positions.pushed, |held| held.previous);
         self.link = Link::Up(Agreed {
             credit_bytes: welcome.credit_bytes,

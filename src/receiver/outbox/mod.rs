@@ -17,6 +17,9 @@ use crate::types::{Lsn, Secret, Seq, SourceEpoch, SourceId};
 /// Passages of lost records remembered until somebody asks; the last one grows over all that comes then.
 const LOST_MAX: usize = 64;
 
+/// A SEND's body is counted in 32 bits, and holds a record's header besides.
+const RECORD_BYTES_MAX: u64 = u32::MAX as u64 - 64;
+
 /// Who sends, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OutboxConfig {
@@ -122,7 +125,7 @@ pub enum OutboxError {
     /// The receiver has not said yet where to go on: a record counted from anywhere else could be taken for another.
     #[error("no WELCOME yet: what the next sequence is, the receiver says")]
     NotWelcomed,
-    /// The receiver will never take it.
+    /// The receiver, or any message, will never take it.
     #[error("a record of {bytes} bytes; the receiver takes {limit_bytes}")]
     TooLarge {
         /// Its length.
@@ -226,7 +229,7 @@ pub struct Outbox {
     epoch: SourceEpoch,
     held: VecDeque<Held>,
     held_bytes: u64,
-    /// What the receiver takes, as the last WELCOME said it.
+    /// What the receiver takes, as the last WELCOME said it; before, what a message carries.
     record_bytes_max: u64,
     /// How many of `held` this connection has sent.
     sent: usize,
@@ -262,7 +265,7 @@ impl Outbox {
             link: Link::Down,
             held: VecDeque::new(),
             held_bytes: 0,
-            record_bytes_max: u64::MAX,
+            record_bytes_max: RECORD_BYTES_MAX,
             sent: 0,
             rejects: Vec::new(),
             rejects_seen: Seq::ZERO,
