@@ -451,3 +451,19 @@ fn a_record_that_no_message_carries_is_never_taken() {
     assert_eq!(outbox.push(record.clone()), Err(OutboxError::TooLarge { bytes, limit_bytes }));
     assert_eq!(outbox.push(record.slice(1..)), Ok(seq(1)));
 }
+
+/// Without sequences, a source that waits for `received` and had let go of everything was told nothing until the receiver spoke
+/// of itself, a heartbeat later.
+#[test]
+fn what_was_let_go_of_had_been_received_also_behind_a_reconnect() {
+    let bed = Bed::new(small());
+    let config = OutboxConfig { sequences: Sequences::None, wait_for: WaitFor::Received, ..OutboxConfig::default() };
+    let mut outbox = welcomed(&bed, config, welcome(0));
+    (0..3).for_each(|_| assert!(outbox.push(Bytes::from_static(b"r")).is_ok()));
+    said(&bed, &mut outbox);
+    outbox.handle(bed.now, ack(2, 0));
+    outbox.disconnected();
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(welcome(0)));
+    assert_eq!((outbox.positions().received, outbox.positions().durable), (seq(2), seq(0)));
+}

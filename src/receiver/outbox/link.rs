@@ -117,6 +117,9 @@ impl Outbox {
         self.note_rejects(&welcome.rejects);
         if is_sequenced {
             self.rewind_to(welcome.durable);
+        } else {
+            // What is held no more had come as far as the source waits for: nothing will be said of it again.
+            self.positions.received = self.positions.received.max(base);
         }
         self.let_go();
     }
