@@ -795,3 +795,25 @@ fn a_source_that_does_not_wait_for_the_device_is_never_alone() {
         bed.heard(key);
     }
 }
+
+/// A source that had said goodbye stayed connected for as long as the receiver ran, and its next session was counted as one
+/// that takes over.
+#[test]
+fn a_source_that_has_said_goodbye_is_not_connected() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(hello("s", 0));
+    bed.send(key, dense(0, &[b"1"]));
+    bed.settle();
+    bed.say(key, Message::Bye);
+    assert!(bed.intake.source(&id("s")).unwrap().is_connected, "it is not answered yet");
+    assert_eq!(bed.heard(key).last(), Some(&Message::Bye));
+    assert_eq!(bed.intake.poll_output(key), Some(SessionOutput::Close));
+    assert!(!bed.intake.source(&id("s")).unwrap().is_connected);
+    let (again, _) = bed.open(hello("s", 0));
+    assert_eq!(bed.intake.stats().replaced, 0);
+    // The older one's end is not the newer one's.
+    bed.intake.disconnect(bed.now, key);
+    assert!(bed.intake.source(&id("s")).unwrap().is_connected);
+    bed.intake.disconnect(bed.now, again);
+    assert!(!bed.intake.source(&id("s")).unwrap().is_connected);
+}

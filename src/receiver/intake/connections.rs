@@ -39,12 +39,8 @@ impl Intake {
     /// The connection is gone. What it had sent goes on to the log all the same.
     pub fn disconnect(&mut self, now: Instant, key: SessionKey) {
         self.take_room_back(key);
-        let Some(session) = self.sessions.remove(key) else { return };
-        if let Some(source) = session.peer().and_then(|peer| peer.source)
-            && self.attached.get(&source) == Some(&key)
-        {
-            self.attached.remove(&source);
-        }
+        self.detach(key);
+        self.sessions.remove(key);
         self.admit(now);
     }
 
@@ -211,7 +207,7 @@ impl Intake {
     pub fn poll_output(&mut self, key: SessionKey) -> Option<SessionOutput> {
         let Intake { sessions, sources, config, durable_lsn, .. } = self;
         let session = sessions.get_mut(key)?;
-        session.next_output(|session| {
+        let output = session.next_output(|session| {
             let credit_bytes = session.released_bytes + config.session_window_bytes;
             session.credit_told = credit_bytes;
             let own = (session.received, session.durable, Seq::ZERO, &[][..]);
@@ -227,7 +223,12 @@ impl Intake {
                 duplicates: session.duplicates,
                 rejects: rejects.to_vec(),
             }
-        })
+        });
+        if matches!(output, Some(SessionOutput::Message(Message::Bye))) {
+            self.detach(key);
+            self.sessions.get_mut(key)?.become_ending(Farewell::Close);
+        }
+        output
     }
 
     /// A session that has something to say, or may read on.

@@ -188,7 +188,6 @@ impl Session {
         } else if let Some(nonce) = self.ping.take() {
             Message::Ping { nonce, rejects_seen: Seq::ZERO }
         } else if std::mem::take(&mut self.bye_due) {
-            self.become_ending(Farewell::Close);
             Message::Bye
         } else {
             return None;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::super::block::RangeKind;
 use super::super::builder::Part;
 use super::super::message::{Code, Nack, WaitFor};
-use super::session::{Farewell, State};
+use super::session::{Farewell, Session, State};
 use super::{Draining, Intake, SessionKey, range_of};
 use crate::types::{Seq, SourceId};
 
@@ -100,17 +100,22 @@ impl Intake {
     }
 
     pub(super) fn end(&mut self, key: SessionKey, farewell: Farewell) {
+        self.detach(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let source = session.peer().and_then(|peer| peer.source);
         session.become_ending(farewell);
         self.take_room_back(key);
-        if let Some(source) = source
+        self.list(key);
+        self.admit_again();
+    }
+
+    /// Its source is not this session's any more, if it was; before it ends, as it does not know its peer behind that.
+    pub(super) fn detach(&mut self, key: SessionKey) {
+        let peer = self.sessions.get(key).and_then(Session::peer);
+        if let Some(source) = peer.and_then(|peer| peer.source)
             && self.attached.get(&source) == Some(&key)
         {
             self.attached.remove(&source);
         }
-        self.list(key);
-        self.admit_again();
     }
 
     /// Nothing comes of what was reserved, or waited for.
