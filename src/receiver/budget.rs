@@ -32,6 +32,11 @@ impl Budget {
         !self.line.is_empty()
     }
 
+    /// Whether this session is the next one to be let in.
+    pub(crate) fn is_first(&self, session: SessionKey) -> bool {
+        self.line.front().is_some_and(|(first, _)| *first == session)
+    }
+
     /// Limits how many bytes a second are let in; `None`: as many as there is room for.
     pub(crate) fn set_rate(&mut self, now: Instant, bytes_per_second: Option<f64>) {
         match (&mut self.rate, bytes_per_second) {

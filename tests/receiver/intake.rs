@@ -817,3 +817,20 @@ fn a_source_that_has_said_goodbye_is_not_connected() {
     bed.intake.disconnect(bed.now, again);
     assert!(!bed.intake.source(&id("s")).unwrap().is_connected);
 }
+
+/// Everybody who waited for the rate was to be looked at whenever it let one in.
+#[test]
+fn only_the_first_in_line_is_looked_at_when_the_rate_lets_one_in() {
+    let mut bed = roomy();
+    let keys: Vec<_> = ["a", "b", "c"].into_iter().map(|name| bed.open(hello(name, 0)).0).collect();
+    bed.intake.set_rate(bed.now, Some(1000.0));
+    let cost = Intake::cost_bytes(5000);
+    assert_eq!(bed.intake.reserve(bed.now, keys[0], cost), Reservation::Granted);
+    assert_eq!(bed.intake.reserve(bed.now, keys[1], cost), Reservation::Waiting);
+    assert_eq!(bed.intake.reserve(bed.now, keys[2], cost), Reservation::Waiting);
+    let next = bed.intake.next_admission().expect("the rate keeps them out");
+    assert_eq!(bed.intake.next_deadline(keys[1]), Some(next));
+    assert!(bed.intake.next_deadline(keys[2]).unwrap() > next, "nobody else can be let in then");
+    bed.intake.disconnect(bed.now, keys[1]);
+    assert_eq!(bed.intake.next_deadline(keys[2]), bed.intake.next_admission());
+}

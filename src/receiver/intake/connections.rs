@@ -262,7 +262,8 @@ impl Intake {
             State::Ending => return None,
         };
         let drained = self.draining.as_ref().map(|draining| draining.until);
-        let admitted = if session.is_waiting { self.budget.next_admission() } else { None };
+        // Nobody behind the first one is let in at that moment: all would be woken for it, each time.
+        let admitted = if self.budget.is_first(key) { self.budget.next_admission() } else { None };
         [own, drained, admitted].into_iter().flatten().min()
     }
 
