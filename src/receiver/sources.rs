@@ -1,8 +1,9 @@
 //! Who has sent how much: the receiver's memory of its sources, which the stream itself is the record of.
 //!
 //! [`Sources::apply`] is the one transition: called for a range when its block has become durable, and for the same range
-//! when the stream is replayed. Every field only grows, so a snapshot may be written in parts between blocks, and replay
-//! may see a range twice.
+//! when the stream is replayed; but for a snapshot's ranges, which say what was known already. Every field only grows, so a
+//! snapshot may be written in parts between blocks, and replay may see a range twice. Rejects go when they are seen: a
+//! snapshot's part says of them what stands when it is laid out, and whatever comes of them later lies behind it.
 
 use std::hash::BuildHasher;
 
@@ -131,6 +132,11 @@ impl Sources {
     /// The `nth` source as ranges of a snapshot.
     pub(crate) fn positions(&self, nth: usize) -> Option<Vec<Range>> {
         self.all.get(nth).map(Source::positions)
+    }
+
+    /// The first reject that the `nth` source has not taken note of.
+    pub(crate) fn first_unseen(&self, nth: usize) -> Option<Seq> {
+        self.all.get(nth)?.unseen().iter().map(|reject| reject.seq).min()
     }
 
     /// Every source.

@@ -834,3 +834,34 @@ fn only_the_first_in_line_is_looked_at_when_the_rate_lets_one_in() {
     bed.intake.disconnect(bed.now, keys[1]);
     assert_eq!(bed.intake.next_deadline(keys[2]), bed.intake.next_admission());
 }
+
+/// A snapshot that was written in parts said of rejects what stood when its first part was laid out: behind it they were unseen
+/// again, more of them than there may be, and told to whoever came next.
+#[test]
+fn rejects_seen_while_a_snapshot_is_written_stay_seen() {
+    let mut bed = Bed::new(ReceiverConfig { poison: Poison::DeadLetter, rejects_unseen_max: 2000, ..small() });
+    let (key, _) = bed.open(hello("s", 0));
+    for n in 0..150 {
+        bed.send(key, dense(n, &[b"x"]));
+        bed.settle();
+    }
+    bed.intake.request_snapshot(Lsn::MAX);
+    let parts_before = bed.blocks.len();
+    let take_one = |bed: &mut Bed| {
+        let pieces = bed.intake.take_block().expect("there is one");
+        bed.blocks.push(pieces.concat().into());
+        bed.intake.placed(Lsn::new(bed.blocks.len() as u64));
+    };
+    take_one(&mut bed);
+    bed.say(key, ping(150));
+    assert_eq!(bed.intake.source(&id("s")).unwrap().rejects_unseen, 0);
+    bed.settle();
+    let kinds = bed.ranges();
+    assert!(kinds.iter().any(|range| matches!(range.kind, RangeKind::Unseen { .. })), "the snapshot spoke of some");
+    assert!(bed.blocks.len() > parts_before + 2, "in parts");
+    assert_eq!(bed.intake.source(&id("s")).unwrap().rejects_unseen, 0);
+    assert_eq!(bed.intake.trim_bound(), Lsn::new(parts_before as u64 + 1), "it is whole");
+    let mut bed = bed.restart();
+    let (_, welcome) = bed.open(hello("s", 0));
+    assert_eq!(welcome.rejects, []);
+}

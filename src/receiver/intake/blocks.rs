@@ -99,7 +99,10 @@ impl Intake {
     }
 
     fn part_is_durable(&mut self, part: Part) {
-        self.sources.apply(&part.range);
+        // What a snapshot says was known when it was laid out; the source may have taken note of rejects since.
+        if !matches!(part.range.kind, RangeKind::Position | RangeKind::Unseen { .. }) {
+            self.sources.apply(&part.range);
+        }
         self.budget.release(part.charged);
         if let Some(key) = part.session
             && let Some(session) = self.sessions.get_mut(key)

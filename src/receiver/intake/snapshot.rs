@@ -1,12 +1,13 @@
 //! When all sources are written down anew, so that an open replays a bounded part of the stream.
 //!
-//! A snapshot is written in parts, between other blocks, while sources go on. That is sound because positions only grow:
-//! the parts say what was durable when each was laid out, at or above `begin`; everything else lies in blocks from
-//! `begin` on, which replay reads. No block names the snapshot before its last part does.
+//! A snapshot is written in parts, between other blocks, while sources go on. That is sound because positions only grow, and
+//! because rejects, which go, are left out of the parts behind that: the parts say what was durable when each was laid out,
+//! at or above `begin`; everything else lies in blocks from `begin` on, which replay reads. No block names the snapshot
+//! before its last part does.
 
 use std::collections::VecDeque;
 
-use super::super::block::{Range, range_bytes};
+use super::super::block::{Range, RangeKind, range_bytes};
 use super::super::builder::{Draft, Part};
 use super::super::sources::Sources;
 use crate::types::Lsn;
@@ -111,6 +112,7 @@ impl Snapshots {
             self.running = Some(Running { begin: durable.next(), next: 0, rest: VecDeque::new(), bytes: 0 });
         }
         let running = self.running.as_mut()?;
+        running.forget_seen(sources);
         let mut draft = Draft::default();
         while let Some(range) = running.next_range(sources) {
             if draft.bytes() + range_bytes(&range) > self.part_bytes && draft.bytes() > 0 {
@@ -132,7 +134,14 @@ impl Snapshots {
 }
 
 impl Running {
-    /// What stood when a source's turn came is what is said of it, also in the next part: it only grows.
+    /// Rejects that their source has taken note of since its turn came are not said any more.
+    fn forget_seen(&mut self, sources: &Sources) {
+        let first = self.next.checked_sub(1).and_then(|nth| sources.first_unseen(nth));
+        let is_said = |range: &Range| first.is_some_and(|first| range.last >= first);
+        self.rest.retain(|range| !matches!(range.kind, RangeKind::Unseen { .. }) || is_said(range));
+    }
+
+    /// What stood when a source's turn came is what is said of it, also in the next part: but for rejects, it only grows.
     fn next_range(&mut self, sources: &Sources) -> Option<Range> {
         if self.rest.is_empty() {
             self.rest.extend(sources.positions(self.next)?);
