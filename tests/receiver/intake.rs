@@ -865,3 +865,28 @@ fn rejects_seen_while_a_snapshot_is_written_stay_seen() {
     let (_, welcome) = bed.open(hello("s", 0));
     assert_eq!(welcome.rejects, []);
 }
+
+/// A source that was retired came back under its name without sequences.
+#[test]
+fn a_retired_name_is_refused_without_sequences_too() {
+    let mut bed = Bed::new(small());
+    let nameless = || Hello { sequences: Sequences::None, ..hello("s", 0) };
+    let (named, _) = bed.open(hello("s", 0));
+    let (loose, _) = bed.open(nameless());
+    let (other, _) = bed.open(Hello { sequences: Sequences::None, ..hello("t", 0) });
+    bed.intake.retire(&id("s")).unwrap();
+    for key in [named, loose] {
+        assert!(matches!(bed.nacks(key)[..], [(Code::Retired, _)]), "it sends no more");
+    }
+    assert!(bed.intake.is_open(other));
+    for _ in 0..2 {
+        let key = bed.connect();
+        bed.say(key, Message::Hello(nameless()));
+        assert!(matches!(bed.nacks(key)[..], [(Code::Retired, _)]));
+        bed.settle();
+    }
+    let mut bed = bed.restart();
+    let key = bed.connect();
+    bed.say(key, Message::Hello(nameless()));
+    assert!(matches!(bed.nacks(key)[..], [(Code::Retired, _)]));
+}

@@ -37,6 +37,10 @@ impl Intake {
         if hello.source.len() > SourceId::BYTES_MAX {
             return refuse(Code::Limit, format!("a source's name has at most {} bytes", SourceId::BYTES_MAX));
         }
+        let known = id.as_ref().and_then(|id| self.sources.find(id.as_bytes()));
+        if known.is_some_and(|at| self.sources[at].retired || self.sources[at].is_retiring) {
+            return refuse(Code::Retired, "this source was retired by an operator".into());
+        }
         if hello.sequences == Sequences::None {
             if hello.wait_for == WaitFor::Committed {
                 let text = "without sequences nobody can say which of its records are committed";
@@ -47,7 +51,7 @@ impl Intake {
         let Some(id) = id else {
             return refuse(Code::Limit, "a source with sequences needs a name that it keeps through restarts".into());
         };
-        let Some(at) = self.sources.find(id.as_bytes()) else {
+        let Some(at) = known else {
             if self.sources.len() >= self.config.sources_max as usize {
                 return refuse(Code::TooMany, format!("{} sources are known, no more are taken", self.sources.len()));
             }
@@ -55,9 +59,6 @@ impl Intake {
             return self.judge_told(hello, Seq::ZERO).map(|()| (Some(id), epoch));
         };
         let source = &self.sources[at];
-        if source.retired || source.is_retiring {
-            return refuse(Code::Retired, "this source was retired by an operator".into());
-        }
         let known = self.epoch_of(at);
         if hello.epoch != SourceEpoch::ZERO && hello.epoch < known {
             return refuse(Code::OldEpoch, format!("the source is in epoch {known}, this session in {}", hello.epoch));

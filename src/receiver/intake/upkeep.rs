@@ -42,15 +42,18 @@ impl Intake {
         }
     }
 
-    /// Records that a source is gone for good: it will be refused, never silently taken as new. Durable when
+    /// Records that a source is gone for good: it will be refused, also without sequences, never silently taken as new. Durable when
     /// [`Intake::source`] says so.
     ///
     /// # Errors
     /// The source itself when it never came.
     pub fn retire(&mut self, id: &SourceId) -> Result<(), SourceId> {
         let at = self.sources.find(id.as_bytes()).ok_or_else(|| id.clone())?;
-        if let Some(key) = self.attached.remove(&at) {
-            self.refuse(key, Code::Retired, Seq::ZERO, "the source was retired".to_owned());
+        for key in self.sessions.keys() {
+            let peer = self.sessions.get(key).and_then(Session::peer);
+            if peer.is_some_and(|peer| peer.id.as_ref() == Some(id)) {
+                self.refuse(key, Code::Retired, Seq::ZERO, "the source was retired".to_owned());
+            }
         }
         let source = &mut self.sources[at];
         source.is_retiring = true;
