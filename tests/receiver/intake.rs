@@ -890,3 +890,12 @@ fn a_retired_name_is_refused_without_sequences_too() {
     bed.say(key, Message::Hello(nameless()));
     assert!(matches!(bed.nacks(key)[..], [(Code::Retired, _)]));
 }
+
+/// Where a source without sequences is to go on was said to be 0, whatever was taken.
+#[test]
+fn without_sequences_a_refusal_says_how_many_were_taken() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(Hello { sequences: Sequences::None, ..hello("", 0) });
+    bed.send(key, dense(0, &[b"1", b"2", b"x"]));
+    assert_eq!(bed.nacks(key), [(Code::Poison, 2)]);
+}

@@ -87,7 +87,8 @@ impl Intake {
         let Some(session) = self.sessions.get(key).filter(|session| !matches!(session.state, State::Ending)) else {
             return;
         };
-        let expected = session.peer().and_then(|peer| peer.source).map_or(Seq::ZERO, |at| self.sources[at].accepted);
+        let source = session.peer().and_then(|peer| peer.source);
+        let expected = source.map_or(session.received, |at| self.sources[at].accepted);
         self.refuse_expecting(key, code, at, expected, text);
     }
 
