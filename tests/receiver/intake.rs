@@ -899,3 +899,16 @@ fn without_sequences_a_refusal_says_how_many_were_taken() {
     bed.send(key, dense(0, &[b"1", b"2", b"x"]));
     assert_eq!(bed.nacks(key), [(Code::Poison, 2)]);
 }
+
+/// Added to the time of day, it was a panic.
+#[test]
+fn a_drain_may_take_for_ever() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(hello("s", 0));
+    let before = bed.intake.next_deadline(key);
+    bed.intake.drain(bed.now, Duration::MAX, "later");
+    assert!(bed.heard(key).iter().any(|message| matches!(message, Message::GoAway { .. })));
+    assert_eq!(bed.intake.next_deadline(key), before);
+    bed.intake.tick(bed.now, key);
+    assert!(bed.intake.is_open(key));
+}

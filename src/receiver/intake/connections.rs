@@ -261,7 +261,7 @@ impl Intake {
             }),
             State::Ending => return None,
         };
-        let drained = self.draining.as_ref().map(|draining| draining.until);
+        let drained = self.draining.as_ref().and_then(|draining| draining.until);
         // Nobody behind the first one is let in at that moment: all would be woken for it, each time.
         let admitted = if self.budget.is_first(key) { self.budget.next_admission() } else { None };
         [own, drained, admitted].into_iter().flatten().min()
@@ -275,7 +275,7 @@ impl Intake {
             return;
         }
         if let Some(draining) = &self.draining
-            && now >= draining.until
+            && draining.until.is_some_and(|until| now >= until)
         {
             let text = draining.text.clone();
             return self.refuse(key, Code::Draining, Seq::ZERO, text);

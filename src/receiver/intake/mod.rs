@@ -75,7 +75,8 @@ struct Flight {
 
 #[derive(Debug)]
 struct Draining {
-    until: Instant,
+    /// `None`: for as long as sessions go on.
+    until: Option<Instant>,
     text: String,
 }
 

@@ -19,10 +19,10 @@ impl Intake {
         self.admit(now);
     }
 
-    /// Tells every session to finish until then, and takes no new ones.
+    /// Tells every session to finish until then, and takes no new ones. [`Duration::MAX`]: whenever they do.
     pub fn drain(&mut self, now: Instant, within: Duration, text: impl Into<String>) {
         let text = text.into();
-        self.draining = Some(Draining { until: now + within, text: text.clone() });
+        self.draining = Some(Draining { until: now.checked_add(within), text: text.clone() });
         for key in self.sessions.keys() {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.go_away = Some((Code::Draining, within, text.clone()));
