@@ -17,7 +17,13 @@ pub struct LocalSource<S: Storage = Disk> {
     resume: Seq,
     /// Handed over.
     last: Seq,
+    /// Rejects that nobody was told of yet.
     rejects: Vec<Reject>,
+    /// The last reject that was heard of; the last one that a [`Stored`] told of; up to where the receiver was told that they
+    /// were seen.
+    heard: Seq,
+    handed_out: Seq,
+    said: Seq,
 }
 
 /// Records that are handed over together.
@@ -34,7 +40,8 @@ pub struct Stored {
     pub last: Seq,
     /// The stream is durable at least up to here; [`Lsn::ZERO`] after [`LocalSource::receive`].
     pub durable_lsn: Lsn,
-    /// Those among them that were rejected and are not in the data, with [`crate::receiver::Poison::DeadLetter`].
+    /// Records that were rejected and are not in the data, with [`crate::receiver::Poison::DeadLetter`]: of these, and of earlier
+    /// ones that nobody was told of. The next call says that they were seen; a source that is opened instead is told again.
     pub rejects: Vec<Reject>,
 }
 
@@ -81,10 +88,22 @@ impl<S: Storage> LocalSource<S> {
     ) -> Result<LocalSource<S>, ReceiverError> {
         let id = source.as_ref().map_or(&[][..], SourceId::as_bytes);
         let speaker = Speaker { source: id, sequences, wait_for, epoch: SourceEpoch::ZERO };
-        let mut talk = Talk::open(receiver, &speaker).await?;
+        let talk = Talk::open(receiver, &speaker).await?;
         let resume = talk.durable();
-        let rejects = talk.take_rejects();
-        Ok(LocalSource { talk, config: receiver.config(), sequences, wait_for, resume, last: resume, rejects })
+        let mut source = LocalSource {
+            talk,
+            config: receiver.config(),
+            sequences,
+            wait_for,
+            resume,
+            last: resume,
+            rejects: Vec::new(),
+            heard: Seq::ZERO,
+            handed_out: Seq::ZERO,
+            said: Seq::ZERO,
+        };
+        source.note_rejects();
+        Ok(source)
     }
 
     /// Everything up to here is durable: go on behind it.
@@ -103,13 +122,14 @@ impl<S: Storage> LocalSource<S> {
     /// receiver's memory. Dense: each gets the next sequence. (`committed` is told over the wire only.)
     ///
     /// Cancelled in its middle, some of the records may be stored all the same; open the source again to know. The next ones
-    /// follow those that were handed over.
+    /// follow those that were handed over, and the next [`Stored`] tells what was rejected of them. Where one call has more rejects than
+    /// a source may leave unseen, the receiver is told of the first ones before it ends: these only this source knows of then.
     ///
     /// # Errors
     /// [`ReceiverError::Refused`]: what lies behind `expected` was not taken, and the next records follow that, where the source may
-    /// go on (`RejectsUnseen`). And the log's: then the outcome is unknown.
+    /// go on (`RejectsUnseen`: those before have to be durable first). And the log's: then the outcome is unknown.
     pub async fn store<R: AsRef<[u8]>>(&mut self, records: &[R]) -> Result<Stored, ReceiverError> {
-        self.receive(records).await?;
+        self.hand_over(records).await?;
         self.settle().await
     }
 
@@ -118,13 +138,17 @@ impl<S: Storage> LocalSource<S> {
     /// # Errors
     /// As [`LocalSource::store`].
     pub async fn receive<R: AsRef<[u8]>>(&mut self, records: &[R]) -> Result<Stored, ReceiverError> {
+        self.hand_over(records).await?;
+        Ok(self.stored(Lsn::ZERO))
+    }
+
+    async fn hand_over<R: AsRef<[u8]>>(&mut self, records: &[R]) -> Result<(), ReceiverError> {
         let mut batch = self.batch();
         for record in records {
             let next = batch.last.checked_add(1).ok_or(ReceiverError::Ended)?;
             self.add(&mut batch, next, record.as_ref()).await?;
         }
-        self.send(batch).await?;
-        Ok(Stored { last: self.last, durable_lsn: Lsn::ZERO, rejects: Vec::new() })
+        self.send(batch).await
     }
 
     /// Stores records with their sequences (sparse).
@@ -145,11 +169,22 @@ impl<S: Storage> LocalSource<S> {
     /// # Errors
     /// As [`LocalSource::store`].
     pub async fn settle(&mut self) -> Result<Stored, ReceiverError> {
+        self.say_seen(self.handed_out)?;
+        self.hear_durable().await?;
+        Ok(self.stored(self.talk.durable_lsn()))
+    }
+
+    async fn hear_durable(&mut self) -> Result<(), TalkError> {
         while self.talk.durable() < self.last && self.wait_for != WaitFor::Received {
             self.talk.hear().await.map_err(|error| self.refused(error))?;
-            self.note_rejects()?;
+            self.note_rejects();
         }
-        Ok(Stored { last: self.last, durable_lsn: self.talk.durable_lsn(), rejects: std::mem::take(&mut self.rejects) })
+        Ok(())
+    }
+
+    fn stored(&mut self, durable_lsn: Lsn) -> Stored {
+        self.handed_out = self.heard;
+        Stored { last: self.last, durable_lsn, rejects: std::mem::take(&mut self.rejects) }
     }
 
     /// As [`LocalSource::store`], on a thread.
@@ -187,22 +222,35 @@ impl<S: Storage> LocalSource<S> {
         if payload.records() == 0 {
             return Ok(());
         }
+        // The rejects that were told meanwhile stand behind a refusal, once there is one.
+        self.talk.listen()?;
+        self.note_rejects();
+        self.say_seen(self.handed_out)?;
         let bytes = payload.bytes() as u64;
         let send = payload.finish();
-        if bytes > self.config.payload_bytes_max() {
-            // No window is as long: it would wait for room for ever.
-            self.talk.pass_by(send).await?;
+        // No window is as long: it would wait for room for ever.
+        let passes_by = bytes > self.config.payload_bytes_max();
+        loop {
+            let sent = if passes_by {
+                self.talk.pass_by(send.clone()).await
+            } else {
+                self.talk.room(bytes).await?;
+                self.talk.send(send.clone())
+            };
             self.last = last;
-            // Nothing else paces such records, and only so many rejects may be unseen.
-            while self.talk.durable() < self.last && self.wait_for != WaitFor::Received {
-                self.talk.hear().await?;
+            self.note_rejects();
+            let Err(error) = sent else { break };
+            let error = self.refused(error);
+            if !is_for_rejects(&error) || self.said >= self.heard {
+                return Err(error.into());
             }
-        } else {
-            self.talk.room(bytes).await?;
-            self.last = last;
-            self.talk.send(send).map_err(|error| self.refused(error))?;
+            // They are kept here, to be handed out: the same is given again, and what was taken of it is found to be there.
+            self.say_seen(self.heard)?;
         }
-        self.note_rejects()?;
+        if passes_by {
+            // Nothing else paces such records, and only so many rejects may be unseen.
+            self.hear_durable().await?;
+        }
         Ok(())
     }
 
@@ -214,20 +262,29 @@ impl<S: Storage> LocalSource<S> {
         error
     }
 
-    /// Keeps the rejects that were told, and has the receiver not tell them again.
-    fn note_rejects(&mut self) -> Result<(), TalkError> {
-        loop {
-            let told = self.talk.take_rejects();
-            let Some(seen) = told.iter().map(|reject| reject.seq).max() else { return Ok(()) };
-            for reject in told {
-                if self.rejects.iter().all(|known| known.seq != reject.seq) {
-                    self.rejects.push(reject);
-                }
-            }
-            // Only up to what was told: what comes behind it is told by the next ACK, which may be there already.
-            self.talk.note_rejects_seen(seen)?;
+    /// Keeps the rejects that were told: all that are unseen, each time, those of a later record behind.
+    fn note_rejects(&mut self) {
+        let heard = self.heard;
+        for reject in self.talk.take_rejects().into_iter().filter(|reject| reject.seq > heard) {
+            self.heard = self.heard.max(reject.seq);
+            self.rejects.push(reject);
         }
     }
+
+    /// Has the receiver tell rejects up to here no more.
+    fn say_seen(&mut self, upto: Seq) -> Result<(), TalkError> {
+        if self.said < upto {
+            self.said = upto;
+            self.talk.note_rejects_seen(upto)?;
+            self.note_rejects();
+        }
+        Ok(())
+    }
+}
+
+/// Whether a record was refused because others are to be taken note of first.
+fn is_for_rejects(error: &TalkError) -> bool {
+    matches!(error, TalkError::Refused(Nack { code: Code::RejectsUnseen, fatal: false, .. }))
 }
 
 impl<S: Storage> std::fmt::Debug for LocalSource<S> {

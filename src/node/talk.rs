@@ -159,7 +159,8 @@ impl<S: Storage> Talk<S> {
         self.take(output)
     }
 
-    fn listen(&mut self) -> Result<(), TalkError> {
+    /// Hears what is there.
+    pub(super) fn listen(&mut self) -> Result<(), TalkError> {
         while let Some(output) = self.session.try_output() {
             self.take(output)?;
         }

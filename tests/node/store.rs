@@ -115,8 +115,10 @@ fn dead_letters_are_kept_outside_the_data_and_told_until_seen() {
     assert_eq!(told, [(2, RejectReason::Poison, 3), (3, RejectReason::Oversized, 102)]);
     assert_eq!(records(&log).iter().map(|(_, seq, _)| *seq).collect::<Vec<_>>(), [1, 4]);
     assert_eq!(receiver.stats().intake.rejected, 2);
-    let status = receiver.source(&SourceId::new("a").unwrap()).unwrap();
-    assert_eq!((status.durable, status.rejects_unseen), (Seq::new(4), 0));
+    let status = || receiver.source(&SourceId::new("a").unwrap()).unwrap();
+    assert_eq!((status().durable, status().rejects_unseen), (Seq::new(4), 2));
+    assert_eq!(futures(source.settle()).unwrap().rejects, []);
+    assert_eq!(status().rejects_unseen, 0, "the next call says that they were seen");
 }
 
 #[test]
@@ -414,4 +416,100 @@ fn a_lone_source_is_written_by_the_thread_that_brings_it_where_that_is_allowed()
     assert_eq!(records(&running.log).len(), 241);
     drop(source);
     running.close();
+}
+
+/// Waits for what the driver brings about.
+fn until(mut what: impl FnMut() -> bool) {
+    let by = std::time::Instant::now() + Duration::from_secs(60);
+    while !what() {
+        assert!(std::time::Instant::now() < by, "it did not come about within a minute");
+        std::thread::yield_now();
+    }
+}
+
+/// A source that gave the refused record again was refused again, for ever: what would have had it say that the rejects before
+/// were seen stood behind the refusal, and was not heard.
+#[test]
+fn a_refused_record_may_be_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ReceiverConfig { rejects_unseen_max: 2, poison: Poison::DeadLetter, ..ReceiverConfig::default() };
+    let (receiver, _thread) = even(dir.path(), config);
+    let mut source = receiver.local_blocking("a").unwrap();
+    let error = source.store_blocking(&["good", "bad", "bad", "bad", "good"]).unwrap_err();
+    assert!(matches!(error, ReceiverError::Refused { code: Code::RejectsUnseen, .. }), "{error}");
+    let id = SourceId::new("a").unwrap();
+    until(|| receiver.source(&id).unwrap().rejects_unseen == 2);
+    let stored = source.store_blocking(&["bad", "good"]).unwrap();
+    assert_eq!((stored.last, rejected(&stored)), (Seq::new(5), vec![2, 3, 4]));
+    // A source that comes anew has been told of them by its WELCOME alone.
+    let error = source.store_blocking(&["bad", "bad", "bad"]).unwrap_err();
+    assert!(matches!(error, ReceiverError::Refused { code: Code::RejectsUnseen, .. }), "{error}");
+    drop(source);
+    let mut source = receiver.local_blocking("a").unwrap();
+    let stored = source.store_blocking(&["bad", "good"]).unwrap();
+    assert_eq!((stored.last, rejected(&stored)), (Seq::new(9), vec![6, 7, 8]));
+}
+
+/// A reject was said to be seen when the source in this process had heard of it, before whoever stored the record had: given up in its
+/// middle, the store left a record outside the data that nobody was told of.
+#[test]
+fn a_reject_is_told_until_whoever_stores_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    // One record at a time, so that a store hears of the first ones while it goes on.
+    let config = ReceiverConfig {
+        record_bytes_max: 1000,
+        frame_bytes_max: 1024,
+        session_window_bytes: 1024,
+        poison: Poison::DeadLetter,
+        ..ReceiverConfig::default()
+    };
+    let (receiver, _thread) = even(dir.path(), config);
+    let id = SourceId::new("a").unwrap();
+    let unseen = || receiver.source(&id).unwrap().rejects_unseen;
+    let mut source = receiver.local_blocking("a").unwrap();
+    {
+        let records: Vec<Vec<u8>> = (0..100).map(|n| vec![7; if n == 0 { 999 } else { 1000 }]).collect();
+        let mut stores = std::pin::pin!(source.store(&records));
+        until(|| {
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(stores.as_mut().poll(&mut context).is_pending(), "99 more are to come");
+            receiver.source(&id).unwrap().durable >= Seq::new(3)
+        });
+    }
+    drop(source);
+    let mut source = receiver.local_blocking("a").unwrap();
+    assert_eq!(rejected(&source.store_blocking(&["okay"]).unwrap()), [1]);
+    // Whoever was told, and ended before it could act on it, is told again.
+    drop(source);
+    let mut source = receiver.local_blocking("a").unwrap();
+    assert_eq!(rejected(&source.store_blocking(&["okay"]).unwrap()), [1]);
+    assert_eq!(unseen(), 1);
+    assert_eq!(rejected(&source.store_blocking(&["okay"]).unwrap()), [0; 0]);
+    assert_eq!(unseen(), 0, "who goes on has taken note");
+}
+
+/// Who only hands records over was never told of a reject, and the source kept all of them.
+#[test]
+fn who_only_hands_records_over_is_told_of_rejects() {
+    let dir = tempfile::tempdir().unwrap();
+    let (receiver, _thread) = even(dir.path(), ReceiverConfig { poison: Poison::DeadLetter, ..Default::default() });
+    let id = SourceId::new("a");
+    let mut source = futures(receiver.local_with(id.clone(), Sequences::Dense, WaitFor::Received)).unwrap();
+    futures(source.receive(&["odd"])).unwrap();
+    until(|| receiver.source(id.as_ref().unwrap()).unwrap().rejects_unseen == 1);
+    assert_eq!(rejected(&futures(source.receive(&["okay"])).unwrap()), [1]);
+    assert_eq!(rejected(&futures(source.receive(&["okay"])).unwrap()), [0; 0]);
+    assert_eq!(receiver.source(id.as_ref().unwrap()).unwrap().rejects_unseen, 0);
+}
+
+fn rejected(stored: &seawall::node::Stored) -> Vec<u64> {
+    stored.rejects.iter().map(|reject| reject.seq.get()).collect()
+}
+
+/// A receiver that takes records of an even length.
+fn even(dir: &std::path::Path, config: ReceiverConfig) -> (seawall::node::Receiver, seawall::node::DriverThread) {
+    let (log, _) = Log::open(dir, Config::default()).unwrap();
+    let check = Some(RecordCheck::new(even_length));
+    let (receiver, driver, _) = seawall::node::Receiver::open_with(log, "test", config, check, &|_, _| {}).unwrap();
+    (receiver, driver.spawn().unwrap())
 }
