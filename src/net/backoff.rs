@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How long to wait between attempts.
+/// How long to wait between attempts: at most a day.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BackoffConfig {
     /// The first wait is at most this long. Default 100 ms.

@@ -6,7 +6,10 @@ use super::error::ClientError;
 use crate::net::{BackoffConfig, ClientTls};
 use crate::receiver::{OutboxConfig, Sequences};
 
-/// Where a source sends to, and how.
+/// No wait is longer: a moment that much later must be one that can be named.
+const SPAN_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Where a source sends to, and how. No time is longer than a day.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
     /// Receivers, `host:port` each, tried in turn.
@@ -63,6 +66,15 @@ impl ClientConfig {
         if self.connect_timeout.is_zero() || self.welcome_timeout.is_zero() {
             return refuse("connect_timeout, welcome_timeout", "must be above 0");
         }
+        let spans = [
+            ("connect_timeout", self.connect_timeout),
+            ("welcome_timeout", self.welcome_timeout),
+            ("backoff.max", self.backoff.max),
+            ("backoff.healthy_after", self.backoff.healthy_after),
+        ];
+        if let Some((field, span)) = spans.into_iter().find(|(_, span)| *span > SPAN_MAX) {
+            return refuse(field, &format!("is {span:?}, must be at most {SPAN_MAX:?}"));
+        }
         Ok(())
     }
 }
@@ -78,13 +90,18 @@ mod tests {
         let good = ClientConfig::new("localhost:7", outbox);
         assert!(good.validate().is_ok());
         type Spoil = fn(&mut ClientConfig);
-        let cases: [(&str, Spoil); 6] = [
+        let cases: [(&str, Spoil); 10] = [
             ("addresses", |c| c.addresses.clear()),
             ("addresses", |c| c.addresses.push("localhost".into())),
             ("addresses", |c| c.addresses.push("localhost:70000".into())),
             ("outbox.source", |c| c.outbox.source = None),
             ("backoff.min", |c| c.backoff.min = Duration::ZERO),
             ("connect_timeout, welcome_timeout", |c| c.welcome_timeout = Duration::ZERO),
+            // Added to the time of day, each was a panic.
+            ("connect_timeout", |c| c.connect_timeout = Duration::MAX),
+            ("welcome_timeout", |c| c.welcome_timeout = Duration::MAX),
+            ("backoff.healthy_after", |c| c.backoff.healthy_after = Duration::MAX),
+            ("backoff.max", |c| (c.backoff.min, c.backoff.max) = (Duration::MAX, Duration::MAX)),
         ];
         for (expected, spoil) in cases {
             let mut config = good.clone();
