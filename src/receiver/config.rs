@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
+/// With what a block says besides, it is the longest record of a log: 1 GiB.
+const BYTES_MAX: u64 = 1024 * MIB - 4 * KIB;
 
 /// How a receiver behaves. Every field has a default; [`ReceiverConfig::validate`] says what is not usable.
 ///
@@ -14,10 +16,10 @@ const MIB: u64 = 1024 * KIB;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct ReceiverConfig {
-    /// A record may be this long: 1 byte to 1 GiB. Default 4 MiB.
+    /// A record may be this long: 1 byte to 4 KiB less than 1 GiB. Default 4 MiB.
     #[cfg_attr(feature = "serde", serde(with = "crate::config::size"))]
     pub record_bytes_max: u64,
-    /// A SEND's payload may be this long, or one record: 1 KiB to 1 GiB. Default 4 MiB.
+    /// A SEND's payload may be this long, or one record: 1 KiB to 4 KiB less than 1 GiB. Default 4 MiB.
     #[cfg_attr(feature = "serde", serde(with = "crate::config::size"))]
     pub frame_bytes_max: u64,
     /// A SEND may carry this many records: 1 to 1 million. Default 10 000.
@@ -140,8 +142,8 @@ impl ReceiverConfig {
 
     fn check(&self) -> Result<(), Unusable> {
         const GIB: u64 = 1024 * MIB;
-        within("record_bytes_max", self.record_bytes_max, 1, GIB)?;
-        within("frame_bytes_max", self.frame_bytes_max, KIB, GIB)?;
+        within("record_bytes_max", self.record_bytes_max, 1, BYTES_MAX)?;
+        within("frame_bytes_max", self.frame_bytes_max, KIB, BYTES_MAX)?;
         within("frame_records_max", self.frame_records_max.into(), 1, 1_000_000)?;
         within("hello_bytes_max", self.hello_bytes_max, KIB, MIB)?;
         within("oversized_bytes_max", self.oversized_bytes_max, 0, u32::MAX.into())?;
@@ -169,13 +171,15 @@ mod tests {
     fn what_is_not_usable_is_named() {
         assert!(ReceiverConfig::default().validate().is_ok());
         type Spoil = fn(&mut ReceiverConfig);
-        let cases: [(&str, Spoil); 6] = [
+        let cases: [(&str, Spoil); 8] = [
             ("record_bytes_max", |c| c.record_bytes_max = 0),
             ("frame_records_max", |c| c.frame_records_max = 0),
             ("session_window_bytes", |c| c.session_window_bytes = c.record_bytes_max),
             ("in_flight_bytes_max", |c| c.in_flight_bytes_max = 1),
             ("heartbeat", |c| c.heartbeat = Duration::ZERO),
             ("blocks_in_flight_max", |c| c.blocks_in_flight_max = 0),
+            ("record_bytes_max", |c| (c.record_bytes_max, c.session_window_bytes) = (1 << 30, 2 << 30)),
+            ("frame_bytes_max", |c| (c.frame_bytes_max, c.session_window_bytes) = (1 << 30, 2 << 30)),
         ];
         for (expected, spoil) in cases {
             let mut config = ReceiverConfig::default();
@@ -185,6 +189,23 @@ mod tests {
                 other => panic!("{expected}: {other:?}"),
             }
         }
+    }
+
+    /// The longest ones needed a log that takes more than any log does.
+    #[test]
+    fn the_longest_records_fit_a_log() {
+        let config = ReceiverConfig {
+            record_bytes_max: (1 << 30) - (4 << 10),
+            frame_bytes_max: (1 << 30) - (4 << 10),
+            session_window_bytes: 2 << 30,
+            rejects_unseen_max: 10_000,
+            block_bytes_max: 64 * MIB,
+            ..ReceiverConfig::default()
+        };
+        config.validate().unwrap();
+        let record_bytes_max = config.frame_of_log_bytes_max();
+        let log = crate::Config { record_bytes_max, in_flight_bytes_max: record_bytes_max, ..crate::Config::default() };
+        log.validate().unwrap();
     }
 
     #[cfg(feature = "serde")]
