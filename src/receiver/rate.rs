@@ -79,7 +79,7 @@ pub struct PidConfig {
     pub integral: f64,
     /// Of the error's change. Default 0.
     pub derivative: f64,
-    /// Never below this many records a second. Default 100.
+    /// Never below this many records a second, from 1 on: without any, no batch would raise the rate again. Default 100.
     pub records_per_second_min: f64,
     /// The rate before the first batch has been processed. Default 10 000.
     pub records_per_second_first: f64,

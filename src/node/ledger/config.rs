@@ -71,10 +71,15 @@ fn check_rate(rate: &PidConfig) -> Result<(), Unusable> {
         ("rate.records_per_second_min", records_per_second_min),
         ("rate.records_per_second_first", records_per_second_first),
     ];
-    match fields.into_iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
-        Some((field, value)) => Err(Unusable { field, problem: format!("is {value}, must be a number from 0 on") }),
-        None => Ok(()),
+    if let Some((field, value)) = fields.into_iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
+        return Err(Unusable { field, problem: format!("is {value}, must be a number from 0 on") });
     }
+    // Only a batch raises the rate again, and where nothing comes there is none.
+    if records_per_second_min < 1.0 {
+        let (field, value) = ("rate.records_per_second_min", records_per_second_min);
+        return Err(Unusable { field, problem: format!("is {value}, must be a number from 1 on") });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -85,7 +90,8 @@ mod tests {
     fn a_rate_that_is_no_number_is_named() {
         let with = |rate| LedgerConfig { rate: Some(rate), ..LedgerConfig::default() }.validate();
         assert!(with(PidConfig::default()).is_ok());
-        for wrong in [f64::NAN, f64::INFINITY, -1.0] {
+        // At 0, what is limited ends no batch that would say more.
+        for wrong in [f64::NAN, f64::INFINITY, -1.0, 0.0, 0.5] {
             let error = with(PidConfig { records_per_second_min: wrong, ..PidConfig::default() }).unwrap_err();
             assert!(matches!(error, LedgerError::Config { field: "rate.records_per_second_min", .. }), "{error}");
         }
