@@ -34,6 +34,9 @@ use crate::types::{Lsn, LsnRange, Seq, SourceId};
 const RETRY_BUSY: Duration = Duration::from_millis(1);
 const RETRY_FULL: Duration = Duration::from_millis(200);
 
+/// Sources that are told of a commit in one go: sessions go on in between.
+const POSITIONS_AT_ONCE: usize = 4096;
+
 /// Takes records from sources, and acknowledges them when the stream says that they are durable. Cheap to clone.
 ///
 /// ```
@@ -312,19 +315,26 @@ impl<S: Storage> Receiver<S> {
                 None => positions = read()?.0,
             }
         }
-        self.inner.with(|intake, _| intake.committed(lsn, positions));
-        Ok(())
+        let mut positions = positions.into_iter();
+        loop {
+            let some: Vec<_> = positions.by_ref().take(POSITIONS_AT_ONCE).collect();
+            self.inner.with(|intake, _| intake.committed(lsn, some));
+            if positions.len() == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// How far every source has come up to `lsn`, by what comes behind it; `None` where that cannot be read: nobody knows
     /// whose records it holds.
     fn not_behind(&self, lsn: Lsn) -> Result<Option<HashMap<SourceId, Seq>>, ReceiverError> {
-        let (mut positions, durable): (HashMap<_, _>, _) = {
+        let (known, durable): (Vec<_>, _) = {
             // In one look: what becomes durable behind it is neither among the blocks read nor in these positions.
             let state = self.inner.state.lock();
             let known = state.intake.sources().map(|source| (source.id, source.durable));
             (known.collect(), state.intake.durable_lsn())
         };
+        let mut positions: HashMap<_, _> = known.into_iter().collect();
         let mut later = HashMap::new();
         let is_whole = self.each_block(lsn.next().max(self.inner.log.first()), durable, |block| {
             for (range, _) in block.sequenced() {

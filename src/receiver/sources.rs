@@ -139,9 +139,9 @@ impl Sources {
         self.all.get(nth)?.unseen().iter().map(|reject| reject.seq).min()
     }
 
-    /// Every source.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Source> {
-        self.all.iter()
+    /// Every source's place.
+    pub(crate) fn refs(&self) -> impl Iterator<Item = SourceRef> {
+        (0..).zip(&self.all).map(|(at, _)| SourceRef(at))
     }
 }
 

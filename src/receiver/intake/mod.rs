@@ -216,17 +216,17 @@ impl Intake {
 
     /// Every source, connected or not.
     pub fn sources(&self) -> impl Iterator<Item = SourceStatus> + '_ {
-        self.sources.iter().map(|source| self.status_of(source))
+        self.sources.refs().map(|at| self.status_of(at))
     }
 
     /// One source.
     #[must_use]
     pub fn source(&self, id: &SourceId) -> Option<SourceStatus> {
-        self.sources.find(id.as_bytes()).map(|at| self.status_of(&self.sources[at]))
+        self.sources.find(id.as_bytes()).map(|at| self.status_of(at))
     }
 
-    fn status_of(&self, source: &super::sources::Source) -> SourceStatus {
-        let at = self.sources.find(source.id.as_bytes());
+    fn status_of(&self, at: SourceRef) -> SourceStatus {
+        let source = &self.sources[at];
         SourceStatus {
             id: source.id.clone(),
             epoch: source.epoch,
@@ -234,7 +234,7 @@ impl Intake {
             durable: source.durable,
             committed: source.committed,
             retired: source.retired,
-            is_connected: at.is_some_and(|at| self.attached.contains_key(&at)),
+            is_connected: self.attached.contains_key(&at),
             rejects_unseen: source.unseen().len(),
         }
     }
