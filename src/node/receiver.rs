@@ -402,8 +402,10 @@ impl<S: Storage> Receiver<S> {
         self.inner.with(|intake, now| intake.drain(now, within, text));
     }
 
-    /// Has the driver end once everything received is durable. Sessions still open hear nothing any more.
+    /// Has the driver end once everything received is durable. Sessions still open are told of that; one that brings more is
+    /// refused (`Draining`), and with the driver all end (`Unavailable`).
     pub fn shut_down(&self) {
+        self.inner.with(|intake, _| intake.take_no_more("the receiver ends"));
         self.inner.is_shut_down.store(true, Ordering::Release);
         self.inner.wake_driver();
     }

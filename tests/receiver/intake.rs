@@ -912,3 +912,28 @@ fn a_drain_may_take_for_ever() {
     bed.intake.tick(bed.now, key);
     assert!(bed.intake.is_open(key));
 }
+
+/// Sources that went on sending kept a receiver that was to end from ending.
+#[test]
+fn a_receiver_that_ends_takes_nothing_more() {
+    let mut bed = roomy();
+    let keys: Vec<_> = ["a", "b", "c", "d"].into_iter().map(|name| bed.open(hello(name, 0)).0).collect();
+    keys.iter().for_each(|key| bed.send(*key, dense(0, &[b"1"])));
+    let late = bed.connect();
+    bed.intake.take_no_more("the receiver ends");
+    assert!(bed.intake.connect(bed.now).is_err());
+    bed.say(late, Message::Hello(hello("e", 0)));
+    assert_eq!(bed.nacks(late), [(Code::Draining, 0)]);
+    bed.send(keys[0], dense(1, &[b"2"]));
+    bed.say(keys[1], Message::Skip { previous: seq(1), to: seq(9) });
+    assert_eq!(pass_by(&mut bed, keys[2], &[0; 3000], 1), None::<()>);
+    for key in &keys[..3] {
+        assert_eq!(bed.nacks(*key), [(Code::Draining, 1)]);
+    }
+    bed.settle();
+    assert_eq!(bed.last_ack(keys[3]).unwrap().durable, seq(1), "what was received is acknowledged");
+    for name in ["a", "b", "c", "d"] {
+        assert_eq!(bed.intake.source(&id(name)).unwrap().durable, seq(1));
+    }
+    assert_eq!(bed.intake.stats().charged_bytes, 0);
+}

@@ -27,8 +27,8 @@ impl Intake {
         if let Some(cause) = &self.failed {
             return refuse(Code::Unavailable, cause.clone());
         }
-        if let Some(draining) = &self.draining {
-            return refuse(Code::Draining, draining.text.clone());
+        if let Some(text) = self.ending.as_ref().or(self.draining.as_ref().map(|draining| &draining.text)) {
+            return refuse(Code::Draining, text.clone());
         }
         if self.sessions.len() >= self.config.sessions_max as usize {
             return refuse(Code::TooMany, format!("{} sessions are open, no more are taken", self.sessions.len()));
@@ -135,6 +135,7 @@ impl Intake {
         let mut charge = Charge { bytes: if needs_room(&message) { std::mem::take(&mut session.reserved) } else { 0 } };
         match (&session.state, message) {
             (State::Ending, _) => {}
+            (_, message) if self.ending.is_some() && needs_room(&message) => self.refuse_more(key),
             (State::Connected, Message::Hello(hello)) => self.hello(now, key, hello, &mut charge),
             (State::Open(peer), Message::Send(send)) => {
                 let peer = peer.clone();

@@ -57,6 +57,8 @@ pub struct Intake {
     durable_lsn: Lsn,
     committed_lsn: Lsn,
     draining: Option<Draining>,
+    /// Nothing more is taken, for this reason.
+    ending: Option<String>,
     /// The log failed: nothing is acknowledged any more.
     failed: Option<String>,
     is_full: bool,
@@ -182,6 +184,7 @@ impl Intake {
             durable_lsn: durable,
             committed_lsn: Lsn::ZERO,
             draining: None,
+            ending: None,
             failed: None,
             is_full: false,
             clock: None,

@@ -367,6 +367,10 @@ impl Intake {
     /// Such a payload needs no credit and uses none: it is not held. What is kept of it is charged when it ends; who
     /// wants it charged before reserves [`Oversized::COST_BYTES`].
     pub fn begin_oversized(&mut self, key: SessionKey, head: Preview, payload_bytes: u64) -> Option<Oversized> {
+        if self.ending.is_some() {
+            self.refuse_more(key);
+            return None;
+        }
         let session = self.sessions.get(key)?;
         let Some(peer) = session.open_peer().filter(|_| !session.said_bye).cloned() else {
             let text = "a SEND does not belong here".to_owned();

@@ -31,6 +31,16 @@ impl Intake {
         }
     }
 
+    /// What was received becomes durable and is acknowledged; a session that brings more is ended with these words.
+    pub fn take_no_more(&mut self, text: impl Into<String>) {
+        self.ending = Some(text.into());
+    }
+
+    pub(super) fn refuse_more(&mut self, key: SessionKey) {
+        let text = self.ending.clone().unwrap_or_default();
+        self.refuse(key, Code::Draining, Seq::ZERO, text);
+    }
+
     /// The log failed: what is not acknowledged is unknown, and no session hears anything but that.
     pub fn fail(&mut self, cause: impl Into<String>) {
         let cause = cause.into();
