@@ -289,7 +289,7 @@ impl<S: Storage> Receiver<S> {
 
     /// Batches up to and including `lsn` are committed: sources that wait for it are told. Reads the blocks committed since
     /// the last call; the first time since the receiver was opened, and where one of those cannot be read or was trimmed,
-    /// the blocks behind `lsn` instead: what is not there is committed.
+    /// the blocks behind `lsn` instead: what is not there is committed. Of an `lsn` that is not durable nothing is told.
     ///
     /// # Errors
     /// The log's, and [`ReceiverError::NotABlock`]. Where a frame behind `lsn` cannot be read either, only what was read is
