@@ -1,6 +1,8 @@
 //! Sources that behave.
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use seawall::node::{Client, ClientConfig, ClientError, Disconnect, LinkStatus, ServerConfig, Ticket};
@@ -315,14 +317,17 @@ async fn however_many_are_rejected_none_is_told_to_be_committed() {
         taken >= REJECTS
     })
     .await;
+    // It is awaited, and does not get to look before others need the room.
+    let mut first = std::pin::pin!(first);
+    assert!(first.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     receiver.committed(log.flushed()).unwrap();
-    let error = soon(first).await.unwrap_err();
-    assert!(matches!(error, ClientError::Rejected(reject) if reject.seq == Seq::new(1)), "{error}");
-    // Awaited later than there is memory for, it does not say that all is well either.
     let last = soon(client.push("refused")).await.unwrap();
     until("it is told", || !client.take_rejects().is_empty()).await;
     receiver.committed(log.flushed()).unwrap();
     assert!(matches!(soon(last).await, Err(ClientError::Rejected(_))));
+    let error = soon(first).await.unwrap_err();
+    assert!(matches!(error, ClientError::Rejected(reject) if reject.seq == Seq::new(1)), "{error}");
+    // Awaited later than there is memory for, it does not say that all is well either.
     let error = soon(late).await.unwrap_err();
     assert!(matches!(error, ClientError::Forgotten { seq } if seq == Seq::new(2)), "{error}");
     soon(client.close(LONG)).await.unwrap();

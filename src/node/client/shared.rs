@@ -33,6 +33,8 @@ pub(super) struct State {
     next_waiter: u64,
     /// Those that were told, whether or not their records have come as far as the source waits for.
     rejected: BTreeMap<Seq, Reject>,
+    /// For who awaited their record when it had come so far, and has not looked yet.
+    owed: BTreeMap<(Seq, u64), Reject>,
     /// The last one that there was no room for: of tickets up to here nobody knows any more.
     forgotten: Seq,
     /// Of the task, while it has nothing to do: users wake it then.
@@ -56,6 +58,7 @@ impl Shared {
                 waiters: BTreeMap::new(),
                 next_waiter: 0,
                 rejected: BTreeMap::new(),
+                owed: BTreeMap::new(),
                 forgotten: Seq::ZERO,
                 task: None,
                 is_closing: false,
@@ -161,6 +164,9 @@ impl Shared {
         if reached > before.0.of(self.wait_for) {
             let later = state.waiters.split_off(&(reached, u64::MAX));
             woken = std::mem::replace(&mut state.waiters, later);
+            let owed = woken.keys().filter_map(|waiter| Some((*waiter, *state.rejected.get(&waiter.0)?)));
+            let owed: Vec<_> = owed.collect();
+            state.owed.extend(owed);
         }
         let has_room = state.outbox.held_bytes() < before.1 || state.outbox.is_welcomed() != before.2;
         drop(state);
@@ -228,27 +234,27 @@ impl Until {
 
     /// Of a record.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Seq, ClientError>> {
-        self.poll_with(cx, |state, seq| {
-            let rejected = state.rejected.remove(&seq).map(ClientError::Rejected);
+        self.poll_with(cx, |state, seq, owed| {
+            let rejected = state.rejected.remove(&seq).or(owed).map(ClientError::Rejected);
             rejected.or_else(|| (seq <= state.forgotten).then_some(ClientError::Forgotten { seq }))
         })
     }
 
     /// Of a position.
     pub(super) fn poll_position(&mut self, cx: &mut Context<'_>) -> Poll<Result<Seq, ClientError>> {
-        self.poll_with(cx, |_, _| None)
+        self.poll_with(cx, |_, _, _| None)
     }
 
     fn poll_with(
         &mut self,
         cx: &mut Context<'_>,
-        objection: impl FnOnce(&mut State, Seq) -> Option<ClientError>,
+        objection: impl FnOnce(&mut State, Seq, Option<Reject>) -> Option<ClientError>,
     ) -> Poll<Result<Seq, ClientError>> {
         let seq = self.seq;
         let mut state = self.shared.state.lock();
         if state.outbox.positions().of(self.shared.wait_for) >= seq {
-            self.waiter = None;
-            return Poll::Ready(objection(&mut state, seq).map_or(Ok(seq), Err));
+            let owed = self.waiter.take().and_then(|waiter| state.owed.remove(&(seq, waiter)));
+            return Poll::Ready(objection(&mut state, seq, owed).map_or(Ok(seq), Err));
         }
         if let Some(cause) = &state.end {
             self.waiter = None;
@@ -267,7 +273,9 @@ impl Until {
 impl Drop for Until {
     fn drop(&mut self) {
         if let Some(waiter) = self.waiter {
-            self.shared.state.lock().waiters.remove(&(self.seq, waiter));
+            let mut state = self.shared.state.lock();
+            state.waiters.remove(&(self.seq, waiter));
+            state.owed.remove(&(self.seq, waiter));
         }
     }
 }
