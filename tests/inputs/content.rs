@@ -260,3 +260,12 @@ fn a_file_that_grows_while_it_is_planned_is_planned_up_to_what_was_seen() {
     taken.extend(bed.take());
     assert_eq!(taken, (0..written).map(|n| n.to_string()).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_name_too_long_for_a_marker_of_its_own_is_a_file_like_others() {
+    let mut bed = Bed::new(DirectorySourceConfig { finished: Finished::Marker, ..prompt() });
+    bed.append(&"x".repeat(252), "1\n2");
+    assert_eq!(bed.take(), ["1"]);
+    bed.append("_SUCCESS", "");
+    assert_eq!(bed.take(), ["2"]);
+}

@@ -227,7 +227,8 @@ impl Dir<'_> {
     pub(super) fn changed(&self, relative: &[u8]) -> Result<Option<Stamp>, InputError> {
         match look(&self.fd, relative) {
             Ok(stat) => Ok(Some(stat.stx_ctime.into())),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            // A name longer than the file system has is nobody's.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => Ok(None),
             Err(e) => Err(self.io("looking at", relative, e)),
         }
     }
