@@ -7,7 +7,7 @@ use std::path::Path;
 use seawall::ledger::{InputError, Replayable};
 use seawall::node::{BadFiles, DirectorySource, DirectorySourceConfig};
 
-use crate::bed::{Bed, Ledger, all, is_changed, is_directory, prompt, tick};
+use crate::bed::{Bed, Ledger, all, is_changed, is_directory, is_lost, prompt, tick};
 use crate::skip::skipped;
 
 fn skipping() -> DirectorySourceConfig {
@@ -95,6 +95,30 @@ fn files_of_an_unreadable_directory_are_not_gone() {
     }
     mode(&bed.path("in"), 0o755);
     assert_eq!(bed.read(batch).unwrap(), ["2"]);
+}
+
+#[test]
+fn a_renamed_file_is_found_behind_one_that_cannot_be_opened_under_its_old_name() {
+    let mut bed = Bed::new(DirectorySourceConfig { depth_max: 1, ..prompt() });
+    mode(bed.dir.path(), 0o755);
+    bed.append("a", "1\n");
+    let batch = bed.allocate().unwrap();
+    bed.rename("a", "b");
+    bed.append("a", "2\n");
+    mode(&bed.path("a"), 0);
+    // Nor does a directory stop it in which it is not.
+    fs::create_dir(bed.path("closed")).unwrap();
+    mode(&bed.path("closed"), 0);
+    bed.restart(DirectorySourceConfig { depth_max: 1, ..prompt() });
+    let found = as_nobody(|| bed.read(batch));
+    // It may be there.
+    bed.remove("b");
+    tick();
+    let hidden = as_nobody(|| bed.read(batch));
+    mode(&bed.path("closed"), 0o755);
+    assert_eq!(found.unwrap(), ["1"]);
+    assert!(matches!(&hidden, Err(e @ InputError::Io { .. }) if e.to_string().contains("/closed")), "{hidden:?}");
+    is_lost(as_nobody(|| bed.read(batch)));
 }
 
 #[test]

@@ -268,12 +268,14 @@ impl DirectorySource {
         let at = |index: &Index| index.files.get(&id).map(|place| index.path(place));
         let seen = at(&self.state.lock().index);
         for path in hint.map(<[u8]>::to_vec).into_iter().chain(seen) {
-            if let Some(found) = try_at(&path)? {
+            // What cannot be opened there may be another file by now: the look tells.
+            if let Ok(Some(found)) = try_at(&path) {
                 return Ok(Some(found));
             }
         }
         for look in 1..=LOOKS_MAX {
-            let mut troubles = Troubles::new(self.config.bad_files);
+            // Trouble elsewhere keeps nobody from it.
+            let mut troubles = Troubles::new(BadFiles::Skip);
             let index = self.look(&dir, &mut troubles)?;
             match at(&index) {
                 Some(path) => match try_at(&path)? {
