@@ -16,6 +16,8 @@ pub enum Op {
     Fsync,
     /// Names are to be made durable.
     SyncDir,
+    /// A name is looked up.
+    Look,
     /// A file is made.
     Create,
     /// A file that is there is opened.

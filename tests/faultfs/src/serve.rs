@@ -62,7 +62,10 @@ impl Filesystem for Served {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self.reach(parent.0).and_then(|(volume, dir)| attr(&volume, or(volume.lookup(dir, name))?));
+        let found = self.reach(parent.0).and_then(|(mut volume, dir)| {
+            let ino = or(volume.lookup(dir, name))?;
+            attr(&volume, ino)
+        });
         answer_entry(found, reply);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
@@ -96,13 +97,8 @@ pub(super) fn scan(
     let mut scan = Scan { dir, config, filter, index: Index::untroubled(), stamps: Vec::new(), to_do: Vec::new() };
     scan.to_do.push((Vec::new(), 0));
     while let Some((path, depth)) = scan.to_do.pop() {
-        if let Err(e) = scan.enter(&path, depth) {
-            // What would be refused of every file is no trouble of one.
-            if is_of_all(&e) {
-                return Err(e);
-            }
-            scan.index.is_complete = false;
-            troubles.meet(e)?;
+        if let Err(e) = scan.enter(&path, depth, troubles) {
+            scan.leave_out(e, troubles)?;
         }
     }
     let still = |(number, before): (usize, &Stamp)| {
@@ -127,8 +123,15 @@ struct Scan<'a> {
     to_do: Vec<(Vec<u8>, u32)>,
 }
 
+/// The directory that is being read.
+struct At<'a> {
+    path: &'a [u8],
+    depth: u32,
+    number: u32,
+}
+
 impl Scan<'_> {
-    fn enter(&mut self, path: &[u8], depth: u32) -> Result<(), InputError> {
+    fn enter(&mut self, path: &[u8], depth: u32, troubles: &mut Troubles) -> Result<(), InputError> {
         let io = |op, e| self.dir.io(op, path, e);
         let fd = match self.dir.open_dir(path) {
             Ok(fd) => fd,
@@ -145,7 +148,7 @@ impl Scan<'_> {
         // A change in the same tick as this one would leave the same stamp.
         let stamp = Stamp::from(stat.stx_ctime);
         self.index.is_quiet &= stamp.age(SystemTime::now()).is_some_and(|age| age >= TICK);
-        let number = self.index.dirs.len() as u32;
+        let at = At { path, depth, number: self.index.dirs.len() as u32 };
         self.index.dirs.push(path.into());
         self.stamps.push(stamp);
         let mut entries = rustix::fs::Dir::read_from(&fd).map_err(|e| io("listing", e))?;
@@ -155,38 +158,52 @@ impl Scan<'_> {
             if name == b"." || name == b".." {
                 continue;
             }
-            let stat = match entry.file_type() {
-                FileType::Directory | FileType::RegularFile | FileType::Unknown => match look(&fd, name) {
-                    Ok(stat) => stat,
-                    Err(Errno::NOENT) => {
-                        self.index.is_quiet = false;
-                        continue;
-                    }
-                    Err(e) => return Err(self.dir.io("looking at", &join(path, name), e)),
-                },
-                FileType::Symlink => {
-                    self.index.links += 1;
-                    continue;
-                }
-                _ => {
-                    self.index.others += 1;
-                    continue;
-                }
-            };
-            match FileType::from_raw_mode(stat.stx_mode.into()) {
-                FileType::Directory if depth < self.config.depth_max && !self.config.is_ignored(name) => {
-                    self.to_do.push((join(path, name), depth + 1));
-                }
-                FileType::Directory => {}
-                FileType::RegularFile => self.file(number, path, name, &stat)?,
-                FileType::Symlink => self.index.links += 1,
-                _ => self.index.others += 1,
+            // One that cannot be looked at hides no other.
+            if let Err(e) = self.entry(&fd, &at, entry.file_type(), name) {
+                self.leave_out(e, troubles)?;
             }
         }
         Ok(())
     }
 
-    fn file(&mut self, dir: u32, path: &[u8], name: &[u8], stat: &rustix::fs::Statx) -> Result<(), InputError> {
+    /// Goes on without what the error is about, where that is allowed.
+    fn leave_out(&mut self, error: InputError, troubles: &mut Troubles) -> Result<(), InputError> {
+        // What would be refused of every file is no trouble of one.
+        if is_of_all(&error) {
+            return Err(error);
+        }
+        self.index.is_complete = false;
+        troubles.meet(error)
+    }
+
+    fn entry(&mut self, fd: &OwnedFd, at: &At<'_>, kind: FileType, name: &[u8]) -> Result<(), InputError> {
+        match kind {
+            FileType::RegularFile | FileType::Unknown => match look(fd, name) {
+                Ok(stat) => match FileType::from_raw_mode(stat.stx_mode.into()) {
+                    FileType::RegularFile => return self.file(at, name, &stat),
+                    FileType::Directory => self.directory(at, name),
+                    FileType::Symlink => self.index.links += 1,
+                    _ => self.index.others += 1,
+                },
+                Err(Errno::NOENT) => self.index.is_quiet = false,
+                Err(e) => return Err(self.dir.io("looking at", &join(at.path, name), e)),
+            },
+            // Looked at when it is entered; one that is not may be whatever it is.
+            FileType::Directory => self.directory(at, name),
+            FileType::Symlink => self.index.links += 1,
+            _ => self.index.others += 1,
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, at: &At<'_>, name: &[u8]) {
+        if at.depth < self.config.depth_max && !self.config.is_ignored(name) {
+            self.to_do.push((join(at.path, name), at.depth + 1));
+        }
+    }
+
+    fn file(&mut self, at: &At<'_>, name: &[u8], stat: &rustix::fs::Statx) -> Result<(), InputError> {
+        let &At { path, number: dir, .. } = at;
         let full = || self.dir.full(&join(path, name));
         let id = FileId::of(stat, self.dir.by(), &full)?;
         let is_begun = self.config.is_begun(name)

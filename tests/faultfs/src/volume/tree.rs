@@ -10,8 +10,10 @@ use super::{Handle, Ino, Inode, OpenMode, Result, Volume};
 use crate::fault::Op;
 
 impl Volume {
-    pub(crate) fn lookup(&self, dir: Ino, name: &OsStr) -> Result<Ino> {
+    pub(crate) fn lookup(&mut self, dir: Ino, name: &OsStr) -> Result<Ino> {
         self.powered()?;
+        *self.counts.entry(Op::Look).or_default() += 1;
+        self.faults.check(Op::Look, &name.to_string_lossy())?;
         self.names.get(dir, name).ok_or(Errno::NOENT)
     }
 

@@ -60,3 +60,24 @@ fn after_a_flush_that_failed_nothing_is_planned() {
     let again = DirectorySource::open(bed.fs.path(), config()).unwrap();
     assert_eq!(again.plan(&Nothing, Share::of(&BatchLimits::default())).unwrap().ranges.len(), 1);
 }
+
+/// What has a name that nobody can look at hides no other, and what is not entered is not looked at.
+#[test]
+fn an_entry_that_cannot_be_looked_at_is_one_file_s_trouble() {
+    let Some(bed) = Bed::new(Options::default()) else { return };
+    std::fs::create_dir(bed.path("dir")).unwrap();
+    for name in ["a", "b", "c"] {
+        std::fs::write(bed.path(name), "1\n").unwrap();
+    }
+    let plan = |config| {
+        let source = DirectorySource::open(bed.fs.path(), config).unwrap();
+        let plan = source.plan(&Nothing, Share::of(&BatchLimits::default()));
+        (plan.map(|plan| plan.ranges.len()), source.stats().skipped)
+    };
+    bed.fs.fail(Fault { forever: true, name: Some("dir".to_owned()), ..Fault::once(Op::Look, 1, Errno::ACCESS) });
+    let stopping = DirectorySourceConfig { bad_files: BadFiles::Stop, ..config() };
+    assert!(matches!(plan(stopping), (Ok(3), 0)));
+    assert!(matches!(plan(DirectorySourceConfig { depth_max: 1, ..config() }), (Ok(3), 1)));
+    bed.fs.fail(Fault { forever: true, name: Some("a".to_owned()), ..Fault::once(Op::Look, 1, Errno::IO) });
+    assert!(matches!(plan(config()), (Ok(2), 1)));
+}
