@@ -209,3 +209,44 @@ fn a_key_of_something_else_is_lost_not_guessed() {
     range.digest ^= 1;
     is_changed(bed.source.read(&range));
 }
+
+/// Without its mount another file is there, and it looks removed.
+#[test]
+fn a_file_that_is_mounted_by_itself_is_refused() {
+    let outside = tempfile::NamedTempFile::new().unwrap();
+    fs::write(outside.path(), "outside\n").unwrap();
+    let mut bed = Bed::prompt();
+    for name in ["a", "b", ".ignored"] {
+        bed.append(name, "1\n");
+    }
+    let mount = |name: &str| Mounted::new(outside.path(), &bed.path(name));
+    let (Some(ignored), Some(mounted)) = (mount(".ignored"), mount("b")) else {
+        return skipped("nothing can be mounted here");
+    };
+    let told = is_directory(bed.try_plan(all()));
+    assert!(told.contains("/b: "), "{told}");
+    bed.restart(DirectorySourceConfig { bad_files: BadFiles::Skip, ..prompt() });
+    assert_eq!(bed.take(), ["1"]);
+    assert_eq!(bed.source.stats().skipped, 1);
+    drop(mounted);
+    bed.restart(prompt());
+    assert_eq!(bed.take(), ["1"]);
+    drop(ignored);
+}
+
+/// A file, mounted on another one.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn new(file: &Path, on: &Path) -> Option<Mounted> {
+        let mut mount = std::process::Command::new("mount");
+        let done = mount.arg("--bind").args([file, on]).stderr(std::process::Stdio::null()).status();
+        done.is_ok_and(|status| status.success()).then(|| Mounted(on.to_owned()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}

@@ -33,14 +33,14 @@ pub enum DirectoryError {
         /// The file.
         path: PathBuf,
     },
-    /// A directory below is on another file system.
+    /// Something is mounted below: a file system on a directory, or a single file on a file.
     #[error(
-        "{}: another file system is mounted here: when it is not, its files look removed. Give it an input of its own, \
-         or lower depth_max",
+        "{}: another file system is mounted here, or a single file: when it is not, files look removed. Give a directory an \
+         input of its own, or lower depth_max; mount a file elsewhere",
         path.display()
     )]
     OtherFileSystem {
-        /// The directory.
+        /// The directory, or the file.
         path: PathBuf,
     },
     /// More files than memory was promised for.

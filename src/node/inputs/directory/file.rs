@@ -179,10 +179,9 @@ impl Dir<'_> {
         rustix::fs::openat(&self.fd, name, flags, Mode::empty())
     }
 
-    /// Whether another file system begins there: mounted, it cannot be told from what is below it when it is not.
+    /// Whether another file system begins at this directory: mounted, it cannot be told from what is below it when it is not.
     pub(super) fn is_foreign(&self, stat: &Statx) -> bool {
-        (stat.stx_dev_major, stat.stx_dev_minor) != self.device
-            || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+        (stat.stx_dev_major, stat.stx_dev_minor) != self.device || is_mount(stat)
     }
 
     /// A regular file; `None` when there is none of this name.
@@ -197,6 +196,9 @@ impl Dir<'_> {
         let stat = look(&fd, b"").map_err(|e| self.io("looking at", relative, e))?;
         if !FileType::from_raw_mode(stat.stx_mode.into()).is_file() {
             return Ok(None);
+        }
+        if is_mount(&stat) {
+            return Err(DirectoryError::OtherFileSystem { path: self.full(relative) }.into());
         }
         let id = FileId::of(&stat, self.root.by, &|| self.full(relative))?;
         let (changed, modified) = (stat.stx_ctime.into(), stat.stx_mtime.into());
@@ -238,6 +240,11 @@ impl Dir<'_> {
 pub(super) fn look(at: impl AsFd, name: &[u8]) -> rustix::io::Result<Statx> {
     let empty = if name.is_empty() { AtFlags::EMPTY_PATH } else { AtFlags::empty() };
     rustix::fs::statx(at, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | empty, WANTED)
+}
+
+/// Whether something is mounted there; a single file may be. Of files the device tells nothing: overlayfs gives them several.
+pub(super) fn is_mount(stat: &Statx) -> bool {
+    stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
 }
 
 impl From<DirectoryError> for InputError {

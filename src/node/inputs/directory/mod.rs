@@ -24,7 +24,7 @@
 //! | it cannot be flushed | an error, at each plan until the source is opened again |
 //! | a line above `record_bytes_max` | a `Limit` error that names file and position, or skipped; the lines before are taken, nothing is lost |
 //! | the directory itself is another one, not mounted | [`DirectoryError::Replaced`]: nothing is gone because of that |
-//! | a file system mounted below | [`DirectoryError::OtherFileSystem`], or skipped: give it an input of its own |
+//! | a file system mounted below, or a single file that would be begun | [`DirectoryError::OtherFileSystem`], or skipped: give it an input of its own |
 //!
 //! **Order.** Oldest birth first, then inode. A plan that did not reach every file is followed by one that begins behind the
 //! last file it took from, so that one that grows for ever starves no other.

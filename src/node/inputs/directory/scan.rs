@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::config::{BadFiles, DirectorySourceConfig};
 use super::error::DirectoryError;
-use super::file::{Dir, FileId, Stamp, TICK, look};
+use super::file::{Dir, FileId, Stamp, TICK, is_mount, look};
 use crate::ledger::InputError;
 
 /// Says of a path, relative to the directory, whether the file is begun.
@@ -205,9 +205,16 @@ impl Scan<'_> {
     fn file(&mut self, at: &At<'_>, name: &[u8], stat: &rustix::fs::Statx) -> Result<(), InputError> {
         let &At { path, number: dir, .. } = at;
         let full = || self.dir.full(&join(path, name));
-        let id = FileId::of(stat, self.dir.by(), &full)?;
         let is_begun = self.config.is_begun(name)
             && self.filter.is_none_or(|filter| filter(Path::new(OsStr::from_bytes(&join(path, name)))));
+        if is_mount(stat) {
+            if is_begun {
+                return Err(DirectoryError::OtherFileSystem { path: full() }.into());
+            }
+            self.index.others += 1;
+            return Ok(());
+        }
+        let id = FileId::of(stat, self.dir.by(), &full)?;
         let place = Place { dir, name: name.into(), size: stat.stx_size, is_begun };
         match self.index.files.entry(id) {
             Entry::Vacant(free) => drop(free.insert(place)),

@@ -53,7 +53,7 @@ pub struct DirectoryStats {
     pub directories: u64,
     /// Symbolic links at the last look: not followed.
     pub links: u64,
-    /// Pipes, sockets, devices at the last look.
+    /// Pipes, sockets, devices at the last look, and mounted files that would not be begun.
     pub others: u64,
     /// What the last plan skipped for trouble.
     pub skipped: u64,
