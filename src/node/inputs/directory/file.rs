@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::super::digest::Digest;
 use super::config::FilesBy;
 use super::error::DirectoryError;
+use super::flush::done;
 use crate::ledger::{Identity, InputError, PartKey};
 
 /// Time stamps of file systems move in ticks, of 10 ms at most. What is older than this differs in time from whatever comes.
@@ -219,10 +220,12 @@ impl Dir<'_> {
 
     /// Everything that was written to its file system becomes durable.
     pub(super) fn flush_whole(&self) -> Result<(), InputError> {
-        match rustix::fs::syncfs(&self.fd) {
-            Ok(()) | Err(Errno::ROFS) => Ok(()),
-            Err(e) => Err(self.io("flushing the file system of", b"", e)),
-        }
+        done(rustix::fs::syncfs(&self.fd)).map_err(|e| self.io("flushing the file system of", b"", e))
+    }
+
+    /// The names in a directory become durable.
+    pub(super) fn flush_names(&self, fd: &OwnedFd, relative: &[u8]) -> Result<(), InputError> {
+        done(rustix::fs::fsync(fd)).map_err(|e| self.io("flushing", relative, e))
     }
 
     /// When a name last changed; `None` when there is none.

@@ -43,7 +43,8 @@
 //! at most ten times as long as it took. While a look replaces the one before, it takes about 300 bytes of memory a file,
 //! beside what the ledger keeps of it. And one pass over the content it plans: it holds one record and one piece (1 MiB) at a
 //! time. And a flush of what it plans, whoever wrote it: up to 16 files each by itself, more of them with all of their file system,
-//! where that is one that is known to do it (ext4, XFS, btrfs, F2FS, tmpfs). `latest` opens every file with bytes in no batch, to see
+//! where that is one that is known to do it (ext4, XFS, btrfs, F2FS, tmpfs); their directories are flushed with them, all there are when
+//! something is gone. `latest` opens every file with bytes in no batch, to see
 //! what waits.
 
 mod config;
@@ -258,6 +259,22 @@ impl DirectorySource {
         flush.inspect_err(|failed| self.state.lock().flush_failed = Some(failed.clone()))
     }
 
+    /// What a plan counts on becomes durable: after the bytes, which were flushed one by one, the names.
+    fn finish(&self, dir: &Dir<'_>, flush: &Flush<'_>) -> Result<(), InputError> {
+        if flush.is_whole() {
+            return self.flushed(dir.flush_whole());
+        }
+        for path in flush.dirs() {
+            match dir.open_dir(path) {
+                Ok(fd) => self.flushed(dir.flush_names(&fd, path))?,
+                // Moved meanwhile.
+                Err(_) if dir.flushes_whole() => return self.flushed(dir.flush_whole()),
+                Err(e) => return Err(dir.io("opening", path, e)),
+            }
+        }
+        Ok(())
+    }
+
     /// The file, wherever it is by now.
     fn find(&self, id: FileId, hint: Option<&[u8]>) -> Result<Option<(Opened, String)>, InputError> {
         let dir = self.root.open()?;
@@ -371,7 +388,9 @@ impl Replayable for DirectorySource {
                     let behind = candidates.get(number + 1).unwrap_or(&candidates[0]).id;
                     next = is_cut.then_some(if range.is_some() { behind } else { candidate.id });
                     if let Some((range, file)) = range {
-                        self.flushed(flush.file(&file, || self.name(&index.path(&index.files[&candidate.id]))))?;
+                        let place = &index.files[&candidate.id];
+                        self.flushed(flush.file(&file, || self.name(&index.path(place))))?;
+                        flush.names(index.dir(place));
                         share.take(range.records, range.bytes);
                         plan.ranges.push(range);
                     }
@@ -383,7 +402,11 @@ impl Replayable for DirectorySource {
                 Err(e) => troubles.meet(e)?,
             }
         }
-        self.flushed(flush.finish())?;
+        if !plan.gone.is_empty() {
+            // Where they were is not known: as they are not there, they are nowhere after a power loss either.
+            index.dirs().for_each(|path| flush.names(path));
+        }
+        self.finish(&dir, &flush)?;
         let memory = &mut *self.state.lock();
         memory.next = next;
         (memory.stats.skipped, memory.stats.trouble) = (troubles.count, troubles.last.map(|e| e.to_string()));

@@ -51,6 +51,11 @@ impl Index {
         self.dirs.len()
     }
 
+    /// Their paths.
+    pub(super) fn dirs(&self) -> impl Iterator<Item = &[u8]> {
+        self.dirs.iter().map(|path| &**path)
+    }
+
     /// The path relative to the directory.
     pub(super) fn path(&self, place: &Place) -> Vec<u8> {
         join(&self.dirs[place.dir as usize], &place.name)

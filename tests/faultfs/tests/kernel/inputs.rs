@@ -1,13 +1,14 @@
 //! What a directory input has told a ledger survives.
 
 use std::io::Write;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use seawall::ledger::{BatchLimits, InputError, Part, PartKey, Parts, Replayable, Share};
 use seawall::node::{BadFiles, DirectorySource, DirectorySourceConfig, FilesBy};
 use seawall_faultfs::{Choice, Fault, Op, Options};
 
-use crate::bed::Bed;
+use crate::bed::{Bed, sync_dir};
 
 /// A ledger that has no batch yet.
 struct Nothing;
@@ -18,6 +19,19 @@ impl Parts for Nothing {
     }
 
     fn each(&self, _: &mut dyn FnMut(&PartKey, &Part)) {}
+}
+
+/// One that has committed all of two bytes.
+struct Committed(PartKey);
+
+impl Parts for Committed {
+    fn get(&self, key: &PartKey) -> Option<Part> {
+        (*key == self.0).then_some(Part { allocated: 2, digest: 0, committed: 2 })
+    }
+
+    fn each(&self, take: &mut dyn FnMut(&PartKey, &Part)) {
+        take(&self.0, &self.get(&self.0).unwrap());
+    }
 }
 
 fn config() -> DirectorySourceConfig {
@@ -43,6 +57,48 @@ fn bytes_that_are_planned_are_flushed_whoever_wrote_them() {
         for name in &names {
             assert_eq!(String::from_utf8(bed.read(name)).unwrap(), "durable\nin a cache\n", "{name}");
         }
+    }
+}
+
+/// A file that was moved there is nowhere else after a power loss, nor one that was removed there again.
+#[test]
+fn names_that_are_planned_or_gone_are_flushed_whoever_changed_them() {
+    let Some(bed) = Bed::new(Options::default()) else { return };
+    let make = |path: &str| std::fs::create_dir(bed.path(path)).unwrap();
+    ["in", "staging"].into_iter().for_each(make);
+    drop(bed.durable_file("staging/a", b"1\n"));
+    sync_dir(&bed.path("staging"));
+    let deep = DirectorySourceConfig { depth_max: 2, gone_after: Duration::ZERO, ..config() };
+    let source = || DirectorySource::open(bed.path("in"), deep.clone()).unwrap();
+    let plan = |source: &DirectorySource, known: &dyn Parts| source.plan(known, Share::of(&BatchLimits::default()));
+    // Its directory is no older than it.
+    make("in/b");
+    std::fs::rename(bed.path("staging/a"), bed.path("in/b/a")).unwrap();
+    let planned = plan(&source(), &Nothing).unwrap();
+    assert_eq!(planned.ranges.len(), 1);
+    bed.fs.crash(Choice::AllLost);
+    assert_eq!(bed.read("in/b/a"), b"1\n");
+
+    let now = source();
+    let part = plan(&now, &Nothing).unwrap().ranges.remove(0).part;
+    std::fs::remove_file(bed.path("in/b/a")).unwrap();
+    // A rename within a tick might hide it.
+    std::thread::sleep(Duration::from_millis(45));
+    assert_eq!(plan(&now, &Committed(part.clone())).unwrap().gone, [part]);
+    bed.fs.crash(Choice::AllLost);
+    assert!(!bed.path("in/b/a").exists());
+}
+
+/// The same as after a flush of bytes that failed.
+#[test]
+fn after_a_flush_of_names_that_failed_nothing_is_planned() {
+    let Some(bed) = Bed::new(Options::default()) else { return };
+    std::fs::write(bed.path("file"), "1\n").unwrap();
+    let source = DirectorySource::open(bed.fs.path(), config()).unwrap();
+    bed.fs.fail(Fault::once(Op::SyncDir, 1, Errno::IO));
+    for _ in 0..2 {
+        let plan = source.plan(&Nothing, Share::of(&BatchLimits::default()));
+        assert!(matches!(plan, Err(InputError::Io { op: "flushing", .. })), "{plan:?}");
     }
 }
 
