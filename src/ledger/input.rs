@@ -30,6 +30,11 @@ pub trait Parts {
     /// One part; `None` when no range of it is in a batch yet.
     fn get(&self, key: &PartKey) -> Option<Part>;
 
+    /// What people call a part, as its first range said ([`Range::opens`]); `None` where that is not known.
+    fn label(&self, _key: &PartKey) -> Option<Bytes> {
+        None
+    }
+
     /// Every part, in the order of the keys. The ledger's state is held meanwhile: `take` must not ask the ledger anything.
     fn each(&self, take: &mut dyn FnMut(&PartKey, &Part));
 }

@@ -31,6 +31,10 @@ impl Parts for Known<'_> {
         Some(Part { allocated: part.allocated, digest: part.digest, committed: part.committed })
     }
 
+    fn label(&self, key: &PartKey) -> Option<Bytes> {
+        Some(self.0.input(self.1)?.parts.get(key)?.label.clone())
+    }
+
     fn each(&self, take: &mut dyn FnMut(&PartKey, &Part)) {
         for (key, part) in &self.0.input(self.1).expect("added").parts {
             take(key, &Part { allocated: part.allocated, digest: part.digest, committed: part.committed });

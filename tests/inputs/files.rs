@@ -161,6 +161,30 @@ fn a_vanished_file_is_forgotten_when_it_is_committed() {
 }
 
 #[test]
+fn what_is_below_a_directory_that_is_not_entered_any_more_is_not_gone() {
+    let entered = DirectorySourceConfig { depth_max: 1, ..prompt() };
+    let narrower = [prompt(), DirectorySourceConfig { ignored_prefixes: vec!["day".into()], ..entered.clone() }];
+    for config in narrower {
+        let mut bed = Bed::new(entered.clone());
+        fs::create_dir(bed.path("day1")).unwrap();
+        bed.append("day1/a", "1\n");
+        bed.append("b", "2\n");
+        assert_eq!(bed.take().len(), 2);
+        bed.remove("b");
+        bed.restart(config.clone());
+        tick();
+        assert_eq!(bed.plan().gone.len(), 1, "only what was where the look has been");
+        bed.restart(entered.clone());
+        assert!(bed.take().is_empty());
+        // With its directory it is.
+        fs::remove_dir_all(bed.path("day1")).unwrap();
+        bed.restart(config);
+        tick();
+        assert_eq!(bed.plan().gone.len(), 1);
+    }
+}
+
+#[test]
 fn a_restless_directory_does_not_tell_what_is_gone() {
     let mut bed = Bed::prompt();
     bed.append("a", "1\n");

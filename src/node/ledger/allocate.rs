@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use bytes::Bytes;
+
 use super::batch::Batch;
 use super::error::LedgerError;
 use super::port::StreamPort;
@@ -321,6 +323,11 @@ impl<S: Storage> Parts for Known<'_, S> {
         state.input(self.input)?.parts.get(key).map(Part::from)
     }
 
+    fn label(&self, key: &PartKey) -> Option<Bytes> {
+        let state = self.inner.state.lock();
+        Some(state.input(self.input)?.parts.get(key)?.label.clone())
+    }
+
     fn each(&self, take: &mut dyn FnMut(&PartKey, &Part)) {
         let state = self.inner.state.lock();
         let Some(input) = state.input(self.input) else { return };
@@ -349,6 +356,10 @@ impl Over<'_> {
 impl Parts for Over<'_> {
     fn get(&self, key: &PartKey) -> Option<Part> {
         self.over(key, self.known.get(key))
+    }
+
+    fn label(&self, key: &PartKey) -> Option<Bytes> {
+        self.known.label(key)
     }
 
     fn each(&self, take: &mut dyn FnMut(&PartKey, &Part)) {

@@ -23,11 +23,13 @@ pub struct DirectorySourceConfig {
     /// Which files are begun: `*` and `?` in the file's name, not its path. What is begun is followed under any name.
     /// Default all.
     pub names: Option<String>,
-    /// Files whose name begins so are not begun, and directories not entered. Default `.` and `_`.
+    /// Files whose name begins so are not begun, and directories not entered: what was begun there before is neither read on nor
+    /// forgotten. Default `.` and `_`.
     pub ignored_prefixes: Vec<String>,
     /// The same for how names end. Default `.tmp`.
     pub ignored_suffixes: Vec<String>,
-    /// Directories below are entered this deep: 0 to 64. Default 0: files of the directory itself.
+    /// Directories below are entered this deep: 0 to 64. What was begun deeper, when this was more, is neither read on nor
+    /// forgotten. Default 0: files of the directory itself.
     pub depth_max: u32,
     /// When a record that has no end yet ends with the file. Default never.
     pub finished: Finished,

@@ -36,7 +36,8 @@
 //!
 //! **Gone.** A rename during a look can hide a file from it, and a part that is forgotten is read again when it reappears. So
 //! a file is gone only by a look during which no directory changed; or, where they always change, after 16 looks, ten times
-//! `gone_after` and 10 minutes. A look that could not read a directory counts for nothing of that. Network file systems that
+//! `gone_after` and 10 minutes. A look that could not read a directory counts for nothing of that; one that did not enter a
+//! directory, for no file that was begun below it. Network file systems that
 //! keep attributes in a cache need a `gone_after` above its time.
 //!
 //! **Cost.** A plan is one pass over the names, one `statx` each; after a plan that was cut off the look is used again, for
