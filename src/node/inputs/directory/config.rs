@@ -75,7 +75,8 @@ impl RecordRule {
 pub enum Finished {
     /// Never: it waits.
     Never,
-    /// When the file has not changed for this long, told by its change time, which a writer cannot set: up to 365 days.
+    /// When the file has not changed for this long, told by its change time, which a writer cannot set: up to 365 days. The clock
+    /// tells it: one that is set ahead by as much while a file is written ends its last record in the middle.
     UnchangedFor(#[cfg_attr(feature = "serde", serde(with = "humantime_serde"))] Duration),
     /// When there is a file `NAME.done` beside it, or `_SUCCESS` in its directory, that is not older than the file is; with
     /// [`FilesBy::Inode`], which knows no age, than its last modification: what is appended later waits for a new marker.
