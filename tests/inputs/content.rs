@@ -269,3 +269,12 @@ fn a_name_too_long_for_a_marker_of_its_own_is_a_file_like_others() {
     bed.append("_SUCCESS", "");
     assert_eq!(bed.take(), ["2"]);
 }
+
+#[test]
+fn markers_are_never_begun() {
+    let mut bed = Bed::new(DirectorySourceConfig { finished: Finished::Marker, ignored_prefixes: vec![], ..prompt() });
+    for name in ["_SUCCESS", "a.done", "_a"] {
+        bed.append(name, format!("{name}\n"));
+    }
+    assert_eq!(bed.take(), ["_a"]);
+}

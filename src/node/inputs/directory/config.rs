@@ -170,7 +170,8 @@ impl DirectorySourceConfig {
 
     /// Whether a file of this name is begun.
     pub(super) fn is_begun(&self, name: &[u8]) -> bool {
-        let marks = self.finished == Finished::Marker && name.ends_with(MARKER_SUFFIX);
+        let is_marker = name.ends_with(MARKER_SUFFIX) || name == MARKER_OF_ALL;
+        let marks = self.finished == Finished::Marker && is_marker;
         !marks && !self.is_ignored(name) && self.names.as_ref().is_none_or(|pattern| matches(pattern.as_bytes(), name))
     }
 }
