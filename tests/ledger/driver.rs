@@ -733,3 +733,63 @@ fn a_log_that_trims_by_itself_is_no_place_for_a_ledger() {
         assert!(matches!(error, LedgerError::Config { .. }), "{error}");
     }
 }
+
+#[test]
+fn what_may_go_goes_also_when_the_next_batch_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = Stream::open_with(dir.path(), "stream", small_log());
+    let config = Config { record_bytes_max: 16 << 10, ..small_log() };
+    let (ledger, _) = Ledger::open(reopen(&dir.path().join("ledger"), config), LedgerConfig::default()).unwrap();
+    ledger.add_stream("stream", stream.receiver.clone()).unwrap();
+    let mut source = stream.receiver.local_blocking("s").unwrap();
+    for _ in 0..7 {
+        for _ in 0..20 {
+            source.store_blocking(&[vec![b'x'; 20_000]]).unwrap();
+        }
+        let batch = ledger.allocate(&ALL).unwrap().unwrap();
+        ledger.commit(batch.id(), "").unwrap();
+    }
+    ledger.add_input("greedy", Arc::new(Greedy)).unwrap();
+    let began = Instant::now();
+    while stream.receiver.log().first() < Lsn::new(100) && began.elapsed() < Duration::from_secs(20) {
+        let error = ledger.allocate(&ALL).unwrap_err();
+        assert!(matches!(error, LedgerError::Log(seawall::Error::RecordTooLarge { .. })), "{error}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(stream.receiver.log().first() >= Lsn::new(100), "{}", stream.receiver.log().first());
+}
+
+/// Plans more ranges than it may, and than an event has room for.
+struct Greedy;
+
+impl seawall::ledger::Replayable for Greedy {
+    fn identity(&self) -> Result<Identity, seawall::ledger::InputError> {
+        Ok(Identity(78))
+    }
+    fn latest(&self, _: &dyn seawall::ledger::Parts) -> Result<seawall::ledger::Latest, seawall::ledger::InputError> {
+        Ok(seawall::ledger::Latest::default())
+    }
+    fn plan(
+        &self,
+        _: &dyn seawall::ledger::Parts,
+        _: seawall::ledger::Share,
+    ) -> Result<seawall::ledger::Plan, seawall::ledger::InputError> {
+        let range = |part: u32| seawall::ledger::Range {
+            input: seawall::InputId::default(),
+            part: seawall::ledger::PartKey::new(part.to_le_bytes().to_vec()).unwrap(),
+            opens: Some(bytes::Bytes::from_static(b"part")),
+            from: 0,
+            to: 1,
+            digest: 1,
+            records: 0,
+            bytes: 0,
+        };
+        Ok(seawall::ledger::Plan { ranges: (0..1000).map(range).collect(), gone: Vec::new(), has_more: false })
+    }
+    fn read(
+        &self,
+        _: &seawall::ledger::Range,
+    ) -> Result<seawall::ledger::ReplayedRecords, seawall::ledger::InputError> {
+        Ok(Box::new(std::iter::empty()))
+    }
+}

@@ -18,7 +18,7 @@ use crate::ledger::{
 };
 use crate::node::replay::is_passed_over;
 use crate::receiver::{Block, Gist};
-use crate::types::{InputId, Lsn, LsnRange};
+use crate::types::{BatchId, InputId, Lsn, LsnRange};
 
 /// Streams give up what is committed with every so-many-th batch, and when nothing comes: each time their sources are written
 /// down anew.
@@ -40,31 +40,11 @@ impl<S: Storage> Ledger<S> {
         let _planning = inner.planner.lock();
         // Also when there is nothing to write: "nothing new" from a driver that has ended would be a lie.
         inner.check_alive()?;
-        let (batch, pending) = {
-            let state = inner.state.lock();
-            (state.allocated().next(), state.batches().len())
-        };
-        let limit = inner.config.pending_batches_max;
-        if pending >= limit {
-            return Err(LedgerError::TooManyPending { pending, limit });
-        }
-        let planned = inner.plan(batch.get(), limits)?;
-        let is_batch = !planned.ranges.is_empty() || limits.allow_empty;
-        // What goes with a batch costs no flush of its own; when nothing comes, it goes by itself.
-        let mut events = if is_batch && batch.get() % TRIM_EVERY_BATCHES != 0 { Vec::new() } else { inner.trims_due() };
-        let Planned { ranges, gone } = planned;
-        events.extend(inner.forgettable(gone, &ranges));
-        if is_batch {
-            events.push(Event::BatchAllocated { batch, ranges: ranges.clone() });
-        }
-        if !events.is_empty() {
-            inner.write(events)?;
-        }
-        // Written down before anything goes; what a stream held back is asked for again.
+        let allocated = inner.write_next(limits);
+        // Written down before anything goes, whatever became of what came behind it: that may wait for just this room. What a
+        // stream held back is asked for again.
         inner.trim_streams();
-        if !is_batch {
-            return Ok(None);
-        }
+        let Some((batch, ranges)) = allocated? else { return Ok(None) };
         inner.pace.lock().allocated(batch, super::now());
         Ok(Some(self.batch(batch, ranges)))
     }
@@ -127,6 +107,30 @@ impl Planned {
 }
 
 impl<S: Storage> Inner<S> {
+    /// Writes down what the next batch holds, if there is one, and what goes with it.
+    fn write_next(&self, limits: &BatchLimits) -> Result<Option<(BatchId, Vec<Range>)>, LedgerError> {
+        let (batch, pending) = {
+            let state = self.state.lock();
+            (state.allocated().next(), state.batches().len())
+        };
+        let limit = self.config.pending_batches_max;
+        if pending >= limit {
+            return Err(LedgerError::TooManyPending { pending, limit });
+        }
+        let Planned { ranges, gone } = self.plan(batch.get(), limits)?;
+        let is_batch = !ranges.is_empty() || limits.allow_empty;
+        // What goes with a batch costs no flush of its own; when nothing comes, it goes by itself.
+        let mut events = if is_batch && batch.get() % TRIM_EVERY_BATCHES != 0 { Vec::new() } else { self.trims_due() };
+        events.extend(self.forgettable(gone, &ranges));
+        if is_batch {
+            events.push(Event::BatchAllocated { batch, ranges: ranges.clone() });
+        }
+        if !events.is_empty() {
+            self.write(events)?;
+        }
+        Ok(is_batch.then_some((batch, ranges)))
+    }
+
     fn plan(&self, turn: u64, limits: &BatchLimits) -> Result<Planned, LedgerError> {
         let mut sources: Vec<(InputId, Source)> =
             self.sources.lock().iter().map(|(id, source)| (*id, source.clone())).collect();
