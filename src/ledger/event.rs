@@ -40,6 +40,14 @@ const HEAD_BYTES: usize = 32;
 /// Names and reasons are cut at this many bytes.
 pub(crate) const TEXT_BYTES_MAX: usize = 1024;
 
+/// No range is longer.
+const RANGE_BYTES_MAX: usize = 4 + 1 + PartKey::BYTES_MAX + 1 + 2 + TEXT_BYTES_MAX + 5 * 8;
+
+/// So many ranges of one batch have room in an event of so many bytes, whatever they are.
+pub(crate) fn ranges_max(event_bytes: u64) -> usize {
+    (event_bytes as usize).saturating_sub(HEAD_BYTES + 8 + 4) / RANGE_BYTES_MAX
+}
+
 /// What happens.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]

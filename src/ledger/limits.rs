@@ -9,7 +9,8 @@ pub struct BatchLimits {
     pub records_max: u64,
     /// Bytes of records. Default 256 MiB.
     pub bytes_max: u64,
-    /// Ranges: of streams one each, of directories one for each file. Default 10 000.
+    /// Ranges: of streams one each, of directories one for each file. Default 10 000. No more than surely have room in one record
+    /// of the ledger's log, 1327 bytes each.
     pub ranges_max: usize,
     /// An empty batch when there is nothing new, instead of none. Default: none.
     pub allow_empty: bool,

@@ -26,6 +26,7 @@ mod sink;
 mod state;
 
 pub use checkpoint::CheckpointError;
+pub(crate) use event::ranges_max;
 pub use event::{Envelope, Event, EventError};
 pub use input::{InputError, Latest, Part, Parts, Plan, Replayable, ReplayedRecord, ReplayedRecords};
 pub use limits::{BatchLimits, Share};

@@ -760,7 +760,7 @@ fn what_may_go_goes_also_when_the_next_batch_is_refused() {
 }
 
 /// Plans more ranges than it may, and than an event has room for.
-struct Greedy;
+pub(super) struct Greedy;
 
 impl seawall::ledger::Replayable for Greedy {
     fn identity(&self) -> Result<Identity, seawall::ledger::InputError> {
@@ -792,4 +792,27 @@ impl seawall::ledger::Replayable for Greedy {
     ) -> Result<seawall::ledger::ReplayedRecords, seawall::ledger::InputError> {
         Ok(Box::new(std::iter::empty()))
     }
+}
+
+#[test]
+fn a_batch_is_no_longer_than_an_event_of_the_ledger_s_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = tempfile::tempdir().unwrap();
+    for i in 0..300 {
+        std::fs::write(files.path().join(format!("{i:0>100}")), "1\n").unwrap();
+    }
+    let config = Config { record_bytes_max: 16 << 10, ..small_log() };
+    let log = |config| reopen(&dir.path().join("ledger"), config);
+    let (ledger, _) = Ledger::open(log(config.clone()), LedgerConfig::default()).unwrap();
+    let source = DirectorySource::open(files.path(), DirectorySourceConfig::default()).unwrap();
+    ledger.add_input("files", Arc::new(source)).unwrap();
+    let mut taken = 0;
+    while let Some(batch) = ledger.allocate(&BatchLimits::default()).unwrap() {
+        taken += batch.records();
+    }
+    assert_eq!(taken, 300);
+    drop(ledger);
+    // Where one range may not fit, nobody's limits help.
+    let refused = Ledger::open(log(Config { record_bytes_max: 1024, ..config }), LedgerConfig::default());
+    assert!(matches!(&refused, Err(LedgerError::Config { field: "record_bytes_max", .. })), "{refused:?}");
 }

@@ -49,18 +49,19 @@ fn one_record_block() -> bytes::Bytes {
 fn spark_23991_an_allocation_that_fails_to_log_keeps_the_blocks() {
     let dir = tempfile::tempdir().unwrap();
     let stream = Stream::open(dir.path(), "stream");
-    // A ledger whose log has a limit of bytes that one large event exceeds.
-    let config = Config { record_bytes_max: 128, when_full: WhenFull::Reject, ..Config::default() };
+    let config = Config { record_bytes_max: 16 << 10, when_full: WhenFull::Reject, ..Config::default() };
     let (ledger, _) = Ledger::open(reopen(&dir.path().join("ledger"), config), LedgerConfig::default()).unwrap();
     let second = Stream::open(dir.path(), "second");
     for stream in [&stream, &second] {
         ledger.add_stream(&stream.name, stream.receiver.clone()).unwrap();
         stream.store("s", 0..3);
     }
-    // Two ranges are too long for a frame, one is not.
+    // An input that plans more than it may: the event is too long for a frame.
+    ledger.add_input("greedy", std::sync::Arc::new(super::driver::Greedy)).unwrap();
     let error = ledger.allocate(&ALL).unwrap_err();
     assert!(matches!(error, LedgerError::Log(Error::RecordTooLarge { .. })), "{error}");
     assert!(ledger.pending().is_empty());
+    ledger.remove_input("greedy").unwrap();
     let one = BatchLimits { ranges_max: 1, ..ALL };
     let mut found = Vec::new();
     while let Some(batch) = ledger.allocate(&one).unwrap() {

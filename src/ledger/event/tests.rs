@@ -108,3 +108,26 @@ fn what_means_nothing_is_refused() {
     claim[at..].copy_from_slice(&u32::MAX.to_le_bytes());
     assert_eq!(Envelope::decode(&claim.freeze()), Err(EventError::Length));
 }
+
+#[test]
+fn as_many_ranges_as_are_promised_have_room_in_an_event() {
+    let longest = Range {
+        input: InputId::new(u32::MAX),
+        part: PartKey::new(vec![1; PartKey::BYTES_MAX]).unwrap(),
+        opens: Some(Bytes::from(vec![b'x'; TEXT_BYTES_MAX + 1])),
+        from: u64::MAX,
+        to: u64::MAX,
+        digest: u64::MAX,
+        records: u64::MAX,
+        bytes: u64::MAX,
+    };
+    for bytes in [4096, 16 << 10, 1 << 20] {
+        let encoded = |ranges| {
+            let event = Event::BatchAllocated { batch: BatchId::new(1), ranges: vec![longest.clone(); ranges] };
+            Envelope { ballot: Ballot::ZERO, time_micros: 0, event }.encode().len() as u64
+        };
+        let most = ranges_max(bytes);
+        assert!(most > 0 && encoded(most) <= bytes && encoded(most + 1) > bytes);
+    }
+    assert_eq!(ranges_max(0), 0);
+}

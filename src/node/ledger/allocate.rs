@@ -14,7 +14,7 @@ use super::write::PIECE_BYTES_MAX;
 use super::{Inner, InputStatus, Ledger, Source, name};
 use crate::io::Storage;
 use crate::ledger::{
-    BatchLimits, Event, Input, InputKind, Latest, Part, PartKey, PartState, Parts, Plan, Range, Share,
+    BatchLimits, Event, Input, InputKind, Latest, Part, PartKey, PartState, Parts, Plan, Range, Share, ranges_max,
 };
 use crate::node::replay::is_passed_over;
 use crate::receiver::{Block, Gist};
@@ -139,6 +139,8 @@ impl<S: Storage> Inner<S> {
             sources.rotate_left((turn % count as u64) as usize);
         }
         let mut left = Share::of(limits);
+        // A batch that no event has room for would be planned again and again.
+        left.ranges = left.ranges.min(ranges_max(self.log.config().record_bytes_max));
         let mut planned = Planned::default();
         // Where each part is after what is planned already.
         let mut ahead: BTreeMap<InputId, Ahead> = BTreeMap::new();

@@ -20,6 +20,9 @@ use crate::types::{Ballot, InputId, LedgerId, Lsn, LsnRange, Promise};
 /// A replay begins anew so often when events are given up meanwhile.
 const LOOKS_MAX: u32 = 20;
 
+/// A log for a ledger takes records of so many bytes: an event of one range, a name or a reason.
+const EVENT_BYTES_MIN: u64 = 4096;
+
 /// What opening a ledger found.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -313,6 +316,10 @@ fn check_log<S: Storage>(log: &Log<S>) -> Result<(), LedgerError> {
         let problem =
             "of the log would trim the ledger's events behind its back: the ledger trims them itself".to_owned();
         return Err(LedgerError::Config { field: "when_full, retain_for or retain_bytes", problem });
+    }
+    if of_log.record_bytes_max < EVENT_BYTES_MIN {
+        let problem = format!("of the log is {}: an event may take {EVENT_BYTES_MIN}", of_log.record_bytes_max);
+        return Err(LedgerError::Config { field: "record_bytes_max", problem });
     }
     if of_log.when_full == WhenFull::Block && of_log.byte_limit.is_some() {
         let problem =
