@@ -33,14 +33,24 @@ pub(super) struct Writer {
     pub(super) failed: Option<LedgerError>,
 }
 
+impl Writer {
+    /// # Errors
+    /// Why nothing is written any more. To open again what another driver has taken over would be to fence that one.
+    fn check(&self) -> Result<(), LedgerError> {
+        match &self.failed {
+            None => Ok(()),
+            Some(fenced @ LedgerError::Fenced { .. }) => Err(fenced.clone()),
+            Some(failed) => Err(LedgerError::Failed(Box::new(failed.clone()))),
+        }
+    }
+}
+
 impl<S: Storage> Inner<S> {
     /// Writes events, durable when it returns, and applies them. Refused by the rules nothing has happened; refused by a full
     /// disk, or because one is too large, those before it have. Any other failure leaves it unknown, and ends this driver.
     pub(super) fn write(&self, events: Vec<Event>) -> Result<(), LedgerError> {
         let mut writer = self.writer.lock();
-        if let Some(failed) = &writer.failed {
-            return Err(LedgerError::Failed(Box::new(failed.clone())));
-        }
+        writer.check()?;
         {
             let state = self.state.lock();
             events.iter().try_for_each(|event| state.check(event))?;
@@ -94,9 +104,7 @@ impl<S: Storage> Inner<S> {
 
     /// Whether this driver still drives: a look, without writing anything.
     pub(super) fn check_alive(&self) -> Result<(), LedgerError> {
-        if let Some(failed) = &self.writer.lock().failed {
-            return Err(LedgerError::Failed(Box::new(failed.clone())));
-        }
+        self.writer.lock().check()?;
         check_ballot(&self.log, self.ballot)
     }
 
@@ -141,9 +149,7 @@ impl<S: Storage> Inner<S> {
     /// Writes the state down anew, and gives up the events before it.
     pub(super) fn checkpoint_now(&self) -> Result<(), LedgerError> {
         let mut writer = self.writer.lock();
-        if let Some(failed) = &writer.failed {
-            return Err(LedgerError::Failed(Box::new(failed.clone())));
-        }
+        writer.check()?;
         self.checkpoint(&mut writer)
     }
 }
