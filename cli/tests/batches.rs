@@ -343,8 +343,14 @@ fn directories_that_hold_something_else() {
 
     // A ledger whose events are damaged is damage.
     flip_bit_at(&place.path("ledger"), b"token-1");
-    let ended = seawall(&["batches", &ledger]).expect(2);
-    assert!(ended.stderr.contains(&ledger), "{}", ended.stderr);
+    for repaired in [false, true] {
+        let ended = seawall(&["batches", &ledger]).expect(2);
+        assert!(ended.stderr.contains(&ledger) && ended.stderr.contains("restore it"), "{}", ended.stderr);
+        // Set aside it is no less missing.
+        if !repaired {
+            seawall(&["repair", "--log", &ledger, "--quarantine"]).expect(0);
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::checkpoint::CheckpointError;
 use super::event::{Envelope, Event, EventError};
 use super::state::{Broken, State};
-use crate::types::{Ballot, Lsn};
+use crate::types::{Ballot, Lsn, LsnRange};
 
 /// A state in the making.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +66,14 @@ pub enum ReplayError {
     Differs {
         /// Its last frame.
         lsn: Lsn,
+    },
+    /// Frames are damaged, or were set aside.
+    #[error("frames {lsns} cannot be read ({what})")]
+    Unreadable {
+        /// The frames.
+        lsns: LsnRange,
+        /// Why.
+        what: String,
     },
     /// The stream begins in the middle.
     #[error("frame {lsn}: the ledger's stream begins neither with its creation nor with a whole checkpoint")]

@@ -156,7 +156,8 @@ fn a_ledger_that_cannot_be_read_whole_does_not_open() {
     let log = reopen(&dir.path().join("ledger"), Config::default());
     log.quarantine(seawall::LsnRange::inclusive(Lsn::new(2), Lsn::new(2))).unwrap();
     let error = Ledger::open(log, LedgerConfig::default()).unwrap_err();
-    assert!(matches!(error, LedgerError::Log(Error::Quarantined { .. })), "{error}");
+    assert!(matches!(error, LedgerError::Replay { .. }), "{error}");
+    assert!(error.to_string().contains("frames 2..3") && error.to_string().contains("restore it"), "{error}");
     stream.close();
 }
 

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::io::{Storage, random};
 use crate::ledger::{BatchStatus, Envelope, Event, Identity, Input, InputKind, Replay, ReplayError, Replayable};
 use crate::log::Log;
+use crate::node::replay::is_passed_over;
 use crate::types::{Ballot, InputId, LedgerId, Lsn, LsnRange, Promise};
 
 /// A replay begins anew so often when events are given up meanwhile.
@@ -339,10 +340,15 @@ pub(super) fn fold<S: Storage>(
     let from = from.max(Lsn::FIRST);
     let total = to.since(from.previous());
     for frame in log.range(LsnRange::inclusive(from, to)) {
-        let frame = frame?;
-        let taken = replay.frame(frame.lsn, &frame.payload);
-        taken.map_err(|source| LedgerError::Replay { log: log.describe(), source })?;
-        watch(frame.lsn.since(from.previous()), total);
+        let taken = match frame {
+            Ok(frame) => replay.frame(frame.lsn, &frame.payload).map(|()| frame.lsn),
+            Err(error) => match error.lsns() {
+                Some(lsns) if is_passed_over(&error) => Err(ReplayError::Unreadable { lsns, what: error.to_string() }),
+                _ => return Err(error.into()),
+            },
+        };
+        let lsn = taken.map_err(|source| LedgerError::Replay { log: log.describe(), source })?;
+        watch(lsn.since(from.previous()), total);
     }
     Ok(())
 }
