@@ -72,12 +72,13 @@ fn a_reader_that_has_failed_does_not_come_to_an_end() {
     let bed = Bed::new();
     bed.stream.store("s", 0..3);
     let batch = bed.allocate().expect("something new");
-    let second = Lsn::new(batch.ranges()[0].to).previous().previous();
+    let last = Lsn::new(batch.ranges()[0].to).previous();
+    let second = last.previous();
     bed.stream.receiver.log().quarantine(LsnRange::inclusive(second, second)).unwrap();
     let mut lent = batch.read().unwrap();
     assert_eq!(lent.lend().unwrap().expect("the first one").record, b"0");
     assert!(
-        matches!(lent.lend(), Err(LedgerError::Log(error)) if error.lsns() == Some(LsnRange::inclusive(second, second)))
+        matches!(lent.lend(), Err(error) if error.to_string().contains(&format!("stream stream: frames {second}..{last}")))
     );
     assert!(matches!(lent.lend(), Err(LedgerError::ReadFailed)));
     assert!(lent.next().is_none(), "an iterator ends after its error");
@@ -293,34 +294,60 @@ fn a_ledger_fits_into_the_byte_limit_of_its_log() {
     assert!(matches!(&refused, Err(LedgerError::Config { field: "when_full", .. })), "{refused:?}");
 }
 
-/// A stream that notes how much may come.
-struct Paced(seawall::node::Receiver, Arc<Mutex<Vec<Option<f64>>>>);
+/// A stream that notes what it is asked.
+#[derive(Clone)]
+struct Watched {
+    receiver: seawall::node::Receiver,
+    rates: Arc<Mutex<Vec<Option<f64>>>>,
+    frames: Arc<Mutex<Vec<LsnRange>>>,
+    /// A frame that cannot be read for now.
+    fails_at: Arc<Mutex<Option<Lsn>>>,
+}
 
-impl StreamPort for Paced {
+impl Watched {
+    fn new(stream: &Stream) -> Watched {
+        let (rates, frames, fails_at) = Default::default();
+        Watched { receiver: stream.receiver.clone(), rates, frames, fails_at }
+    }
+}
+
+impl StreamPort for Watched {
     fn id(&self) -> LogId {
-        self.0.id()
+        self.receiver.id()
     }
     fn claim(&self, promise: Promise) -> seawall::Result<()> {
-        self.0.claim(promise)
+        self.receiver.claim(promise)
     }
     fn bounds(&self) -> (Lsn, Lsn) {
-        self.0.bounds()
+        self.receiver.bounds()
     }
     fn chain_at(&self, lsn: Lsn) -> seawall::Result<Chain> {
-        self.0.chain_at(lsn)
+        self.receiver.chain_at(lsn)
     }
     fn frames(&self, range: LsnRange) -> Frames {
-        self.0.frames(range)
+        self.frames.lock().unwrap().push(range);
+        let fails_at = *self.fails_at.lock().unwrap();
+        let error = || seawall::Error::Io {
+            op: "read",
+            file: "a segment".into(),
+            offset: None,
+            source: Arc::new(std::io::Error::other("unreadable")),
+        };
+        let fail = move |frame: seawall::Result<seawall::Frame>| match frame {
+            Ok(frame) if Some(frame.lsn) == fails_at => Err(error()),
+            other => other,
+        };
+        Box::new(self.receiver.frames(range).map(fail))
     }
     fn committed(&self, ballot: Ballot, lsn: Lsn) -> Result<(), ReceiverError> {
-        StreamPort::committed(&self.0, ballot, lsn)
+        StreamPort::committed(&self.receiver, ballot, lsn)
     }
     fn trim(&self, ballot: Ballot, lsn: Lsn) -> Result<Lsn, ReceiverError> {
-        StreamPort::trim(&self.0, ballot, lsn)
+        StreamPort::trim(&self.receiver, ballot, lsn)
     }
     fn set_rate(&self, ballot: Ballot, bytes_per_second: Option<f64>) -> Result<(), ReceiverError> {
-        self.1.lock().unwrap().push(bytes_per_second);
-        StreamPort::set_rate(&self.0, ballot, bytes_per_second)
+        self.rates.lock().unwrap().push(bytes_per_second);
+        StreamPort::set_rate(&self.receiver, ballot, bytes_per_second)
     }
 }
 
@@ -331,8 +358,9 @@ fn rate_is_bounded_from_the_first_batch_and_follows_batch_times() {
     let config = LedgerConfig { rate: Some(pid), record_bytes_first: 100, ..LedgerConfig::default() };
     let stream = Stream::open(dir.path(), "stream");
     let ledger = open_ledger_with(dir.path(), config);
-    let rates = Arc::new(Mutex::new(Vec::new()));
-    ledger.add_stream("stream", Paced(stream.receiver.clone(), rates.clone())).unwrap();
+    let watched = Watched::new(&stream);
+    let rates = watched.rates.clone();
+    ledger.add_stream("stream", watched).unwrap();
     assert_eq!(*rates.lock().unwrap(), [Some(50_000.0)]);
     stream.store("s", 0..20);
     let batch = ledger.allocate(&ALL).unwrap().unwrap();
@@ -350,8 +378,9 @@ fn without_a_rate_of_its_own_a_ledger_leaves_limits_alone() {
     let dir = tempfile::tempdir().unwrap();
     let stream = Stream::open(dir.path(), "stream");
     let ledger = open_ledger(dir.path());
-    let rates = Arc::new(Mutex::new(Vec::new()));
-    ledger.add_stream("stream", Paced(stream.receiver.clone(), rates.clone())).unwrap();
+    let watched = Watched::new(&stream);
+    let rates = watched.rates.clone();
+    ledger.add_stream("stream", watched).unwrap();
     stream.store("s", 0..1);
     ledger.commit(ledger.allocate(&ALL).unwrap().unwrap().id(), "").unwrap();
     assert!(rates.lock().unwrap().is_empty());
@@ -815,4 +844,21 @@ fn a_batch_is_no_longer_than_an_event_of_the_ledger_s_log() {
     // Where one range may not fit, nobody's limits help.
     let refused = Ledger::open(log(Config { record_bytes_max: 1024, ..config }), LedgerConfig::default());
     assert!(matches!(&refused, Err(LedgerError::Config { field: "record_bytes_max", .. })), "{refused:?}");
+}
+
+#[test]
+fn what_is_given_up_is_counted_or_not_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = Stream::open(dir.path(), "stream");
+    let watched = Watched::new(&stream);
+    let ledger = open_ledger(dir.path());
+    ledger.add_stream("stream", watched.clone()).unwrap();
+    stream.store("s", 0..4);
+    let last = stream.receiver.log().flushed();
+    *watched.fails_at.lock().unwrap() = Some(last);
+    let error = ledger.drop_range("stream", last, "in the way").unwrap_err();
+    assert!(error.to_string().contains("stream stream: read"), "{error}");
+    *watched.fails_at.lock().unwrap() = None;
+    ledger.drop_range("stream", last, "in the way").unwrap();
+    assert_eq!(ledger.latest().unwrap()[0].records_lost, 4);
 }

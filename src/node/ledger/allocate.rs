@@ -33,7 +33,7 @@ impl<S: Storage> Ledger<S> {
     /// [`BatchLimits::allow_empty`]). Inputs that are not attached wait.
     ///
     /// # Errors
-    /// [`LedgerError::TooManyPending`], [`LedgerError::Unreadable`], [`LedgerError::Input`]: nothing is allocated, and what
+    /// [`LedgerError::TooManyPending`], [`LedgerError::Unreadable`], [`LedgerError::Stream`], [`LedgerError::Input`]: nothing is allocated, and what
     /// there is stays there. [`LedgerError::Fenced`] and [`LedgerError::Failed`] end this driver.
     pub fn allocate(&self, limits: &BatchLimits) -> Result<Option<Batch<S>>, LedgerError> {
         let inner = &self.inner;
@@ -217,7 +217,7 @@ impl<S: Storage> Inner<S> {
                     let lsns = source.lsns().unwrap_or(LsnRange::inclusive(from, from));
                     return Err(LedgerError::Unreadable { name: self.name_of(id), lsns, source });
                 }
-                Err(error) => return Err(error.into()),
+                Err(source) => return Err(LedgerError::Stream { name: self.name_of(id), source }),
             };
             if frame.lsn.get() != range.to {
                 let what = format!("frame {} is followed by frame {}", Lsn::new(range.to).previous(), frame.lsn);

@@ -65,7 +65,8 @@ impl<S: Storage> Batch<S> {
     /// whole must not be committed.
     ///
     /// # Errors
-    /// [`LedgerError::NotAttached`], [`LedgerError::StreamDamaged`], [`LedgerError::Input`]: at once, or from the iterator.
+    /// [`LedgerError::NotAttached`], [`LedgerError::Stream`], [`LedgerError::StreamDamaged`], [`LedgerError::NotABlock`],
+    /// [`LedgerError::Input`]: at once, or from the iterator.
     pub fn read(&self) -> Result<BatchRecords<S>, LedgerError> {
         // Each is asked before the first record is handed out.
         for range in self.ranges.iter() {
@@ -99,12 +100,13 @@ impl<S: Storage> Batch<S> {
             return Err(damaged("it is no stream".to_owned()));
         };
         let lsns = LsnRange::new(Lsn::new(range.from), Lsn::new(range.to));
-        let chain = port.chain_at(lsns.end.previous())?;
+        let name = self.inner.name_of(range.input);
+        let chain = port.chain_at(lsns.end.previous());
+        let chain = chain.map_err(|source| LedgerError::Stream { name: name.clone(), source })?;
         if chain.get() != range.digest {
             let (last, digest) = (lsns.end.previous(), range.digest);
             return Err(damaged(format!("frame {last} has chain {chain}, the batch holds {digest:016x}")));
         }
-        let name = self.inner.name_of(range.input);
         Ok(StreamBlocks { frames: port.frames(lsns), input: range.input, next: lsns.start, end: lsns.end, name })
     }
 }
@@ -230,7 +232,7 @@ impl Iterator for StreamBlocks {
             Some(Ok(frame)) if frame.lsn == self.next => Block::read(&frame.payload)
                 .map(|block| StreamBlock { input: self.input, lsn: frame.lsn, time_micros: frame.time_micros, block })
                 .map_err(|source| LedgerError::NotABlock { name: self.name.clone(), lsn: frame.lsn, source }),
-            Some(Err(error)) => Err(error.into()),
+            Some(Err(source)) => Err(LedgerError::Stream { name: self.name.clone(), source }),
             Some(Ok(_)) | None => {
                 let what = format!("frame {} of the batch is not there", self.next);
                 Err(LedgerError::StreamDamaged { name: self.name.clone(), what })

@@ -70,6 +70,14 @@ pub enum LedgerError {
         /// Its name.
         name: String,
     },
+    /// A stream's log cannot be read.
+    #[error("stream {name}: {source}")]
+    Stream {
+        /// Its name.
+        name: String,
+        /// The log's error.
+        source: Error,
+    },
     /// The stream is not the one that was allocated: shorter, or another content.
     #[error("stream {name}: {what}; restore it from a copy, records that were allocated are not what they were")]
     StreamDamaged {

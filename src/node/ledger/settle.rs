@@ -14,6 +14,7 @@ use crate::events::event;
 use crate::io::Storage;
 use crate::ledger::{BatchKey, BatchStatus, Broken, Event, Input, PartKey, Range, SinkError};
 use crate::node::ReceiverError;
+use crate::node::replay::is_passed_over;
 use crate::receiver::{Block, PidController};
 use crate::types::{BatchId, InputId, Lsn, LsnRange};
 
@@ -87,7 +88,8 @@ impl<S: Storage> Ledger<S> {
     /// those that cannot be read ([`LedgerError::Unreadable`]); it is written down with the reason.
     ///
     /// # Errors
-    /// [`LedgerError::NoInput`], [`LedgerError::NotAttached`]; [`LedgerError::Broken`] when there is nothing to give up.
+    /// [`LedgerError::NoInput`], [`LedgerError::NotAttached`]; [`LedgerError::Broken`] when there is nothing to give up;
+    /// [`LedgerError::Stream`] when what could be read cannot be for now.
     pub fn drop_range(&self, input: &str, last: Lsn, reason: &str) -> Result<(), LedgerError> {
         let inner = &self.inner;
         let _planning = inner.planner.lock();
@@ -102,9 +104,15 @@ impl<S: Storage> Ledger<S> {
         let digest = known_chain(&*port, Lsn::new(to).previous())?;
         // Of what can be read it is known how much is given up.
         let (mut records, mut bytes) = (0, 0);
-        for frame in port.frames(LsnRange::new(Lsn::new(from), Lsn::new(to))).flatten() {
-            records += Block::gist(&frame.payload).map_or(0, |gist| gist.records);
-            bytes += frame.payload.len() as u64;
+        for frame in port.frames(LsnRange::new(Lsn::new(from), Lsn::new(to))) {
+            match frame {
+                Ok(frame) => {
+                    records += Block::gist(&frame.payload).map_or(0, |gist| gist.records);
+                    bytes += frame.payload.len() as u64;
+                }
+                Err(error) if is_passed_over(&error) => {}
+                Err(source) => return Err(LedgerError::Stream { name: input.to_owned(), source }),
+            }
         }
         let range = Range { input: id, part: PartKey::default(), opens: None, from, to, digest, records, bytes };
         inner.write(vec![Event::RangeDropped { range, reason: reason.as_bytes().to_vec().into() }])?;
