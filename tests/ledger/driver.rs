@@ -862,3 +862,12 @@ fn what_is_given_up_is_counted_or_not_given_up() {
     ledger.drop_range("stream", last, "in the way").unwrap();
     assert_eq!(ledger.latest().unwrap()[0].records_lost, 4);
 }
+
+#[test]
+fn of_an_input_that_is_no_stream_there_is_nothing_to_drop() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_ledger(dir.path());
+    ledger.add_input("partitions", Arc::new(MemoryPartitions::new(Identity(7)))).unwrap();
+    let told = ledger.drop_range("partitions", Lsn::new(1), "").unwrap_err().to_string();
+    assert!(told.contains("partitions is no stream"), "{told}");
+}

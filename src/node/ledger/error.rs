@@ -64,6 +64,12 @@ pub enum LedgerError {
         /// The name.
         name: String,
     },
+    /// What is asked for is a stream's.
+    #[error("input {name} is no stream: of it nothing can be given up by position; remove it, or what it cannot read")]
+    NoStream {
+        /// The name.
+        name: String,
+    },
     /// The input of a batch has not been attached since the ledger was opened.
     #[error("input {name} is not attached: add it again before its batches are read")]
     NotAttached {

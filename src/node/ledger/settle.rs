@@ -88,14 +88,14 @@ impl<S: Storage> Ledger<S> {
     /// those that cannot be read ([`LedgerError::Unreadable`]); it is written down with the reason.
     ///
     /// # Errors
-    /// [`LedgerError::NoInput`], [`LedgerError::NotAttached`]; [`LedgerError::Broken`] when there is nothing to give up;
+    /// [`LedgerError::NoInput`], [`LedgerError::NoStream`], [`LedgerError::NotAttached`]; [`LedgerError::Broken`] when there is nothing to give up;
     /// [`LedgerError::Stream`] when what could be read cannot be for now.
     pub fn drop_range(&self, input: &str, last: Lsn, reason: &str) -> Result<(), LedgerError> {
         let inner = &self.inner;
         let _planning = inner.planner.lock();
         let id = inner.known(input)?;
         let Source::Stream(port) = inner.source(id)? else {
-            return Err(LedgerError::NoInput { name: input.to_owned() });
+            return Err(LedgerError::NoStream { name: input.to_owned() });
         };
         let from = inner.state.lock().input(id).and_then(Input::stream).map_or(0, |part| part.allocated);
         let (_, durable) = port.bounds();
