@@ -871,3 +871,16 @@ fn of_an_input_that_is_no_stream_there_is_nothing_to_drop() {
     let told = ledger.drop_range("partitions", Lsn::new(1), "").unwrap_err().to_string();
     assert!(told.contains("partitions is no stream"), "{told}");
 }
+
+#[test]
+fn the_rate_of_a_ledger_that_is_gone_holds_nobody_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = Stream::open(dir.path(), "stream");
+    let watched = Watched::new(&stream);
+    let config = LedgerConfig { rate: Some(PidConfig::default()), ..LedgerConfig::default() };
+    let ledger = open_ledger_with(dir.path(), config);
+    ledger.add_stream("stream", watched.clone()).unwrap();
+    drop(ledger);
+    let rates = watched.rates.lock().unwrap();
+    assert!(matches!(rates[..], [Some(_), None]), "{rates:?}");
+}

@@ -19,7 +19,8 @@ pub struct LedgerConfig {
     pub checkpoint_interval_bytes: u64,
     /// Streams give up what is committed. Default yes; without it whoever else reads them decides.
     pub trim_streams: bool,
-    /// Limits what sources may send to what the engine gets done, from batch times. Default: no limit.
+    /// Limits what sources may send to what the engine gets done, from batch times, for as long as the ledger and its batches are
+    /// held. Default: no limit.
     pub rate: Option<PidConfig>,
     /// How often batches begin: what the rate control compares their time with: 1 ms to a day. Default 1 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]

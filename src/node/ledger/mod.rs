@@ -105,6 +105,20 @@ pub(super) struct Inner<S: Storage> {
     pace: Mutex<settle::Pace>,
 }
 
+/// Nobody would lift the rate any more. A driver that another one has taken over from lifts nothing: streams obey the other.
+impl<S: Storage> Drop for Inner<S> {
+    fn drop(&mut self) {
+        if self.config.rate.is_none() {
+            return;
+        }
+        for source in self.sources.get_mut().values() {
+            if let Source::Stream(port) = source {
+                let _ = port.set_rate(self.ballot, None);
+            }
+        }
+    }
+}
+
 /// An input as it is attached.
 #[derive(Clone)]
 enum Source {
