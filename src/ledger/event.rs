@@ -54,7 +54,7 @@ pub(crate) fn ranges_max(event_bytes: u64) -> usize {
 pub enum Event {
     /// The ledger's first event.
     LedgerCreated {
-        /// Drawn at random.
+        /// Its log's own identity, drawn at random.
         ledger: LedgerId,
     },
     /// A driver has taken over: what one with a lower ballot writes from here on does not count.

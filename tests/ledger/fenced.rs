@@ -206,3 +206,32 @@ fn a_driver_that_is_fenced_at_its_checkpoint_is_told_so() {
         assert!(matches!(old.checkpoint(), Err(LedgerError::Fenced { .. })));
     }
 }
+
+/// A ledger there would have the name of the one that the stream belongs to: outputs would take its batches for that one's.
+#[test]
+fn a_stream_that_is_claimed_is_no_place_for_a_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = Stream::open(dir.path(), "stream");
+    let ledger = open_ledger(dir.path());
+    ledger.add_stream("stream", stream.receiver.clone()).unwrap();
+    let owner = ledger.id();
+    drop(ledger);
+    stream.close();
+    let log = reopen(&dir.path().join("stream"), small_log());
+    assert_eq!(log.flushed(), Lsn::ZERO, "no source has written");
+    let error = Ledger::open(log.clone(), LedgerConfig::default()).unwrap_err();
+    assert!(error.to_string().contains(&format!("a stream of ledger {owner}")), "{error}");
+    assert_eq!(log.flushed(), Lsn::ZERO, "nothing was changed");
+}
+
+#[test]
+fn a_ledger_that_ended_before_it_wrote_its_beginning_is_created() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = reopen(dir.path(), Config::default());
+    let (ledger, _) = Ledger::open(log.clone(), LedgerConfig::default()).unwrap();
+    let id = ledger.id();
+    drop(ledger);
+    log.truncate(Lsn::ZERO).unwrap();
+    let (ledger, opened) = Ledger::open(log, LedgerConfig::default()).unwrap();
+    assert!(opened.created && ledger.id() == id);
+}

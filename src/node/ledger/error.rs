@@ -31,6 +31,17 @@ pub enum LedgerError {
         /// What is wrong.
         source: ReplayError,
     },
+    /// A ledger has a log of its own.
+    #[error(
+        "the log {log} is empty, and a stream of ledger {ledger}: its batches would pass for that one's; give the ledger a log \
+         of its own"
+    )]
+    OfAnother {
+        /// The log.
+        log: String,
+        /// Whose it is.
+        ledger: LedgerId,
+    },
     /// Another driver has taken over.
     #[error("another driver has taken over with ballot {promised}; this one had {ballot} and stops")]
     Fenced {

@@ -44,7 +44,8 @@ impl<S: Storage> Ledger<S> {
     /// Takes over the ledger in `log`, or creates one in an empty log. A driver that had it before is fenced.
     ///
     /// # Errors
-    /// [`LedgerError::Replay`] when the log holds something else or is damaged, [`LedgerError::Config`], and the log's.
+    /// [`LedgerError::Replay`] when the log holds something else or is damaged, [`LedgerError::OfAnother`],
+    /// [`LedgerError::Config`], and the log's.
     pub fn open(log: Log<S>, config: LedgerConfig) -> Result<(Ledger<S>, Opened), LedgerError> {
         Ledger::open_watched(log, config, &|_, _| {})
     }
@@ -67,11 +68,13 @@ impl<S: Storage> Ledger<S> {
             let source = ReplayError::NoBeginning { lsn: log.first() };
             return Err(LedgerError::Replay { log: log.describe(), source });
         }
-        let [id, proposer] = random().map_err(|source| Error::io("draw an identity for", log.describe(), source))?;
-        // One that promised and ended before it wrote its beginning has given the ledger its name.
+        let [proposer, _] = random().map_err(|source| Error::io("draw a ballot for", log.describe(), source))?;
+        // A ledger is named as its log is: what an empty log has promised to another name, it has promised as its stream.
+        let ledger = replay.state().ledger().unwrap_or(LedgerId::new(log.id().get()));
         let promised = log.promised();
-        let known = replay.state().ledger().or(promised.map(|promise| promise.ledger));
-        let ledger = known.unwrap_or(LedgerId::new(id));
+        if let Some(promise) = promised.filter(|promise| created && promise.ledger != ledger) {
+            return Err(LedgerError::OfAnother { log: log.describe(), ledger: promise.ledger });
+        }
         let promised = promised.map_or(Ballot::ZERO, |promise| promise.ballot);
         let ballot = promised.max(replay.state().ballot()).above(proposer as u64);
         log.promise(Promise { ledger, ballot })?;
