@@ -884,3 +884,29 @@ fn the_rate_of_a_ledger_that_is_gone_holds_nobody_back() {
     let rates = watched.rates.lock().unwrap();
     assert!(matches!(rates[..], [Some(_), None]), "{rates:?}");
 }
+
+#[test]
+fn blocks_that_say_nothing_are_looked_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = Stream::open(dir.path(), "stream");
+    let watched = Watched::new(&stream);
+    let ledger = open_ledger(dir.path());
+    ledger.add_stream("stream", watched.clone()).unwrap();
+    for n in 0..10 {
+        drop(stream.receiver.local_blocking(&format!("s{n}")).unwrap());
+    }
+    let asked = || {
+        assert!(ledger.allocate(&ALL).unwrap().is_none());
+        std::mem::take(&mut *watched.frames.lock().unwrap()).iter().map(LsnRange::frames).sum::<u64>()
+    };
+    assert!(asked() >= 10);
+    assert_eq!(asked(), 0);
+    drop(stream.receiver.local_blocking("one more").unwrap());
+    assert_eq!(asked(), 1);
+    // They are in the batch of those behind them all the same, and nothing is remembered beyond that.
+    stream.store("s", 0..1);
+    let batch = ledger.allocate(&ALL).unwrap().expect("a record");
+    assert_eq!((batch.ranges()[0].from, records(&batch)), (1, numbered("s", 0..1)));
+    watched.frames.lock().unwrap().clear();
+    assert_eq!(asked(), 0);
+}

@@ -195,8 +195,8 @@ impl<S: Storage> Inner<S> {
             Some(at) => Lsn::new(at),
             None => Lsn::new(self.state.lock().input(id).and_then(Input::stream).map_or(1, |part| part.allocated)),
         };
-        let (_, durable) = port.bounds();
-        let mut range = Range {
+        let (first, durable) = port.bounds();
+        let nothing = Range {
             input: id,
             part: PartKey::default(),
             opens: None,
@@ -206,9 +206,12 @@ impl<S: Storage> Inner<S> {
             records: 0,
             bytes: 0,
         };
+        // What has said nothing is not read again while it waits.
+        let silent = self.silent.lock().remove(&id).filter(|silent| silent.from == from.get() && from >= first);
+        let mut range = silent.unwrap_or(nothing);
         let mut plan = Plan::default();
         let mut says_something = false;
-        for frame in port.frames(LsnRange::inclusive(from, durable)) {
+        for frame in port.frames(LsnRange::inclusive(Lsn::new(range.to), durable)) {
             let frame = match frame {
                 Ok(frame) => frame,
                 // What can be read before it goes into a batch first.
@@ -253,6 +256,8 @@ impl<S: Storage> Inner<S> {
         let is_much = range.bytes >= SILENT_BYTES_MAX || range.to - range.from >= SILENT_BLOCKS_MAX;
         if range.to > range.from && (says_something || is_much) {
             plan.ranges.push(range);
+        } else {
+            self.silent.lock().insert(id, range);
         }
         Ok(plan)
     }

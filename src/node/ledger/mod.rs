@@ -102,6 +102,8 @@ pub(super) struct Inner<S: Storage> {
     /// Whoever plans a batch holds this: what is planned is what follows what is allocated.
     planner: Mutex<()>,
     sources: Mutex<BTreeMap<InputId, Source>>,
+    /// Of streams, blocks behind what is allocated that say nothing: as far as the last plan has looked.
+    silent: Mutex<BTreeMap<InputId, Range>>,
     pace: Mutex<settle::Pace>,
 }
 

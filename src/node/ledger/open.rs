@@ -112,6 +112,7 @@ impl<S: Storage> Ledger<S> {
             writer: Mutex::new(writer),
             planner: Mutex::new(()),
             sources: Mutex::default(),
+            silent: Mutex::default(),
             pace,
         };
         // Short lives would never get there otherwise.
@@ -249,6 +250,7 @@ impl<S: Storage> Inner<S> {
     }
 
     fn attach(&self, id: InputId, source: Source) {
+        self.silent.lock().remove(&id);
         self.sources.lock().insert(id, source.clone());
         if let Source::Stream(port) = source {
             self.tell_stream_or_later(id, &*port);
