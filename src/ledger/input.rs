@@ -53,9 +53,9 @@ pub struct Plan {
 /// What is there and in no batch yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Latest {
-    /// Bytes that could be allocated now.
+    /// Bytes that could be allocated now; of a stream 0.
     pub bytes: u64,
-    /// Records, where that is known without reading them.
+    /// Records, where that is known without reading them; of a stream, blocks.
     pub records: Option<u64>,
     /// Bytes that are there and wait: of a record that has not ended.
     pub waiting_bytes: u64,

@@ -146,7 +146,8 @@ pub struct InputStatus {
     pub records_settled: u64,
     /// Records that an operator gave up.
     pub records_lost: u64,
-    /// What is there and in no batch; `None` for one that is not attached. Of a stream, `records` counts blocks.
+    /// What is there and in no batch; `None` for one that is not attached. Of a stream, `records` counts blocks, also
+    /// those that say nothing and make no batch by themselves, and `bytes` is 0.
     pub latest: Option<Latest>,
 }
 
