@@ -79,8 +79,8 @@ pub struct DirectorySink {
     config: DirectorySinkConfig,
     /// As it is on the device.
     owner: Option<Owner>,
-    /// Without an owner: a ledger that has written here all the same.
-    stranger: Option<LedgerId>,
+    /// Without an owner: ledgers that have written here all the same, up to two.
+    strangers: Vec<LedgerId>,
 }
 
 impl DirectorySink {
@@ -96,12 +96,18 @@ impl DirectorySink {
     }
 
     fn recover(mut directory: Directory, config: DirectorySinkConfig) -> Result<DirectorySink, SinkError> {
-        let (mut leftovers, mut stranger) = (Vec::new(), None);
+        let (mut leftovers, mut strangers) = (Vec::new(), Vec::new());
         directory.each_name(|name| {
             if names::is_temp(name) {
                 leftovers.push(name.to_owned());
             }
-            stranger = names::parse(name).map(|key| key.ledger).or(stranger);
+            // Two are enough: whoever claims the directory is another one than one of them.
+            if let Some(key) = names::parse(name)
+                && strangers.len() < 2
+                && !strangers.contains(&key.ledger)
+            {
+                strangers.push(key.ledger);
+            }
         })?;
         for name in leftovers {
             directory.remove(&name)?;
@@ -122,7 +128,7 @@ impl DirectorySink {
             check_extension(&mut directory, &config)?;
             None
         };
-        Ok(DirectorySink { directory, config, owner, stranger })
+        Ok(DirectorySink { directory, config, owner, strangers })
     }
 
     /// What storing a batch again does.
@@ -156,7 +162,8 @@ impl DirectorySink {
         if self.ledger() == Some(ledger) {
             return Ok(());
         }
-        match self.ledger().or(self.stranger.filter(|stranger| *stranger != ledger)) {
+        let stranger = self.strangers.iter().copied().find(|stranger| *stranger != ledger);
+        match self.ledger().or(stranger) {
             Some(holds) if !adopt => {
                 return Err(SinkError::OtherLedger { sink: self.directory.describe(), holds, ledger });
             }
@@ -203,8 +210,18 @@ impl DirectorySink {
             return Ok(Stored::AlreadyThere { token: token(self.directory.sum(&name)?) });
         }
         let temp = self.write_temp(names::temp(key), write)?;
-        if is_there && self.directory.sum(&name)? == temp.sum {
-            return Ok(Stored::AlreadyThere { token: token(self.directory.discard(temp)?) });
+        if is_there {
+            match self.directory.sum(&name) {
+                Ok(sum) if sum == temp.sum => {
+                    return Ok(Stored::AlreadyThere { token: token(self.directory.discard(temp)?) });
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    // If this fails as well, the next open removes it.
+                    let _ = self.directory.discard(temp);
+                    return Err(error);
+                }
+            }
         }
         Ok(Stored::New { token: token(self.directory.publish(temp, &name)?) })
     }

@@ -150,3 +150,29 @@ fn an_open_that_cannot_flush_the_directory_fails() {
     let opened = DirectorySink::recover(directory, DirectorySinkConfig::default());
     assert!(matches!(opened, Err(SinkError::Io { op: "flush directory", .. })));
 }
+
+#[test]
+fn an_old_output_that_cannot_be_read_leaves_no_temporary_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sink = open(dir.path(), OnRerun::Replace);
+    sink.store(key(1), b"one").unwrap();
+    sink.directory.script.refuse = Some(("read", 0, ErrorKind::Other));
+    sink.store(key(1), b"two").unwrap_err();
+    assert_eq!(names(dir.path()), [names::output(key(1), "out")]);
+    assert!(matches!(sink.store(key(1), b"two").unwrap(), Stored::New { .. }));
+}
+
+#[test]
+fn where_two_ledgers_have_written_and_nobody_claims_it_neither_passes_unasked() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledgers = [LEDGER, LedgerId::new(0xb)];
+    for ledger in ledgers {
+        let key = BatchKey { ledger, batch: BatchId::new(1) };
+        std::fs::write(dir.path().join(names::output(key, "out")), "").unwrap();
+    }
+    for ledger in ledgers {
+        let mut sink = DirectorySink::open(dir.path(), config(OnRerun::Keep)).unwrap();
+        let refused = sink.claim(ledger, false);
+        assert!(matches!(refused, Err(SinkError::OtherLedger { holds, .. }) if holds != ledger), "{refused:?}");
+    }
+}
