@@ -47,6 +47,28 @@ fn is_new(stored: &Stored) -> bool {
     matches!(stored, Stored::New { .. })
 }
 
+/// The lock is the parent's, and so are the temporary names.
+#[test]
+#[allow(unsafe_code)]
+fn a_forked_child_stores_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sink = open(dir.path());
+    sink.store(key(1), b"x").unwrap();
+    let before = files(dir.path());
+    // SAFETY: the child uses nothing that another thread may hold, and leaves without unwinding.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let done = [sink.store(key(1), b"x").is_ok(), sink.store(key(2), b"y").is_ok(), sink.fence(key(3)).is_ok()];
+        // SAFETY: it never returns.
+        unsafe { libc::_exit(i32::from(done.contains(&true))) };
+    }
+    let mut status = 0;
+    // SAFETY: the status is ours.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert_eq!((libc::WEXITSTATUS(status), files(dir.path())), (0, before));
+    sink.store(key(2), b"y").unwrap();
+}
+
 // --- a batch that runs again ---------------------------------------------------------------------------------------
 
 #[test]

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::names::{self, OutputSum};
 use crate::codec::Crc32c;
-use crate::io::{DirLock, LockFailed, create_dir, lock, watch_forks};
+use crate::io::{DirLock, LockFailed, create_dir, is_forked_child, lock, watch_forks};
 use crate::ledger::SinkError;
 
 const READ_BYTES: usize = 64 << 10;
@@ -205,10 +205,14 @@ impl Directory {
         name: &str,
         call: impl FnOnce(&OwnedFd, &str) -> io::Result<T>,
     ) -> Result<T, SinkError> {
+        // A fork's child has the lock as well, and would use the same temporary names.
+        let allowed = match is_forked_child() {
+            true => Err(io::Error::other("the directory belongs to the parent process; open another after fork")),
+            false => Ok(()),
+        };
         #[cfg(test)]
-        let answer = self.script.step(op, name).and_then(|()| call(&self.dir, name));
-        #[cfg(not(test))]
-        let answer = call(&self.dir, name);
+        let allowed = allowed.and_then(|()| self.script.step(op, name));
+        let answer = allowed.and_then(|()| call(&self.dir, name));
         answer.map_err(|error| SinkError::io(op, self.path.join(name).display(), error))
     }
 
