@@ -31,10 +31,13 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, Transactio
 use seawall::LedgerId;
 use seawall::ledger::{BatchKey, Sink, SinkError, SinkKind, Stored};
 
+/// SQLite counts milliseconds in 32 bits.
+const BUSY_WAIT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// How a database is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SqliteConfig {
-    /// How long another writer is waited for. Default 10 s.
+    /// How long another writer is waited for; 24 days at most. Default 10 s.
     pub busy_wait: Duration,
     /// After so many batches what they wrote is moved from the WAL into the database. Default 64.
     pub checkpoint_batches: u32,
@@ -93,7 +96,7 @@ impl SqliteSink {
     pub fn open(path: &Path, config: SqliteConfig) -> Result<SqliteSink, SinkError> {
         let open = || -> rusqlite::Result<(Connection, String, i64)> {
             let mut connection = Connection::open(path)?;
-            connection.busy_timeout(config.busy_wait)?;
+            connection.busy_timeout(config.busy_wait.min(BUSY_WAIT_MAX))?;
             let journal = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
             connection.execute_batch("PRAGMA synchronous = EXTRA; PRAGMA wal_autocheckpoint = 0")?;
             let synchronous = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;

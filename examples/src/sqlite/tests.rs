@@ -352,3 +352,10 @@ fn an_owner_that_is_no_ledger_is_damage() {
         assert!(matches!(sink.claim(OURS, true), Err(SinkError::Damaged { .. })), "{text}");
     }
 }
+
+#[test]
+fn a_wait_without_end_is_as_long_as_sqlite_can_wait() {
+    let bed = Bed::new();
+    let config = SqliteConfig { busy_wait: Duration::MAX, ..SqliteConfig::default() };
+    SqliteSink::open(&bed.path(), config).unwrap();
+}
