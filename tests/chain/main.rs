@@ -7,6 +7,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 mod modes;
+mod refused;
 #[path = "../support/sim/mod.rs"]
 mod sim;
 mod sink;
