@@ -24,6 +24,12 @@ impl<S: Storage> Session<S> {
         Session { inner, key }
     }
 
+    /// As [`Intake::become_gateways`].
+    #[cfg(feature = "http")]
+    pub(super) fn become_gateways(&mut self) {
+        self.inner.state.lock().intake.become_gateways(self.key);
+    }
+
     /// A number for diagnostics.
     #[must_use]
     pub fn number(&self) -> u64 {

@@ -17,6 +17,8 @@ pub(super) struct Talk<S: Storage> {
     session: Session<S>,
     is_welcomed: bool,
     epoch: SourceEpoch,
+    #[cfg(feature = "http")]
+    is_epoch_chosen: bool,
     durable: Seq,
     durable_lsn: Lsn,
     sent_bytes: u64,
@@ -62,15 +64,14 @@ pub(super) struct Speaker<'a> {
 impl<S: Storage> Talk<S> {
     /// Says HELLO and waits for the WELCOME: a new epoch is durable behind it.
     pub(super) async fn open(receiver: &Receiver<S>, speaker: &Speaker<'_>) -> Result<Talk<S>, TalkError> {
-        let mut talk = Talk::begin(receiver, speaker)?;
+        let mut talk = Talk::begin(receiver.connect().map_err(TalkError::Refused)?, speaker);
         while !talk.is_welcomed {
             talk.hear().await?;
         }
         Ok(talk)
     }
 
-    fn begin(receiver: &Receiver<S>, speaker: &Speaker<'_>) -> Result<Talk<S>, TalkError> {
-        let mut session = receiver.connect().map_err(TalkError::Refused)?;
+    fn begin(mut session: Session<S>, speaker: &Speaker<'_>) -> Talk<S> {
         session.handle(Message::Hello(Hello {
             version_min: 1,
             version_max: 1,
@@ -80,10 +81,12 @@ impl<S: Storage> Talk<S> {
             source: speaker.source.to_vec(),
             ..Hello::default()
         }));
-        Ok(Talk {
+        Talk {
             session,
             is_welcomed: false,
             epoch: SourceEpoch::ZERO,
+            #[cfg(feature = "http")]
+            is_epoch_chosen: speaker.epoch != SourceEpoch::ZERO,
             durable: Seq::ZERO,
             durable_lsn: Lsn::ZERO,
             sent_bytes: 0,
@@ -91,7 +94,7 @@ impl<S: Storage> Talk<S> {
             rejects: Vec::new(),
             is_full: false,
             is_asked_to_go: false,
-        })
+        }
     }
 
     pub(super) fn epoch(&self) -> SourceEpoch {

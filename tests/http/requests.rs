@@ -1,8 +1,8 @@
 //! What requests are answered, and what is in the stream then.
 
 use seawall::node::{HttpConfig, HttpGateway, TokenRule};
-use seawall::receiver::{Poison, ReceiverConfig, RecordCheck};
-use seawall::{Config, Secret, SourceId};
+use seawall::receiver::{Code, Hello, Message, Poison, ReceiverConfig, RecordCheck, Sequences, SessionOutput, WaitFor};
+use seawall::{Config, Secret, SourceEpoch, SourceId};
 
 use crate::client::Client;
 use crate::{World, epochs_written, records, until};
@@ -27,7 +27,7 @@ fn created_means_durable_also_behind_a_kill() {
         let first = (round * 4 + 3).to_string();
         let answer = client.post(&[("Source-Id", "a"), ("First-Seq", &first), NDJSON], "{}\n[]");
         assert_eq!(answer.status, 201, "the last line need not be ended: {answer:?}");
-        assert_eq!(answer.number("epoch"), 1, "a restart is none of the source's");
+        assert_eq!(answer.number("epoch"), round + 1, "behind a restart nobody knows whose the last one was");
         // Without a close: nothing but what was flushed before the answers.
         world.abandon();
     }
@@ -35,7 +35,7 @@ fn created_means_durable_also_behind_a_kill() {
     let found = records(&world.log);
     assert_eq!(found.iter().map(|(_, seq, _)| *seq).collect::<Vec<_>>(), (1..=12).collect::<Vec<_>>());
     assert_eq!(found[..4].iter().map(|(_, _, text)| &text[..]).collect::<Vec<_>>(), ["one", "two", "{}", "[]"]);
-    assert_eq!(epochs_written(&world.log), 1);
+    assert_eq!(epochs_written(&world.log), 3);
     world.close();
 }
 
@@ -146,7 +146,7 @@ fn a_higher_epoch_fences_lower_ones_for_good() {
     assert_eq!(post(&mut client, "9", "3").status, 201);
     assert_eq!(post(&mut client, "5", "4").status, 409);
     let answer = client.post(&[("Source-Id", "a"), ("First-Seq", "4")], "x\n");
-    assert_eq!((answer.status, answer.number("epoch")), (201, 9), "none is the one there is: {answer:?}");
+    assert_eq!((answer.status, answer.number("epoch")), (201, 9), "none is the one of its requests: {answer:?}");
     world.abandon();
     let world = World::open(dir.path(), ReceiverConfig::default());
     let http = world.serve_http(HttpConfig::default());
@@ -199,12 +199,59 @@ fn another_session_of_the_source_takes_over_visibly() {
     let answer = client.answer();
     assert_eq!((answer.status, &answer.json["error"]), (409, &"old_epoch".into()), "{answer:?}");
     assert_eq!((answer.number("expected"), answer.number("durable"), answer.number("epoch")), (3, 2, 2));
-    // Between requests: the source goes on in the epoch there is.
+    // Between requests: the epoch there is was given to somebody else, so the source begins the next.
     let answer = client.post(&from("3"), "3\n");
-    assert_eq!((answer.status, answer.number("epoch")), (201, 2), "{answer:?}");
+    assert_eq!((answer.status, answer.number("epoch")), (201, 3), "{answer:?}");
     assert!(local.store_blocking(&["x"]).is_err());
     assert_eq!(records(&world.log).len(), 3);
     assert_eq!(world.receiver.stats().intake.replaced, 2);
+    world.close();
+}
+
+/// A client that is given an epoch believes that nobody else sends in it: what it hears to be durable behind a break of its
+/// connection is its own. It let go of what it had sent and what had never arrived.
+#[test]
+fn a_request_without_an_epoch_takes_no_part_in_one_that_another_session_was_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open(dir.path(), ReceiverConfig::default());
+    let http = world.serve_http(HttpConfig::default());
+    let mut client = Client::connect(http.address);
+    let hello = |epoch| {
+        let mut session = world.receiver.connect().unwrap();
+        session.handle(Message::Hello(Hello {
+            version_min: 1,
+            version_max: 1,
+            sequences: Sequences::Dense,
+            wait_for: WaitFor::Durable,
+            epoch: SourceEpoch::new(epoch),
+            source: b"w".to_vec(),
+            ..Hello::default()
+        }));
+        let said = world.runtime.block_on(session.next_output());
+        (session, said)
+    };
+    let post = |client: &mut Client, first: &str| client.post(&[("Source-Id", "w"), ("First-Seq", first)], "x\n");
+    let (session, said) = hello(0);
+    let SessionOutput::Message(Message::Welcome(welcome)) = said else { panic!("{said:?}") };
+    assert_eq!(welcome.epoch.get(), 1);
+    // Its connection breaks.
+    drop(session);
+    let answer = post(&mut client, "1");
+    assert_eq!((answer.status, answer.number("epoch")), (201, 2), "{answer:?}");
+    let (session, said) = hello(1);
+    let SessionOutput::Message(Message::Nack(nack)) = said else { panic!("{said:?}") };
+    assert_eq!((nack.code, nack.fatal), (Code::OldEpoch, true), "it is told: {nack:?}");
+    drop(session);
+    // Nor where the other one only comes back to its epoch, by another gateway or by the same.
+    let (session, said) = hello(0);
+    assert!(matches!(&said, SessionOutput::Message(Message::Welcome(w)) if w.epoch.get() == 3), "{said:?}");
+    drop(session);
+    let chosen = [("Source-Id", "w"), ("Source-Epoch", "3"), ("First-Seq", "2")];
+    assert_eq!(client.post(&chosen, "x\n").number("epoch"), 3, "who says it, knows it");
+    assert_eq!(post(&mut client, "3").number("epoch"), 4);
+    let other = world.serve_http(HttpConfig::default());
+    let answer = post(&mut Client::connect(other.address), "4");
+    assert_eq!((answer.status, answer.number("epoch")), (201, 4), "all gateways of a receiver are one: {answer:?}");
     world.close();
 }
 

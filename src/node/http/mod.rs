@@ -29,7 +29,9 @@
 //! answered 200: each record is in the stream once. Without, it is a new record: at least once, and the answer says so.
 //!
 //! A source's session is kept between its requests, and its requests take turns: they are taken in the order in which
-//! their heads came. Without Source-Epoch a source goes on in the epoch it has.
+//! their heads came. Without Source-Epoch a source goes on in the epoch that its requests began. Where another session has begun
+//! one since, it goes on in the next instead, and fences that one: who was given an epoch takes what is durable in it for its
+//! own. So it does behind a restart, as nobody knows then who began the last one.
 
 mod answer;
 mod body;
@@ -66,7 +68,7 @@ use super::tokens::{Identity, Unbelieved};
 use crate::io::{Disk, Storage};
 #[cfg(feature = "net")]
 use crate::net::ServerTls;
-use crate::receiver::{Code, Poison, ReceiverConfig, Sequences, SourceStatus, WaitFor};
+use crate::receiver::{Poison, ReceiverConfig, Sequences, SourceStatus, WaitFor};
 use crate::sync::now;
 use crate::types::{Seq, SourceEpoch, SourceId};
 use answer::{Answer, next, refused, rejects};
@@ -487,29 +489,19 @@ impl<S: Storage> Common<S> {
             && !talk.is_asked_to_go()
         {
             match sender.epoch {
-                None => return Ok(talk),
+                None if !talk.is_epoch_chosen() => return Ok(talk),
                 Some(epoch) if epoch == talk.epoch() => return Ok(talk),
-                // HELLO says the same of a lower one, and takes a higher one.
-                Some(_) => {}
+                // HELLO says the same of a lower one, and takes a higher one; and says whose a chosen one was.
+                _ => {}
             }
         }
-        let known = self.receiver.source(&sender.id).map_or(SourceEpoch::ZERO, |source| source.epoch);
-        let open = async |epoch| {
-            let speaker = Speaker {
-                source: sender.id.as_bytes(),
-                sequences: Sequences::Dense,
-                wait_for: WaitFor::Durable,
-                epoch,
-            };
-            Talk::open_until(&self.receiver, &speaker, until).await
+        let speaker = Speaker {
+            source: sender.id.as_bytes(),
+            sequences: Sequences::Dense,
+            wait_for: WaitFor::Durable,
+            epoch: sender.epoch.unwrap_or_default(),
         };
-        let opened = match open(sender.epoch.unwrap_or(known)).await {
-            // Another session is about to take a higher epoch: without one of its own, this one comes behind.
-            Err(TalkError::Refused(nack)) if nack.code == Code::OldEpoch && sender.epoch.is_none() => {
-                open(SourceEpoch::ZERO).await
-            }
-            opened => opened,
-        };
+        let opened = Talk::open_until(&self.receiver, &speaker, until).await;
         opened.map_err(|error| with_source(refused(error, false)))
     }
 

@@ -17,13 +17,15 @@ const TICK_MIN: Duration = Duration::from_millis(1);
 const LINE_LOOK_MAX: Duration = Duration::from_millis(50);
 
 impl<S: Storage> Talk<S> {
-    /// As [`Talk::open`].
+    /// As [`Talk::open`], for a gateway: see [`Intake::become_gateways`](crate::receiver::Intake::become_gateways).
     pub(in crate::node) async fn open_until(
         receiver: &Receiver<S>,
         speaker: &Speaker<'_>,
         until: Instant,
     ) -> Result<Talk<S>, TalkError> {
-        let mut talk = Talk::begin(receiver, speaker)?;
+        let mut session = receiver.connect().map_err(TalkError::Refused)?;
+        session.become_gateways();
+        let mut talk = Talk::begin(session, speaker);
         while !talk.is_welcomed {
             let at = talk.next_look(until);
             match timeout_at(at.into(), talk.hear()).await {
@@ -32,6 +34,11 @@ impl<S: Storage> Talk<S> {
             }
         }
         Ok(talk)
+    }
+
+    /// Whoever is spoken for said which epoch this is.
+    pub(in crate::node) fn is_epoch_chosen(&self) -> bool {
+        self.is_epoch_chosen
     }
 
     /// Rejects the source has not taken note of.

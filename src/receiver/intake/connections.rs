@@ -36,6 +36,15 @@ impl Intake {
         Ok(self.sessions.insert(Session::new(now)))
     }
 
+    /// A gateway's session, said before its HELLO: behind it are clients that keep nothing. Where it asks for no epoch, it goes
+    /// on in the one that such a session has begun, if the source is in that; whoever else was given an epoch believes that
+    /// nobody else sends in it.
+    pub fn become_gateways(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.is_gateways = true;
+        }
+    }
+
     /// The connection is gone. What it had sent goes on to the log all the same.
     pub fn disconnect(&mut self, now: Instant, key: SessionKey) {
         self.take_room_back(key);

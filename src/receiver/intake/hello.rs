@@ -14,14 +14,18 @@ use crate::types::{Seq, SourceEpoch, SourceId};
 
 impl Intake {
     pub(super) fn hello(&mut self, now: Instant, key: SessionKey, hello: Hello, charge: &mut Charge) {
-        match self.judge(&hello) {
+        match self.judge(&hello, self.is_gateways(key)) {
             Ok((id, epoch)) => self.attach(now, key, hello, id, epoch, charge),
             Err((code, expected, text)) => self.refuse_expecting(key, code, hello.told_durable, expected, text),
         }
     }
 
     /// Whether this source may come as it is; its name, if it has one, and the epoch it is to have.
-    fn judge(&mut self, hello: &Hello) -> Result<(Option<SourceId>, SourceEpoch), (Code, Seq, String)> {
+    fn judge(
+        &mut self,
+        hello: &Hello,
+        is_gateways: bool,
+    ) -> Result<(Option<SourceId>, SourceEpoch), (Code, Seq, String)> {
         let refuse = |code, text: String| Err((code, Seq::ZERO, text));
         if hello.version_min > VERSION || hello.version_max < VERSION {
             let (min, max) = (hello.version_min, hello.version_max);
@@ -64,7 +68,10 @@ impl Intake {
             return refuse(Code::OldEpoch, format!("the source is in epoch {known}, this session in {}", hello.epoch));
         }
         let (durable, is_unused) = (source.durable, source.epoch < known);
-        let epoch = epoch_for(hello.epoch, known, is_unused)?;
+        let epoch = match hello.epoch {
+            SourceEpoch::ZERO if is_gateways && self.of_gateways.contains(&at) => known,
+            asked => epoch_for(asked, known, is_unused)?,
+        };
         self.judge_told(hello, durable).map(|()| (Some(id), epoch))
     }
 
@@ -80,6 +87,10 @@ impl Intake {
              acknowledged records were lost, or this is another receiver's stream"
         );
         Err((Code::AckedLoss, durable, text))
+    }
+
+    fn is_gateways(&self, key: SessionKey) -> bool {
+        self.sessions.get(key).is_some_and(|session| session.is_gateways)
     }
 
     /// The source's epoch, as the newest session has it, durable or not yet.
@@ -98,7 +109,7 @@ impl Intake {
         epoch: SourceEpoch,
         charge: &mut Charge,
     ) {
-        let Hello { sequences, wait_for, .. } = hello;
+        let Hello { sequences, wait_for, epoch: asked, .. } = hello;
         let named = id.as_ref().filter(|_| sequences != Sequences::None);
         let Some(named) = named else {
             let peer = Peer { source: None, id, epoch, sequences, wait_for };
@@ -115,6 +126,14 @@ impl Intake {
             };
             self.refuse(older, code, Seq::ZERO, text);
             self.attached.insert(at, key);
+        }
+        // Whoever asks for none is given one that nobody has; but a gateway's session, which may go on in a gateway's.
+        if epoch > known || asked == SourceEpoch::ZERO {
+            if self.is_gateways(key) {
+                self.of_gateways.insert(at)
+            } else {
+                self.of_gateways.remove(&at)
+            };
         }
         let source = &mut self.sources[at];
         source.sequences = sequences;

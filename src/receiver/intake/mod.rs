@@ -17,7 +17,7 @@ mod session;
 mod snapshot;
 mod upkeep;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::time::Instant;
 
@@ -43,6 +43,8 @@ pub struct Intake {
     sessions: Sessions,
     /// Which session a source belongs to now.
     attached: HashMap<SourceRef, SessionKey>,
+    /// Sources whose epoch a gateway's session has begun, since the receiver was opened.
+    of_gateways: HashSet<SourceRef>,
     /// Sessions that have something to say.
     noisy: Vec<SessionKey>,
     builder: Builder,
@@ -168,6 +170,7 @@ impl Intake {
             sources,
             sessions: Sessions::default(),
             attached: HashMap::new(),
+            of_gateways: HashSet::new(),
             noisy: Vec::new(),
             builder: Builder::new(usize::try_from(config.block_bytes_max).unwrap_or(usize::MAX)),
             taken: None,

@@ -70,6 +70,8 @@ pub(super) struct Session {
     pub(super) since: Instant,
     pub(super) heard: Instant,
     pub(super) pinged: Option<Instant>,
+    /// It stands for clients that keep nothing.
+    pub(super) is_gateways: bool,
     /// In the list of those that have something to say.
     pub(super) is_listed: bool,
     /// Charged for the message that is being read.
@@ -115,6 +117,7 @@ impl Session {
             since: now,
             heard: now,
             pinged: None,
+            is_gateways: false,
             is_listed: false,
             reserved: 0,
             is_waiting: false,
