@@ -152,8 +152,16 @@ impl FrameReader {
             self.whole_bytes = 0;
             return std::mem::take(&mut self.buffer).freeze();
         }
-        self.whole_bytes = self.whole_bytes.max(self.buffer.capacity());
-        self.buffer.split_to(bytes).freeze()
+        let stands_in = self.whole_bytes.max(self.buffer.capacity());
+        let part = self.buffer.split_to(bytes).freeze();
+        // What was read ahead behind a long frame is little, and would keep all of that frame's memory, charged to nobody.
+        if stands_in > 2 * READ_AHEAD_BYTES {
+            self.buffer = BytesMut::from(&self.buffer[..]);
+            self.whole_bytes = 0;
+        } else {
+            self.whole_bytes = stands_in;
+        }
+        part
     }
 
     fn note(&mut self, read: usize) {
@@ -357,6 +365,23 @@ mod tests {
             let held = frame.try_into_mut().expect("nobody else has it").capacity();
             assert!(held <= KEPT_FACTOR_MAX * bytes, "{held} bytes for {bytes}");
         }
+    }
+
+    /// A few bytes of the next frame kept the memory of the last one, which was charged no more.
+    #[tokio::test]
+    async fn what_is_read_ahead_behind_a_long_frame_keeps_none_of_its_memory() {
+        let (mut near, mut far) = duplex(LONG + 7);
+        let mut reader = FrameReader::default();
+        near.write_all(&vec![7; LONG - 100]).await.unwrap();
+        assert!(poll_once(|cx| reader.poll_frame(cx, &mut far, LONG)).is_pending());
+        near.write_all(&[7; 107]).await.unwrap();
+        drop(frame(&mut reader, &mut far, LONG).await.unwrap());
+        assert_eq!(reader.buffer.len(), 7);
+        assert!(!reader.buffer.try_reclaim(1 << 20), "it is still there");
+        // Nor is it taken for what the next frame stands in.
+        near.write_all(&[7; 93]).await.unwrap();
+        let next = frame(&mut reader, &mut far, 100).await.unwrap();
+        assert!(next.try_into_mut().expect("nobody else has it").capacity() <= KEPT_FACTOR_MAX * 100);
     }
 
     #[tokio::test]
