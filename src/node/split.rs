@@ -65,24 +65,6 @@ impl Splitter {
         self.passed_bytes > 0
     }
 
-    /// Takes a piece of the one line there is, whatever its bytes.
-    ///
-    /// # Errors
-    /// The length so far, when it is too long.
-    pub(super) fn hold(&mut self, piece: &[u8]) -> Result<(), u64> {
-        let bytes = self.begun.len() + piece.len();
-        if bytes > self.line_bytes_max {
-            return Err(bytes as u64);
-        }
-        self.begun.extend_from_slice(piece);
-        Ok(())
-    }
-
-    /// What was held.
-    pub(super) fn take_held(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.begun)
-    }
-
     fn flush<E>(&mut self, each: &mut impl FnMut(Line<'_>) -> Result<(), E>) -> Result<(), E> {
         let (line, passed) = (std::mem::take(&mut self.begun), std::mem::take(&mut self.passed_bytes));
         let passed = if line.is_empty() && self.passed_cr { passed.saturating_sub(1) } else { passed };

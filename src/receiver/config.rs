@@ -32,8 +32,9 @@ pub struct ReceiverConfig {
     #[cfg_attr(feature = "serde", serde(with = "crate::config::size"))]
     pub oversized_bytes_max: u64,
     /// Bytes held for all sessions until they are durable: 64 KiB to 64 GiB. Beyond it there may be: one message that is
-    /// longer by itself, what is kept of the records of one SEND that are refused, HELLOs of up to 1 KiB, and each
-    /// connection's 16 KiB that are read ahead. Default 64 MiB.
+    /// longer by itself, what is kept of the records of one SEND that are refused, HELLOs of up to 1 KiB, each
+    /// connection's 16 KiB that are read ahead, and what messages stand in besides: up to three times their own length for
+    /// those that come over the wire, a quarter of it for others. Default 64 MiB.
     #[cfg_attr(feature = "serde", serde(with = "crate::config::size"))]
     pub in_flight_bytes_max: u64,
     /// Bytes a session may have sent that are not durable yet: 1 KiB to 64 GiB, at least one SEND. Default 8 MiB.

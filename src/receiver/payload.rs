@@ -115,14 +115,29 @@ pub struct PayloadBuilder {
     previous: Seq,
     last: Seq,
     records: u32,
+    /// Where the last record's header stands.
+    #[cfg(feature = "http")]
+    last_at: usize,
     bytes: BytesMut,
 }
+
+/// A payload is held until it is durable, and charged for what it is long: in a buffer that is longer by more than a quarter of
+/// it, and by this, it is copied out.
+const SLACK_BYTES: usize = 256;
 
 impl PayloadBuilder {
     /// An empty payload behind `previous`.
     #[must_use]
     pub fn new(sequences: Sequences, previous: Seq) -> PayloadBuilder {
-        PayloadBuilder { sequences, previous, last: previous, records: 0, bytes: BytesMut::new() }
+        PayloadBuilder {
+            sequences,
+            previous,
+            last: previous,
+            records: 0,
+            #[cfg(feature = "http")]
+            last_at: 0,
+            bytes: BytesMut::new(),
+        }
     }
 
     /// Has room for records of so many bytes in all, headers included: it need not grow for them.
@@ -143,6 +158,10 @@ impl PayloadBuilder {
             return Err(PayloadError::Step);
         }
         self.bytes.reserve(header_bytes(self.sequences) + record.len());
+        #[cfg(feature = "http")]
+        {
+            self.last_at = self.bytes.len();
+        }
         self.bytes.put_u32_le(length);
         if self.sequences == Sequences::Sparse {
             self.bytes.put_u32_le(step);
@@ -150,6 +169,16 @@ impl PayloadBuilder {
         self.bytes.put_slice(record);
         self.last = seq;
         self.records += 1;
+        Ok(())
+    }
+
+    /// The record added last goes on with these bytes.
+    #[cfg(feature = "http")]
+    pub(crate) fn lengthen(&mut self, more: &[u8]) -> Result<(), PayloadError> {
+        let so_far = self.bytes.len() - self.last_at - header_bytes(self.sequences);
+        let length = u32::try_from(so_far + more.len()).map_err(|_| PayloadError::Length)?;
+        self.bytes[self.last_at..][..4].copy_from_slice(&length.to_le_bytes());
+        self.bytes.extend_from_slice(more);
         Ok(())
     }
 
@@ -169,8 +198,13 @@ impl PayloadBuilder {
     #[must_use]
     pub fn finish(self) -> super::Send {
         let previous = if self.sequences == Sequences::None { Seq::ZERO } else { self.previous };
-        super::Send { previous, records: self.records, payload: self.bytes.freeze().into() }
+        super::Send { previous, records: self.records, payload: fitted(self.bytes).freeze().into() }
     }
+}
+
+fn fitted(bytes: BytesMut) -> BytesMut {
+    let is_long = bytes.capacity() - bytes.len() > bytes.len() / 4 + SLACK_BYTES;
+    if is_long { BytesMut::from(&bytes[..]) } else { bytes }
 }
 
 #[cfg(test)]
@@ -218,6 +252,33 @@ mod tests {
         }
         assert_eq!(check(Sequences::Sparse, seq(9), 1, b"\0\0\0\0\0\0\0\0"), Err(PayloadError::Step));
         assert_eq!(check(Sequences::Dense, seq(9), 1, b"\xff\xff\xff\xff"), Err(PayloadError::Length));
+    }
+
+    /// The buffer had doubled, and was held as long as its records: two bytes for each that was charged.
+    #[test]
+    fn a_payload_stands_in_little_more_than_its_length() {
+        for records in [1, 3, 70, 8193] {
+            let mut payload = PayloadBuilder::new(Sequences::Dense, Seq::ZERO);
+            (1..=records).for_each(|at| payload.push(seq(at), &[7; 209]).unwrap());
+            let bytes = fitted(payload.bytes);
+            assert_eq!(bytes.len() as u64, records * 213);
+            assert!(bytes.capacity() <= bytes.len() * 5 / 4 + SLACK_BYTES, "{} for {records}", bytes.capacity());
+        }
+    }
+
+    #[cfg(feature = "http")]
+    #[test]
+    fn a_record_can_come_in_pieces() {
+        for sequences in [Sequences::Dense, Sequences::Sparse] {
+            let lay_out = |pieces: &[&[u8]]| {
+                let mut payload = PayloadBuilder::new(sequences, seq(4));
+                payload.push(seq(5), b"one").unwrap();
+                payload.push(seq(6), pieces[0]).unwrap();
+                pieces[1..].iter().for_each(|piece| payload.lengthen(piece).unwrap());
+                payload.finish()
+            };
+            assert_eq!(lay_out(&[b"", b"t", b"wo"]), lay_out(&[b"two"]));
+        }
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(super) struct Terms {
     pub(super) kind: Kind,
     pub(super) check_json: bool,
     pub(super) body_bytes_max: u64,
+    /// The payload gets so much room at once, where the body says how long it is; it is charged for that.
+    pub(super) room_bytes: usize,
     /// `u64::MAX` where the receiver itself judges records that are too long.
     pub(super) record_bytes_max: u64,
     pub(super) sequences: Sequences,
@@ -216,9 +218,11 @@ impl<'a> Records<'a> {
 
     fn take(&mut self, piece: &[u8]) -> Result<(), BodyError> {
         let Records { terms, limits, splitter, payload } = self;
+        if payload.builder.records() == 0 {
+            payload.builder.reserve(terms.room_bytes);
+        }
         if terms.kind == Kind::Whole {
-            // A record that is a body is held in the splitter as the one line it is not: nothing ends it.
-            return splitter.hold(piece).map_err(|bytes| payload.too_long(terms, bytes));
+            return payload.go_on(piece, terms, limits);
         }
         splitter.feed(piece, |line| payload.line(line, terms, limits))?;
         match splitter.is_too_long() {
@@ -229,14 +233,7 @@ impl<'a> Records<'a> {
 
     fn finish(mut self) -> Result<Send, BodyError> {
         let Records { terms, limits, splitter, payload } = &mut self;
-        if terms.kind == Kind::Whole {
-            let whole = splitter.take_held();
-            if !whole.is_empty() {
-                payload.push(&whole, terms, limits)?;
-            }
-        } else {
-            splitter.finish(|line| payload.line(line, terms, limits))?;
-        }
+        splitter.finish(|line| payload.line(line, terms, limits))?;
         if payload.builder.records() == 0 { Err(BodyError::Empty) } else { Ok(self.payload.builder.finish()) }
     }
 }
@@ -253,6 +250,21 @@ impl Payload {
                 self.push(line, terms, limits)
             }
         }
+    }
+
+    /// The body is the record: it is laid out as it comes, and held once.
+    fn go_on(&mut self, piece: &[u8], terms: &Terms, limits: &ReceiverConfig) -> Result<(), BodyError> {
+        if self.builder.records() == 0 {
+            return if piece.is_empty() { Ok(()) } else { self.push(piece, terms, limits) };
+        }
+        let (bytes, limit_bytes) = ((self.builder.bytes() + piece.len()) as u64, limits.payload_bytes_max());
+        if bytes - 4 > terms.record_bytes_max {
+            return Err(BodyError::Record { number: 1, bytes: bytes - 4, limit_bytes: terms.record_bytes_max });
+        }
+        if bytes > limit_bytes {
+            return Err(BodyError::PayloadTooLong { limit_bytes });
+        }
+        self.builder.lengthen(piece).map_err(|_| BodyError::PayloadTooLong { limit_bytes })
     }
 
     fn number(&self) -> u64 {
@@ -308,6 +320,7 @@ mod tests {
             kind,
             check_json: false,
             body_bytes_max: 1000,
+            room_bytes: 0,
             record_bytes_max: 10,
             sequences: Sequences::Dense,
             previous: Seq::new(4),

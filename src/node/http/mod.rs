@@ -380,8 +380,9 @@ impl<S: Storage> Common<S> {
             Kind::Json | Kind::Lines => body_bytes_max.min(self.limits.frame_records_max.into()),
         };
         let payload_bytes = (body_bytes_max + 4 * records_max).min(self.limits.payload_bytes_max());
+        let room_bytes = post.content_length.and_then(|_| usize::try_from(payload_bytes).ok()).unwrap_or(0);
         let (kind, check_json) = (post.kind, post.check_json);
-        (Terms { kind, check_json, body_bytes_max, record_bytes_max, sequences, previous }, payload_bytes)
+        (Terms { kind, check_json, body_bytes_max, room_bytes, record_bytes_max, sequences, previous }, payload_bytes)
     }
 
     async fn post_unnamed(&self, post: &Post, body: &mut Arriving) -> Result<Answer, Answer> {
