@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use seawall::node::HttpConfig;
-use seawall::receiver::ReceiverConfig;
+use seawall::receiver::{Code, ReceiverConfig};
 use seawall::{Config, Seq, SourceId};
 
 use crate::client::Client;
@@ -41,6 +41,30 @@ fn without_room_nothing_is_taken_and_room_comes_back() {
     assert_eq!(client.post(&[RAW], "x".repeat(60_000)).status, 201);
     assert_eq!(records(&world.log).len(), 2);
     until("nothing is charged", || world.receiver.stats().intake.charged_bytes == 0);
+    world.close();
+}
+
+/// Sessions that were kept for silent sources kept everybody else out, for as long as they were kept.
+#[test]
+fn a_session_that_is_kept_for_a_silent_source_makes_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ReceiverConfig { sessions_max: 4, ..Default::default() };
+    let world = World::open(dir.path(), config);
+    let http = world.serve_http(HttpConfig::default());
+    let mut client = Client::connect(http.address);
+    let from = |source: &'static str| [("Source-Id", source), ("First-Seq", "1")];
+    for source in ["a", "b", "c", "d", "e"] {
+        assert_eq!(client.post(&from(source), "x\n").status, 201, "{source}");
+    }
+    assert_eq!(client.post(&[RAW], "x").status, 201);
+    // Half of them are for others.
+    let others = [world.receiver.connect().unwrap(), world.receiver.connect().unwrap()];
+    assert_eq!(world.receiver.connect().unwrap_err().code, Code::TooMany, "those of the last two are kept");
+    assert_eq!(client.post(&[RAW], "x").status, 201, "one of them made room");
+    assert_eq!(client.post(&from("f"), "x\n").status, 201);
+    let again = client.post(&[("Source-Id", "a"), ("First-Seq", "2")], "x\n");
+    assert_eq!((again.status, again.number("epoch")), (201, 1), "it goes on: {again:?}");
+    drop(others);
     world.close();
 }
 

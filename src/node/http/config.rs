@@ -18,8 +18,9 @@ pub struct HttpConfig {
     pub unannounced_bytes_max: u64,
     /// Connections at once: 1 to 1 million. More wait in the kernel. Default 1024.
     pub connections_max: u32,
-    /// Sources whose session is kept for their next request: 1 to 1 million. One more takes the place of the one that
-    /// was silent longest. Default 1000.
+    /// Sources whose session is kept for their next request: 1 to 1 million, and no more than half of what the receiver has
+    /// ([`crate::receiver::ReceiverConfig::sessions_max`]). One more takes the place of the one that was silent longest; so does
+    /// any request where the receiver has no more. Default 1000.
     pub sources_kept_max: u32,
     /// A source's session is kept so long after its last request: 1 ms to 1 day. Default 5 min.
     pub source_idle: Duration,

@@ -68,7 +68,7 @@ use super::tokens::{Identity, Unbelieved};
 use crate::io::{Disk, Storage};
 #[cfg(feature = "net")]
 use crate::net::ServerTls;
-use crate::receiver::{Poison, ReceiverConfig, Sequences, SourceStatus, WaitFor};
+use crate::receiver::{Code, Poison, ReceiverConfig, Sequences, SourceStatus, WaitFor};
 use crate::sync::now;
 use crate::types::{Seq, SourceEpoch, SourceId};
 use answer::{Answer, next, refused, rejects};
@@ -170,7 +170,9 @@ impl<S: Storage> HttpGateway<S> {
     pub fn new(receiver: Receiver<S>, config: HttpConfig) -> Result<HttpGateway<S>, ReceiverError> {
         config.validate()?;
         let limits = receiver.config();
-        let table = Table::new(config.sources_kept_max as usize, config.source_idle);
+        // Kept sessions are the receiver's: other doors need some as well.
+        let places_max = config.sources_kept_max.min(limits.sessions_max / 2).max(1);
+        let table = Table::new(places_max as usize, config.source_idle);
         let watch = HttpWatch::default();
         Ok(HttpGateway { common: Arc::new(Common { receiver, limits, config, table, watch }) })
     }
@@ -390,7 +392,7 @@ impl<S: Storage> Common<S> {
         let speaker =
             Speaker { source: b"", sequences: Sequences::None, wait_for: WaitFor::Durable, epoch: SourceEpoch::ZERO };
         let not_sent = |error| refused(error, false);
-        let mut talk = Talk::open_until(&self.receiver, &speaker, until).await.map_err(not_sent)?;
+        let mut talk = self.open(&speaker, until).await.map_err(not_sent)?;
         let (terms, payload_bytes) = self.terms(post, Sequences::None, Seq::ZERO);
         talk.room_until(payload_bytes, until).await.map_err(not_sent)?;
         let read = body::read(body, &terms, &self.limits, || talk.is_contended()).await;
@@ -502,8 +504,19 @@ impl<S: Storage> Common<S> {
             wait_for: WaitFor::Durable,
             epoch: sender.epoch.unwrap_or_default(),
         };
-        let opened = Talk::open_until(&self.receiver, &speaker, until).await;
-        opened.map_err(|error| with_source(refused(error, false)))
+        self.open(&speaker, until).await.map_err(|error| with_source(refused(error, false)))
+    }
+
+    /// A session. Where there are no more, those that are kept for silent sources make room.
+    async fn open(&self, speaker: &Speaker<'_>, until: std::time::Instant) -> Result<Talk<S>, TalkError> {
+        let are_all_taken = || self.receiver.stats().intake.sessions >= self.limits.sessions_max.into();
+        loop {
+            match Talk::open_until(&self.receiver, speaker, until).await {
+                Err(TalkError::Refused(nack))
+                    if nack.code == Code::TooMany && are_all_taken() && self.table.give_one_up() => {}
+                opened => return opened,
+            }
+        }
     }
 
     fn failed_after_send(&self, error: TalkError, talk: &Talk<S>) -> Answer {

@@ -58,14 +58,24 @@ impl<S: Storage> Table<S> {
             return Some(slot.clone());
         }
         if !slots.contains_key(id) && slots.len() >= self.places_max {
-            let idle = slots.iter().filter(|(_, slot)| Arc::strong_count(slot) == 1);
-            let oldest = idle.min_by_key(|(_, slot)| *slot.used.lock()).map(|(id, _)| id.clone())?;
+            let oldest = silent_longest(slots.iter())?;
             _gone = slots.remove(&oldest);
         }
         let epoch = AtomicU64::new(epoch.unwrap_or_default().get());
         let slot = Arc::new(Slot { talk: tokio::sync::Mutex::new(None), used: Mutex::new(now), epoch });
         slots.insert(id.clone(), slot.clone());
         Some(slot)
+    }
+
+    /// Ends the session of the source that was silent longest: another one is needed. False when none is there to be ended.
+    pub(super) fn give_one_up(&self) -> bool {
+        let gone = {
+            let mut slots = self.slots.lock();
+            let has_session = |slot: &Slot<S>| slot.talk.try_lock().is_ok_and(|talk| talk.is_some());
+            let oldest = silent_longest(slots.iter().filter(|(_, slot)| has_session(slot)));
+            oldest.and_then(|id| slots.remove(&id))
+        };
+        gone.is_some()
     }
 
     /// Ends the sessions of sources that were silent for long.
@@ -84,4 +94,10 @@ impl<S: Storage> Table<S> {
     pub(super) fn clear(&self) {
         let _gone = std::mem::take(&mut *self.slots.lock());
     }
+}
+
+/// The one without a request that was not used for longest.
+fn silent_longest<'a, S: Storage>(slots: impl Iterator<Item = (&'a SourceId, &'a Arc<Slot<S>>)>) -> Option<SourceId> {
+    let idle = slots.filter(|(_, slot)| Arc::strong_count(slot) == 1);
+    idle.min_by_key(|(_, slot)| *slot.used.lock()).map(|(id, _)| id.clone())
 }
