@@ -460,9 +460,14 @@ fn dead_letters_are_listed_until_they_are_taken_note_of() {
         "{answer:?}"
     );
     assert_eq!((answer.number("expected"), &answer.json["outcome"]), (8, &"in_part".into()));
+    assert_eq!(seqs(&answer), [2, 3, 6], "what there is to take note of: {answer:?}");
+    assert_eq!(answer.json["go_on"], "Rejects-Seen: 6, First-Seq: as `expected`");
     let seen = [("Source-Id", "a"), ("First-Seq", "8"), ("Rejects-Seen", "3")];
     let answer = client.post(&seen, "odd\nok\n");
     assert_eq!((answer.status, seqs(&answer)), (201, vec![6, 8]), "{answer:?}");
+    // Also of those that only become durable.
+    let answer = client.post(&[("Source-Id", "b"), ("First-Seq", "1")], "odd\nodd\nodd\nodd\n");
+    assert_eq!((answer.status, answer.number("at"), seqs(&answer)), (409, 4, vec![1, 2, 3]), "{answer:?}");
     let texts: Vec<_> = records(&world.log).into_iter().map(|(_, seq, _)| seq).collect();
     assert_eq!(texts, [1, 4, 5, 7, 9]);
     // Without a name there is nobody to keep a reject for.

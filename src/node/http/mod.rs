@@ -18,7 +18,7 @@
 //! | 200 | the same, and all of them had been received before |
 //! | 400, 404, 405, 408, 415 | nothing was taken; the request was not understood, or did not come in time |
 //! | 401, 403 | nothing was taken; no valid token or certificate, or one for other sources |
-//! | 409 | go on at First-Seq `expected`; forget no record above `durable`: a gap, an old epoch, a session replaced by another one, rejects not taken note of, or more of them than may be held now (those before `at` were taken, see `outcome`) |
+//! | 409 | go on at First-Seq `expected`; forget no record above `durable`: a gap, an old epoch, a session replaced by another one, rejects not taken note of, or more of them than may be held now (those before `at` were taken, see `outcome`; `rejects` lists them, `go_on` says how) |
 //! | 410 | nothing was taken; the source was retired by an operator |
 //! | 413 | the body or a record is too long; nothing was taken |
 //! | 422 | a record is no JSON (nothing was taken), or the receiver's check refuses it (those before it were, see `outcome`) |
@@ -68,7 +68,7 @@ use super::tokens::{Identity, Unbelieved};
 use crate::io::{Disk, Storage};
 #[cfg(feature = "net")]
 use crate::net::ServerTls;
-use crate::receiver::{Code, Poison, ReceiverConfig, Sequences, SourceStatus, WaitFor};
+use crate::receiver::{Code, Nack, Poison, ReceiverConfig, Sequences, SourceStatus, WaitFor};
 use crate::sync::now;
 use crate::types::{Seq, SourceEpoch, SourceId};
 use answer::{Answer, next, refused, rejects};
@@ -456,7 +456,9 @@ impl<S: Storage> Common<S> {
             Ok(()) => talk.settle_until(last, now() + self.config.durable_wait).await,
             refused => refused,
         };
-        settled.map_err(|error| with_source(self.failed_after_send(error, &talk)))?;
+        if let Err(error) = settled {
+            return Err(with_source(self.refused_of_named(error, &mut talk).await));
+        }
         let status = if duplicates == records { 200 } else { 201 };
         let answer = Answer::new(
             status,
@@ -516,6 +518,20 @@ impl<S: Storage> Common<S> {
                     if nack.code == Code::TooMany && are_all_taken() && self.table.give_one_up() => {}
                 opened => return opened,
             }
+        }
+    }
+
+    /// As [`failed_after_send`](Self::failed_after_send); where rejects are to be taken note of before anything goes on, with them.
+    async fn refused_of_named(&self, error: TalkError, talk: &mut Talk<S>) -> Answer {
+        let TalkError::Refused(Nack { code: Code::RejectsUnseen, at, .. }) = error else {
+            return self.failed_after_send(error, talk);
+        };
+        // Those before the record are told once they are durable; where that takes too long, they are fewer.
+        let _told = talk.settle_until(Seq::new(at.get().saturating_sub(1)), now() + self.config.room_wait).await;
+        let answer = self.failed_after_send(error, talk).with("rejects", rejects(talk.rejects()));
+        match talk.rejects().iter().map(|reject| reject.seq).max() {
+            Some(last) => answer.with("go_on", format!("Rejects-Seen: {last}, First-Seq: as `expected`")),
+            None => answer.with("go_on", "First-Seq: as `expected`"),
         }
     }
 
