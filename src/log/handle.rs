@@ -182,6 +182,13 @@ impl<S: Storage> Log<S> {
         self.append_records(&[&parts], Patience::Never)
     }
 
+    /// Whether no segment is prepared any more, whatever is tried: an [`Error::Io`] of an append passes by itself, unless this
+    /// is so.
+    #[cfg(feature = "receiver")]
+    pub(crate) fn is_past_preparing(&self) -> bool {
+        self.shared.is_past_preparing()
+    }
+
     /// Appends one record from any buffer. The buffer is read to its end before the record gets its position, so that
     /// one that is slow, lies about its length or panics holds up nobody.
     ///

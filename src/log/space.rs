@@ -388,6 +388,13 @@ impl<S: Storage> Shared<S> {
         self.storage.hold(file, Hold::Exclusive).map_err(wrap("claim")).map(drop)
     }
 
+    /// Whether names cannot be relied on any more: then no segment is prepared before the log is opened again.
+    #[cfg(feature = "receiver")]
+    pub(super) fn is_past_preparing(&self) -> bool {
+        // While one is given, which takes a turn, it is in doubt as well.
+        self.numbering.try_lock().is_some_and(|_turn| self.space.lock().names_in_doubt)
+    }
+
     /// A file that got its name and cannot be used: the control file does not know it.
     fn remove_unnamed(&self, number: SegmentNumber) {
         let _ = self.storage.remove(&FileName::Segment(number).to_string());

@@ -25,7 +25,7 @@ pub(super) struct Stream<S: Storage> {
 pub(super) enum NoRoom {
     /// Too much is in flight.
     Busy,
-    /// There is no space.
+    /// There is no space, or it could not be prepared this time.
     Full(Error),
 }
 
@@ -72,6 +72,8 @@ pub(super) fn append<S: Storage>(log: &Log<S>, pieces: &[Checksummed]) -> Result
         Ok(pending) => Ok(Ok(pending)),
         Err(Error::Busy { .. }) => Ok(Err(NoRoom::Busy)),
         Err(error @ Error::Full { .. }) => Ok(Err(NoRoom::Full(error))),
+        // Of a preparation, as an append writes nothing: it is tried again, unless that is over.
+        Err(error @ Error::Io { .. }) if !log.is_past_preparing() => Ok(Err(NoRoom::Full(error))),
         Err(error) => Err(error),
     }
 }

@@ -538,8 +538,9 @@ impl<S: Storage> Common<S> {
     fn failed_after_send(&self, error: TalkError, talk: &Talk<S>) -> Answer {
         match error {
             TalkError::TimedOut if talk.is_full() || self.receiver.log().stats().full.is_some() => {
-                let text = "the receiver's disk is full; the records are held in memory and wait for room".to_owned();
-                Answer::unknown("full", text)
+                let text =
+                    "the receiver's disk is full, or gave no room; the records are held in memory and wait for it";
+                Answer::unknown("full", text.to_owned())
             }
             error => refused(error, true),
         }

@@ -51,7 +51,8 @@ impl Intake {
             for key in self.sessions.keys() {
                 let Some(session) = self.sessions.get_mut(key) else { continue };
                 if matches!(session.state, State::Open(_)) {
-                    let text = "the receiver's disk is full; what was received waits for room".to_owned();
+                    let text =
+                        "the receiver's disk is full, or gave no room; what was received waits for it".to_owned();
                     session.full = Some(nack(Code::Full, Seq::ZERO, Seq::ZERO, 1000, text));
                     self.list(key);
                 }
