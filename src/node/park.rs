@@ -11,6 +11,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// Where there is no thread for an alarm, whoever sets it sleeps at most this long, and has it ring too soon.
 const WITHOUT_THREAD_MAX: Duration = Duration::from_millis(200);
+/// An alarm's thread waits so long for the next moment: under a rate there are thousands a second.
+const LINGER: Duration = Duration::from_secs(1);
 
 struct Unpark(Thread);
 
@@ -34,7 +36,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 /// Rings when the soonest of the moments it was set to has come; who wants to be woken at a later one sets it again then.
-/// For rare moments: it takes a thread while it is set, never more than one, and needs no runtime.
+/// It needs no runtime: it takes a thread while it is set and [`LINGER`] longer, never more than one.
 pub(crate) struct Alarm(Arc<Clock>);
 
 struct Clock {
@@ -47,6 +49,7 @@ struct Clock {
 struct Set {
     at: Option<Instant>,
     has_thread: bool,
+    is_over: bool,
 }
 
 impl Alarm {
@@ -81,12 +84,16 @@ impl Alarm {
 impl Clock {
     fn run(&self) {
         let mut set = self.set.lock();
-        while let Some(at) = set.at {
-            if Instant::now() < at {
-                self.is_changed.wait_until(&mut set, at);
-            } else {
-                set.at = None;
-                MutexGuard::unlocked(&mut set, || (self.ring)());
+        while !set.is_over {
+            let at = set.at;
+            match at {
+                Some(at) if Instant::now() < at => _ = self.is_changed.wait_until(&mut set, at),
+                Some(_) => {
+                    set.at = None;
+                    MutexGuard::unlocked(&mut set, || (self.ring)());
+                }
+                None if self.is_changed.wait_for(&mut set, LINGER).timed_out() && set.at.is_none() => break,
+                None => {}
             }
         }
         set.has_thread = false;
@@ -95,7 +102,7 @@ impl Clock {
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        self.0.set.lock().at = None;
+        self.0.set.lock().is_over = true;
         self.0.is_changed.notify_one();
     }
 }
@@ -105,6 +112,25 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+
+    /// One was made and ended for each moment.
+    #[test]
+    fn an_alarm_that_rings_again_soon_rings_on_the_same_thread() {
+        let (rings, rung) = mpsc::channel();
+        let alarm = Alarm::new(move || rings.send(thread::current().id()).unwrap());
+        let mut threads = Vec::new();
+        for _ in 0..5 {
+            alarm.set(Instant::now());
+            threads.push(rung.recv_timeout(Duration::from_secs(60)).expect("it rang"));
+            // One that goes behind each ring has gone by then.
+            let rang = Instant::now();
+            while alarm.0.set.lock().has_thread && rang.elapsed() < Duration::from_millis(20) {
+                thread::yield_now();
+            }
+        }
+        threads.dedup();
+        assert_eq!(threads.len(), 1);
+    }
 
     /// An alarm that was set for later took the place of one for sooner.
     #[test]
