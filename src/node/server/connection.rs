@@ -305,6 +305,8 @@ impl<'a, S: Storage> Connection<'a, S> {
                 self.must_arm = true;
             }
             Message::Bye => self.said_bye = true,
+            // The next PING is due before the end that was armed for the last one.
+            Message::Pong { .. } => self.must_arm = true,
             _ => {}
         }
         self.session.handle(message);
