@@ -18,6 +18,8 @@ pub(crate) enum Ending {
     Done,
     /// Damage was found, and told.
     Damage,
+    /// A receiver keeps records outside the data, as it rejects them.
+    Rejected,
     /// A source's bytes are not there exactly once.
     BrokenSequence,
     /// A signal ended it early, in good order.
@@ -30,6 +32,7 @@ impl From<Ending> for ExitCode {
             Ending::Done => 0,
             Ending::Damage => 2,
             Ending::BrokenSequence => 3,
+            Ending::Rejected => 4,
             Ending::Interrupted => 130,
         })
     }

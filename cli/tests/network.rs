@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use seawall::receiver::{Ack, FrameHeader, HEADER_BYTES, Message, Welcome, decode, encode};
+use seawall::receiver::{Ack, FrameHeader, HEADER_BYTES, Message, Reject, RejectReason, Welcome, decode, encode};
 use seawall::{Seq, SourceEpoch};
 use support::{PATIENCE, Place, Random, Running, code, command, seawall, seawall_with_input, text_file};
 
@@ -225,6 +225,46 @@ fn what_was_lost_at_most_once_is_told_and_never_called_durable() {
     assert_eq!(said.last().unwrap()["outcome"], "incomplete");
     let ended = ended.expect(3);
     assert!(ended.stderr.contains("offsets 4 to 8 were only in the receiver's memory"), "{}", ended.stderr);
+}
+
+/// The file with a reject was said to be complete, and those behind it were not sent.
+#[test]
+fn what_is_rejected_of_one_file_is_told_and_keeps_back_no_other() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("dir")).unwrap();
+    let one = place.write("dir/one", "a\nbad\n");
+    place.write("dir/two", "b\n");
+    let receiver = Fake::new();
+    let address = receiver.address();
+    let fake = std::thread::spawn(move || {
+        let reject = Reject { seq: Seq::new(6), reason: RejectReason::Poison, bytes: 4 };
+        for (end, records, rejects) in [(6, 2, vec![reject]), (2, 1, vec![])] {
+            let mut connection = receiver.welcome(0);
+            let mut left = records;
+            loop {
+                match connection.hear() {
+                    Message::Send(send) => {
+                        left -= send.records;
+                        let (received, durable) = (Seq::new(end), Seq::new(end));
+                        let rejects = rejects.clone();
+                        let ack = Ack { received, durable, credit_bytes: 1 << 20, rejects, ..Ack::default() };
+                        if left == 0 {
+                            connection.say(&Message::Ack(ack));
+                        }
+                    }
+                    Message::Bye => break connection.say(&Message::Bye),
+                    _ => {}
+                }
+            }
+        }
+    });
+    let args = ["send", &place.arg("dir"), "--to", &address, "--format", "json", "--give-up-after", "20s"];
+    let ended = seawall(&args).expect(4);
+    let said = ended.json();
+    let outcomes = said.iter().filter(|event| event["event"] == "end").map(|event| event["outcome"].as_str().unwrap());
+    assert_eq!(outcomes.collect::<Vec<_>>(), ["incomplete", "complete"], "{said:?}");
+    assert!(ended.stderr.contains(&format!("1 records of {one} were rejected")), "{}", ended.stderr);
+    fake.join().unwrap();
 }
 
 /// What was no file and no directory was left out without a word.

@@ -158,8 +158,10 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
         };
         match (Sending { args, global, runtime: &runtime, interrupt: &interrupt, cut }).run(job, config)? {
             Ending::Done => {}
-            // What was lost of one file is no reason to keep back the others.
+            // What was lost or rejected of one file is no reason to keep back the others.
             Ending::BrokenSequence => ending = Ending::BrokenSequence,
+            Ending::Rejected if ending == Ending::Done => ending = Ending::Rejected,
+            Ending::Rejected => {}
             ended => return Ok(ended),
         }
     }
@@ -233,17 +235,21 @@ impl Sending<'_> {
         told.lost(positions.lost, &mut report);
         let outcome = match &ended {
             Ok(Ending::Interrupted) => "interrupted",
-            Ok(_) if told.lost_to > Seq::ZERO => "incomplete",
+            Ok(_) if told.lost_to > Seq::ZERO || told.rejected > 0 => "incomplete",
             Ok(_) => "complete",
             Err(_) => "failed",
         };
         report.end(outcome, &tracker);
+        if told.rejected > 0 {
+            let what = input.describe();
+            let count = told.rejected;
+            tell(format_args!(
+                "{count} records of {what} were rejected by the receiver, and are kept there outside the data"
+            ));
+        }
         match ended {
-            Ok(_) if told.rejected > 0 => Err(Failure::Refused(format!(
-                "{} records were rejected by the receiver, and are kept there outside the data",
-                told.rejected
-            ))),
             Ok(Ending::Done) if told.lost_to > Seq::ZERO => Ok(Ending::BrokenSequence),
+            Ok(Ending::Done) if told.rejected > 0 => Ok(Ending::Rejected),
             ended => ended,
         }
     }
