@@ -53,6 +53,18 @@ fn a_file_that_becomes_shorter_is_refused_and_not_closed() {
     seawall(&["verify", "--log", &log, "--against", &file]).expect(0);
 }
 
+/// Appends would go on by themselves, but the command had ended.
+#[test]
+fn a_full_log_says_how_a_command_goes_on() {
+    let place = Place::new();
+    let file = place.write("file", text_file(1_000_000, 3));
+    let size = "segment_bytes_min = \"64 KiB\"\nsegment_bytes_max = \"64 KiB\"\nbyte_limit = \"256 KiB\"\n";
+    let config = place.write("small.toml", size);
+    let ended = seawall(&["ingest", "--log", &place.arg("log"), &file, "--config", &config]).expect(1);
+    let told = ["byte_limit", "run the command again"];
+    assert!(told.iter().all(|what| ended.stderr.contains(what)), "{}", ended.stderr);
+}
+
 #[test]
 fn killed_at_any_moment_it_goes_on_where_it_was() {
     const KILLS: usize = 8;

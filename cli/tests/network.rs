@@ -267,6 +267,19 @@ fn what_is_rejected_of_one_file_is_told_and_keeps_back_no_other() {
     fake.join().unwrap();
 }
 
+#[test]
+fn a_record_that_is_too_long_is_named() {
+    let place = Place::new();
+    let file = place.write("long", ["short\n", &"x".repeat(100_000), "\n"].concat());
+    let receiver = Fake::new();
+    let address = receiver.address();
+    let fake = std::thread::spawn(move || drop(receiver.welcome(0).0.read_to_end(&mut Vec::new())));
+    let ended = seawall(&["send", &file, "--to", &address, "--give-up-after", "20s"]).expect(6);
+    let told = [&file[..], "offset 6", "--block 65536"];
+    assert!(told.iter().all(|what| ended.stderr.contains(what)), "{}", ended.stderr);
+    fake.join().unwrap();
+}
+
 /// What was no file and no directory was left out without a word.
 #[test]
 fn links_to_files_are_sent_and_what_is_left_out_is_told() {

@@ -329,7 +329,8 @@ impl Sending<'_> {
             if let Some(piece) = pieces.next() {
                 let (seq, record) = (Seq::new(piece.end()), Bytes::copy_from_slice(piece.data));
                 under_way.tracker.sent(seq);
-                while !self.push(client, seq, &record)? {
+                let failed = |error: ClientError| push_failure(&error, input, seq, &record);
+                while !self.push(client, seq, &record).map_err(failed)? {
                     self.look(client, under_way)?;
                     if self.interrupt.is_asked() {
                         return Ok(Ending::Interrupted);
@@ -357,7 +358,7 @@ impl Sending<'_> {
     }
 
     /// Gives a record to the client; false when there was no room for a while.
-    fn push(&self, client: &Client, seq: Seq, record: &Bytes) -> Result<bool, Failure> {
+    fn push(&self, client: &Client, seq: Seq, record: &Bytes) -> Result<bool, ClientError> {
         match client.try_push_at(seq, record.clone()) {
             Ok(ticket) => {
                 // The watermark says it, for all records at once.
@@ -365,7 +366,7 @@ impl Sending<'_> {
                 return Ok(true);
             }
             Err(ClientError::Outbox(OutboxError::Full { .. })) => {}
-            Err(error) => return Err(receiver_failure(&error)),
+            Err(error) => return Err(error),
         }
         let pushed = self
             .runtime
@@ -375,7 +376,7 @@ impl Sending<'_> {
                 drop(ticket);
                 Ok(true)
             }
-            Ok(Err(error)) => Err(receiver_failure(&error)),
+            Ok(Err(error)) => Err(error),
             Err(_) => Ok(false),
         }
     }
@@ -462,6 +463,18 @@ impl Told {
             report.lost(previous.max(self.lost_to).get(), to.get());
             self.lost_to = to;
         }
+    }
+}
+
+/// What became of the record before `seq`: whose it is, where it cannot be sent as it is.
+fn push_failure(error: &ClientError, input: &Input, seq: Seq, record: &Bytes) -> Failure {
+    match error {
+        ClientError::Outbox(OutboxError::TooLarge { limit_bytes, .. }) => Failure::Receiver(format!(
+            "{error}, and {} has that one at offset {}: give --block {limit_bytes} for records of that length at most",
+            input.describe(),
+            seq.get().saturating_sub(record.len() as u64)
+        )),
+        error => receiver_failure(error),
     }
 }
 
