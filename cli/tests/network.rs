@@ -434,6 +434,17 @@ fn what_cannot_work_is_said_and_where() {
     let config = place.write("wrong.toml", "[receiver]\nframe_records_max = 0\n");
     let ended = seawall(&["receive", "--log", &place.arg("log"), "--config", &config]).expect(1);
     assert!(ended.stderr.contains("frame_records_max"), "{}", ended.stderr);
+    // Values that are not usable, or do not go together: before anything is made.
+    for (text, told) in [
+        ("[receiver]\nin_flight_bytes_max = 1\n", "receiver.in_flight_bytes_max is 1"),
+        ("[log]\nsegment_bytes_min = 1\n", "log.segment_bytes_min is 1"),
+        ("[log]\nrecord_bytes_max = \"1 MiB\"\n", "log.record_bytes_max of the log is 1048576"),
+    ] {
+        let config = place.write("wrong.toml", text);
+        let args = ["receive", "--log", &place.arg("new"), "--config", &config, "--listen", "127.0.0.1:0"];
+        let ended = seawall(&args).expect(1);
+        assert!(ended.stderr.contains(told) && !place.path("new").exists(), "{}", ended.stderr);
+    }
     // A log that something else wrote.
     seawall(&["ingest", "--log", &place.arg("other"), &file]).expect(0);
     let ended = seawall(&["receive", "--log", &place.arg("other"), "--listen", "127.0.0.1:0"]).expect(4);

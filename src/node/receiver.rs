@@ -21,7 +21,6 @@ use super::replay::{Replayed, is_passed_over, read_block, replay};
 use super::session::Session;
 use super::stream::{NoRoom, Stream, append};
 use crate::codec::Checksummed;
-use crate::config::WhenFull;
 use crate::error::Error;
 use crate::io::{Disk, Storage};
 use crate::log::Log;
@@ -186,7 +185,11 @@ impl<S: Storage> Receiver<S> {
         watch: &dyn Fn(u64, u64),
     ) -> Result<(Receiver<S>, Driver<S>, Replayed), ReceiverError> {
         config.validate()?;
-        check_log(&log, &config)?;
+        let goes_with = config.validate_log(log.config());
+        goes_with.map_err(|error| match error {
+            Error::Config { field, problem } => ReceiverError::Config { field, problem },
+            error => error.into(),
+        })?;
         let found = replay(&log, config.accept_damage, watch)?;
         let stream_name = stream.into();
         let bytes = found.replayed.bytes;
@@ -409,21 +412,6 @@ impl<S: Storage> Receiver<S> {
         self.inner.is_shut_down.store(true, Ordering::Release);
         self.inner.wake_driver();
     }
-}
-
-fn check_log<S: Storage>(log: &Log<S>, config: &ReceiverConfig) -> Result<(), ReceiverError> {
-    let of_log = log.config();
-    let needed = config.frame_of_log_bytes_max();
-    let wrong = |field, problem| Err(ReceiverError::Config { field, problem });
-    if of_log.record_bytes_max < needed {
-        let problem = format!("of the log is {}, blocks may be {needed} bytes long", of_log.record_bytes_max);
-        return wrong("record_bytes_max", problem);
-    }
-    if of_log.when_full == WhenFull::DropOldest || of_log.retain_for.is_some() || of_log.retain_bytes.is_some() {
-        let problem = "would trim the stream behind the receiver's back, and with it what sources have sent".to_owned();
-        return wrong("when_full, retain_for or retain_bytes", problem);
-    }
-    Ok(())
 }
 
 impl<S: Storage> Inner<S> {

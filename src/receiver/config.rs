@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Unusable, spans, within};
+use crate::config::{Config, Unusable, WhenFull, spans, within};
 use crate::error::{Error, Result};
 
 const KIB: u64 = 1024;
@@ -139,6 +139,26 @@ impl ReceiverConfig {
     /// [`Error::Config`], naming the first such field.
     pub fn validate(&self) -> Result<()> {
         self.check().map_err(|Unusable { field, problem }| Error::Config { field, problem })
+    }
+
+    /// Says which field of the log's configuration does not go with this one: the stream is kept in a log that takes every block,
+    /// and gives none up by itself.
+    ///
+    /// # Errors
+    /// [`Error::Config`], naming the first such field.
+    pub fn validate_log(&self, log: &Config) -> Result<()> {
+        let needed = self.frame_of_log_bytes_max();
+        let wrong = |field, problem| Err(Error::Config { field, problem });
+        if log.record_bytes_max < needed {
+            let problem = format!("of the log is {}, blocks may be {needed} bytes long", log.record_bytes_max);
+            return wrong("record_bytes_max", problem);
+        }
+        if log.when_full == WhenFull::DropOldest || log.retain_for.is_some() || log.retain_bytes.is_some() {
+            let problem =
+                "would trim the stream behind the receiver's back, and with it what sources have sent".to_owned();
+            return wrong("when_full, retain_for or retain_bytes", problem);
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), Unusable> {

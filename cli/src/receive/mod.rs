@@ -91,6 +91,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
     }
     let interrupt = Interrupt::watch().map_err(|e| Failure::Usage(format!("signals cannot be watched: {e}")))?;
     let server = settings.server()?;
+    settings.check_log()?;
     // One may be held up by a device that hangs.
     let workers = std::thread::available_parallelism().map_or(2, |cpus| cpus.get().max(2));
     let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build();

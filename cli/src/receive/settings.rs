@@ -8,7 +8,7 @@ use std::time::Duration;
 use seawall::net::{ClientCertificates, NetError, Pem, ServerTls};
 use seawall::node::{ServerConfig, TokenRule};
 use seawall::receiver::ReceiverConfig;
-use seawall::{Config, Secret};
+use seawall::{Config, Error, Secret};
 use serde::{Deserialize, Serialize};
 
 use super::Args;
@@ -175,6 +175,21 @@ impl Settings {
         };
         config.validate().map_err(|e| Failure::Usage(e.to_string()))?;
         Ok(config)
+    }
+
+    /// Whether the log and what is written in it are usable, and go together: before there is a log.
+    pub(super) fn check_log(&self) -> Result<(), Failure> {
+        let wrong = |table: &'static str| {
+            move |error| match error {
+                Error::Config { field, problem } => {
+                    Failure::Usage(format!("configuration: {table}.{field} {problem}; see --config"))
+                }
+                error => Failure::Usage(error.to_string()),
+            }
+        };
+        self.receiver.validate().map_err(wrong("receiver"))?;
+        self.log.validate().map_err(wrong("log"))?;
+        self.receiver.validate_log(&self.log).map_err(wrong("log"))
     }
 
     /// What HTTP and lines are encrypted with.
