@@ -538,6 +538,25 @@ fn http_lines_and_admin_are_other_doors_to_the_same_stream() {
 }
 
 /// Damage that an operator has to accept is damage, not a refusal of what is sent.
+/// Bodies ended at 4 MiB, whatever the receiver took.
+#[test]
+fn a_body_may_be_as_long_as_a_record() {
+    let place = Place::new();
+    let config =
+        place.write("long.toml", "[receiver]\nrecord_bytes_max = \"6 MiB\"\nsession_window_bytes = \"16 MiB\"\n");
+    let args = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--format", "json"];
+    let log = place.arg("log");
+    let start = ["receive", "--log", &log, "--config", &config];
+    let mut running = Running::start(command(&[&start[..], &args].concat()));
+    let event: serde_json::Value = serde_json::from_str(&running.line().unwrap()).unwrap();
+    let head = "POST /v1/streams/default HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+        Content-Type: application/octet-stream\r\nContent-Length: 5000000\r\n\r\n";
+    let answer = http(event["doors"]["http"].as_str().unwrap(), &(head.to_owned() + &"x".repeat(5_000_000)));
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    running.signal("INT");
+    assert_eq!(code(running.child.wait().unwrap()), 130);
+}
+
 #[test]
 fn a_stream_that_does_not_tell_what_sources_sent_is_damage() {
     let place = Place::new();

@@ -66,7 +66,7 @@ impl Doors {
         let line_bytes_max = by_default.line_bytes_max.min(settings.receiver.record_bytes_max);
         let drain = settings.server.drain;
         let lines_config = LinesConfig { line_bytes_max, drain, ..by_default };
-        let http_config = HttpConfig { tokens: settings.tokens()?, drain, ..HttpConfig::default() };
+        let http_config = settings.http()?;
         Ok(Doors { admin, http, lines, http_config, lines_config, tls, addresses, _open: open })
     }
 

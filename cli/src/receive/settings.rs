@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use seawall::net::{ClientCertificates, NetError, Pem, ServerTls};
-use seawall::node::{ServerConfig, TokenRule};
+use seawall::node::{HttpConfig, ServerConfig, TokenRule};
 use seawall::receiver::ReceiverConfig;
 use seawall::{Config, Error, Secret};
 use serde::{Deserialize, Serialize};
@@ -190,6 +190,15 @@ impl Settings {
         self.receiver.validate().map_err(wrong("receiver"))?;
         self.log.validate().map_err(wrong("log"))?;
         self.receiver.validate_log(&self.log).map_err(wrong("log"))
+    }
+
+    /// What HTTP is configured with: a body may be as long as a SEND.
+    pub(super) fn http(&self) -> Result<HttpConfig, Failure> {
+        let by_default = HttpConfig::default();
+        let body_bytes_max = self.receiver.payload_bytes_max().min(HttpConfig::BODY_BYTES_MAX);
+        let unannounced_bytes_max = by_default.unannounced_bytes_max.min(body_bytes_max);
+        let (tokens, drain) = (self.tokens()?, self.server.drain);
+        Ok(HttpConfig { tokens, body_bytes_max, unannounced_bytes_max, drain, ..by_default })
     }
 
     /// What HTTP and lines are encrypted with.

@@ -54,6 +54,9 @@ impl Default for HttpConfig {
 }
 
 impl HttpConfig {
+    /// [`HttpConfig::body_bytes_max`] may be this at most.
+    pub const BODY_BYTES_MAX: u64 = 1 << 30;
+
     /// Says which field is not usable and what would be.
     ///
     /// # Errors
@@ -65,7 +68,7 @@ impl HttpConfig {
     fn check(&self) -> Result<(), Unusable> {
         const HOUR: Duration = Duration::from_secs(3600);
         TokenRule::validate(&self.tokens).map_err(|problem| Unusable { field: "tokens", problem })?;
-        within("body_bytes_max", self.body_bytes_max, 1, 1 << 30)?;
+        within("body_bytes_max", self.body_bytes_max, 1, HttpConfig::BODY_BYTES_MAX)?;
         within("unannounced_bytes_max", self.unannounced_bytes_max, 1, self.body_bytes_max)?;
         within("connections_max", self.connections_max.into(), 1, 1_000_000)?;
         within("sources_kept_max", self.sources_kept_max.into(), 1, 1_000_000)?;
