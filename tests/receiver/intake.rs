@@ -485,6 +485,39 @@ fn epochs_that_grow_while_the_disk_is_full_leave_little_behind() {
     assert_eq!(bed.nacks(stale), [(Code::OldEpoch, 0)], "and for ever, in the stream");
 }
 
+/// Whoever is given an epoch believes that nobody else sends in it; clients behind gateways share theirs.
+#[test]
+fn gateways_go_on_in_epochs_that_gateways_began() {
+    let mut bed = Bed::new(small());
+    let said = |bed: &mut Bed, is_gateways: bool, epoch| {
+        let key = bed.connect();
+        if is_gateways {
+            bed.intake.become_gateways(key);
+        }
+        bed.say(key, Message::Hello(hello("s", epoch)));
+        key
+    };
+    let given = |bed: &mut Bed, is_gateways, epoch| {
+        let key = said(bed, is_gateways, epoch);
+        bed.settle();
+        match bed.heard(key).first() {
+            Some(Message::Welcome(welcome)) => welcome.epoch.get(),
+            other => panic!("{other:?} instead of a WELCOME"),
+        }
+    };
+    assert_eq!([given(&mut bed, false, 0), given(&mut bed, true, 0), given(&mut bed, true, 0)], [1, 2, 2]);
+    assert_eq!([given(&mut bed, false, 0), given(&mut bed, false, 3), given(&mut bed, true, 0)], [3, 3, 4]);
+    // One that was chosen for a gateway's session as well; one that another session chose is not theirs.
+    assert_eq!([given(&mut bed, true, 7), given(&mut bed, true, 0), given(&mut bed, false, 7)], [7, 7, 7]);
+    assert_eq!([given(&mut bed, false, 9), given(&mut bed, true, 9), given(&mut bed, true, 0)], [9, 9, 10]);
+    // One that was never told to anybody belongs to whoever comes next.
+    said(&mut bed, false, 0);
+    assert_eq!([given(&mut bed, true, 0), given(&mut bed, true, 0)], [11, 11]);
+    said(&mut bed, true, 0);
+    said(&mut bed, false, 0);
+    assert_eq!([given(&mut bed, false, 0), given(&mut bed, true, 0)], [12, 13]);
+}
+
 /// Behind the last epoch came the same one again: no life of the source was fenced any more.
 #[test]
 fn no_session_has_an_epoch_that_nothing_can_follow() {
