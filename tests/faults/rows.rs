@@ -335,6 +335,34 @@ fn who_waits_for_room_is_told_of_what_no_waiting_mends() {
     assert!(!log.stats().poisoned);
 }
 
+/// A receiver offers again what found no segment; but not where only reopening helps.
+#[cfg(feature = "receiver")]
+#[test]
+fn a_receiver_ends_where_no_segment_is_prepared_any_more() {
+    use seawall::node::{Receiver, ReceiverError};
+    use seawall::receiver::ReceiverConfig;
+
+    let mut story = Story::new(DiskOptions::DIRECT);
+    let log = story.open();
+    let config = ReceiverConfig { record_bytes_max: 30_000, block_bytes_max: 32 << 10, ..ReceiverConfig::default() };
+    let (receiver, driver, _) = Receiver::open(log.clone(), "test", config).unwrap();
+    let thread = driver.spawn().unwrap();
+    story.disk.fail(Fault::new(OpKind::SyncDir, 0, errno::EIO));
+    let stores = std::thread::spawn(move || -> Result<(), ReceiverError> {
+        let mut source = receiver.local_blocking("a")?;
+        (0..40).try_for_each(|_| source.store_blocking(&[[7; 30_000]]).map(drop))
+    });
+    let began = std::time::Instant::now();
+    while !stores.is_finished() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it waits for ever");
+        std::thread::sleep(Duration::from_millis(2));
+        story.disk.pump();
+    }
+    assert!(matches!(stores.join().unwrap(), Err(ReceiverError::Log(Error::Io { .. }))));
+    assert!(matches!(thread.join(), Err(ReceiverError::Log(Error::Io { .. }))));
+    assert!(!log.stats().poisoned);
+}
+
 /// What it waits for is more than others have need of: it is asked for again all the same.
 #[test]
 fn a_task_that_waits_for_room_for_a_large_record_goes_on_when_the_disk_has_some() {
