@@ -54,6 +54,7 @@ impl<S: Storage> Pending<S> {
 
     /// Writes the record's group on this thread, which is blocked for as long as the device takes, where the log has nothing else
     /// to write and nothing under way. Else it does nothing; the outcome is asked for as always.
+    #[cfg(feature = "receiver")]
     pub(crate) fn write_lone(&self) {
         self.shared.write_lone(self.chunk);
     }

@@ -110,6 +110,7 @@ impl<S: Storage> Shared<S> {
     }
 
     /// Writes the group of `chunk` on this thread if that is all there is to do; else does nothing.
+    #[cfg(feature = "receiver")]
     pub(crate) fn write_lone(&self, chunk: u64) {
         let group = self.pipe.lock().take_lone(now(), chunk);
         if let Some(group) = group {

@@ -91,6 +91,7 @@ impl<F> Pipe<F> {
     }
 
     /// The group of `chunk`, for the thread that appended it: only where nothing else is to be written, and nothing is under way.
+    #[cfg(feature = "receiver")]
     pub(crate) fn take_lone(&mut self, now: Instant, chunk: u64) -> Option<Group<F>> {
         let queued = self.ready.len() + usize::from(self.open.is_some());
         let is_lone = queued == 1 && self.writes_in_flight == 0 && self.is_queued(chunk);
