@@ -125,7 +125,8 @@ impl<S: Storage> Catalog<S> {
         self.state.lock().segments.insert(number, entry);
     }
 
-    /// Fixes a segment's end; it is not settled before [`Catalog::settle`].
+    /// Fixes a segment's end. One that was written until now (`file`) is not settled before [`Catalog::settle`]; one that was
+    /// settled stays so: a cut writes nothing there, and frames of it may be in somebody's hands.
     pub(super) fn seal(
         &self,
         number: SegmentNumber,
@@ -136,7 +137,7 @@ impl<S: Storage> Catalog<S> {
         let mut state = self.state.lock();
         if let Some(entry) = state.segments.get_mut(&number) {
             entry.end = Some(end);
-            entry.settled = false;
+            entry.settled &= file.is_none();
             entry.map = None;
             entry.index = index;
             if file.is_some() {

@@ -162,6 +162,37 @@ mod tests {
         }
     }
 
+    /// A claim is all that keeps the next writer from using a file again while bytes of it are in somebody's hands.
+    #[test]
+    fn a_frame_in_hand_keeps_the_claim_on_its_file_beyond_a_truncation_and_the_end_of_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { memory_tail_bytes: 0, ..Config::default() };
+        let open = || Log::open(dir.path(), config.clone()).unwrap().0;
+        let log = open();
+        let lsns: Vec<Lsn> = (0..2u8).map(|i| log.append(&[i; 100]).unwrap().wait().unwrap()).collect();
+        log.close(Duration::from_secs(5)).unwrap();
+        let log = open();
+        // Behind what the open left to the background: the segment is settled, the next one prepared.
+        let (tell, done) = std::sync::mpsc::channel();
+        log.shared_for_tests().spawn(move |_| tell.send(()).unwrap());
+        done.recv().unwrap();
+        let kept = log.read(lsns[0]).unwrap();
+        // What the truncation leaves to the background comes too late.
+        log.shared_for_tests().spawn(|shared| {
+            while !shared.work.lock().retired {
+                sleep(Duration::from_millis(1));
+            }
+        });
+        log.truncate(lsns[0]).unwrap();
+        drop(log);
+        let name = crate::segment::FileName::Segment(crate::SegmentNumber::FIRST).to_string();
+        let file = std::fs::File::open(dir.path().join(name)).unwrap();
+        let claim = || rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        assert_eq!(claim(), Err(rustix::io::Errno::WOULDBLOCK), "it may be written under {kept:?}");
+        drop(kept);
+        claim().unwrap();
+    }
+
     #[test]
     fn a_panic_in_a_background_job_poisons_the_log_and_leaves_nobody_waiting() {
         let dir = tempfile::tempdir().unwrap();
