@@ -277,10 +277,9 @@ impl<S: Storage> Catalog<S> {
                 self.scanned_end(storage, number, bytes, upto)?
             }
         };
-        if let Some(entry) = self.state.lock().segments.get_mut(&number) {
-            entry.end = Some(end);
-        }
-        Ok(Some(end))
+        // Cut meanwhile, it ends there.
+        let mut state = self.state.lock();
+        Ok(Some(state.segments.get_mut(&number).map_or(end, |entry| *entry.end.get_or_insert(end))))
     }
 
     /// The first frame that a segment without a seal, or one behind it, tells of.

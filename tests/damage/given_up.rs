@@ -8,7 +8,7 @@ use super::bytes::data_frames;
 use super::oracle::holds;
 use super::sim::{DiskOptions, KillChoice, OpKind, SimDisk, SimStorage};
 
-const STRICT: RecoveryMode = RecoveryMode::Strict;
+pub const STRICT: RecoveryMode = RecoveryMode::Strict;
 const MEDIA: [DiskOptions; 2] = [DiskOptions::DIRECT, DiskOptions::BUFFERED];
 
 /// Nothing is read from memory.
@@ -16,25 +16,25 @@ fn config() -> Config {
     Config { memory_tail_bytes: 0, ..direct() }
 }
 
-fn open(disk: &SimDisk, mode: RecoveryMode) -> (Log<SimStorage>, seawall::Recovery) {
+pub fn open(disk: &SimDisk, mode: RecoveryMode) -> (Log<SimStorage>, seawall::Recovery) {
     let opened = Log::open_on(disk.open(), in_mode(&config(), mode)).unwrap();
     disk.pump();
     opened
 }
 
-fn append(disk: &SimDisk, log: &Log<SimStorage>, record: &[u8]) -> Lsn {
+pub fn append(disk: &SimDisk, log: &Log<SimStorage>, record: &[u8]) -> Lsn {
     let lsn = log.append(record).unwrap().wait().unwrap();
     disk.pump();
     lsn
 }
 
-fn kill(disk: &SimDisk, log: Log<SimStorage>) {
+pub fn kill(disk: &SimDisk, log: Log<SimStorage>) {
     disk.kill(&KillChoice::Landed);
     drop(log);
 }
 
 /// The segment that holds the frame, and a bit of its payload.
-fn payload_bit(disk: &SimDisk, lsn: u64) -> (String, u64) {
+pub fn payload_bit(disk: &SimDisk, lsn: u64) -> (String, u64) {
     let segments = disk.names().into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".seg"));
     let mut found = segments.filter_map(|name| {
         let frame = data_frames(&disk.read_file(&name)).into_iter().find(|frame| frame.lsn == lsn)?;
@@ -147,7 +147,7 @@ fn a_log_that_is_looked_at_survives_that_it_is_trimmed_beyond_what_it_saw() {
 }
 
 /// Nine segments of two frames each, of which the log, opened again, knows nothing yet but their names.
-fn nine_segments() -> (SimDisk, Log<SimStorage>) {
+pub fn nine_segments() -> (SimDisk, Log<SimStorage>) {
     let disk = SimDisk::new(DiskOptions::DIRECT);
     let (log, _) = open(&disk, STRICT);
     (0..18).for_each(|i| _ = append(&disk, &log, &vec![i + 1; 25_000]));
@@ -157,7 +157,7 @@ fn nine_segments() -> (SimDisk, Log<SimStorage>) {
     (disk, log)
 }
 
-fn segment_of(disk: &SimDisk, lsn: u64) -> String {
+pub fn segment_of(disk: &SimDisk, lsn: u64) -> String {
     payload_bit(disk, lsn).0
 }
 

@@ -17,6 +17,7 @@ mod sim;
 mod skip;
 
 mod behind;
+mod beside;
 mod bits;
 mod control;
 mod files;

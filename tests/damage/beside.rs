@@ -1,0 +1,49 @@
+//! Readers and checks beside a cut, a rotation or an append: what they met of before says nothing of the log as it is.
+
+use std::time::Duration;
+
+use seawall::{Error, Log, Lsn, RecoveryMode};
+
+use super::bed::record;
+use super::given_up::{STRICT, append, kill, nine_segments, open, payload_bit, segment_of};
+use super::oracle::lsns;
+use super::sim::{DiskOptions, Fault, OpKind, SimDisk, SimStorage, errno};
+
+/// The other side's turn: before the read of the file that comes behind `skipped` others.
+fn before_read(disk: &SimDisk, file: &str, skipped: u32, act: impl FnOnce() + Send + 'static) {
+    if skipped == 0 {
+        return disk.before(OpKind::Read, file, act);
+    }
+    let (again, same) = (disk.clone(), file.to_owned());
+    disk.before(OpKind::Read, file, move || before_read(&again, &same, skipped - 1, act));
+}
+
+/// Nine segments, a truncation to `end` at every moment of a look at them, and what is appended at once behind it.
+fn cut_meanwhile(end: u64, record: Option<&'static [u8]>, look: impl Fn(&SimDisk, &Log<SimStorage>, &str)) {
+    for (probed, skipped) in (1..=17).step_by(2).flat_map(|probed| (0..4).map(move |skipped| (probed, skipped))) {
+        let (disk, log) = nine_segments();
+        let cutting = log.clone();
+        let cut = move || {
+            cutting.truncate(Lsn::new(end)).unwrap();
+            record.map(|record| cutting.append(record).unwrap().wait().unwrap());
+        };
+        before_read(&disk, &segment_of(&disk, probed), skipped, cut);
+        // Nothing looks so often: what goes on for ever ends here.
+        disk.fail(Fault::new(OpKind::Read, 1000, errno::EIO));
+        look(&disk, &log, &format!("frame {probed}'s segment, read {skipped}"));
+    }
+}
+
+/// Where a segment ends is learnt from the one behind it, at its own time.
+#[test]
+fn a_segment_that_is_cut_while_its_end_is_looked_up_ends_at_the_cut() {
+    let (disk, log) = nine_segments();
+    let cutting = log.clone();
+    disk.before(OpKind::Read, &segment_of(&disk, 5), move || _ = cutting.truncate(Lsn::new(3)).unwrap());
+    log.verify(|_, _| {}).unwrap();
+    append(&disk, &log, b"new");
+    let read: Vec<_> = log.reader(Lsn::new(3)).map(|frame| frame.map(|frame| frame.payload)).collect();
+    assert!(matches!(&read[..], [Ok(_), Ok(second)] if second == &b"new"[..]), "{read:?}");
+    let report = log.verify(|_, _| {}).unwrap();
+    assert!(report.is_sound() && report.frames == 4, "{report:?}");
+}
