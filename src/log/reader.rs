@@ -139,13 +139,15 @@ impl<S: Storage> Cursor<S> {
                 return Ok(None);
             }
             let before = self.next;
-            let error = match self.read_here() {
+            let read = self.read_here();
+            // Truncated meanwhile: it may be of before or of after, an error as well as a frame.
+            if self.is_cut() {
+                read.err().iter().for_each(|error| self.shared.forget_fault(error));
+                self.next = before;
+                continue;
+            }
+            let error = match read {
                 Err(error) => error,
-                // Truncated meanwhile: it may be a frame of before or of after.
-                Ok(_) if self.shared.truncations.load(Ordering::Acquire) != self.truncations => {
-                    self.next = before;
-                    continue;
-                }
                 read => return read,
             };
             // The segment may have been trimmed, and its file used again, under our eyes: then what was read there
@@ -163,6 +165,11 @@ impl<S: Storage> Cursor<S> {
             self.next = after;
             return Err(error);
         }
+    }
+
+    /// True when the log was truncated since the cursor last looked where it stands.
+    fn is_cut(&self) -> bool {
+        self.shared.truncations.load(Ordering::Acquire) != self.truncations
     }
 
     /// Is the next frame one that this log still has?
@@ -205,6 +212,8 @@ impl<S: Storage> Cursor<S> {
             }
             match self.step()? {
                 Step::Frame(header, offset) => return self.take(&header, offset).map(Some),
+                // The segment that has to hold the frame by now may be one that nothing was appended to yet.
+                Step::EndOfWindow if self.is_cut() => return Ok(None),
                 Step::EndOfWindow => self.window = None,
                 Step::Damage { offset, resume, what } => return Err(self.damaged(offset, resume, what)),
             }
@@ -398,7 +407,7 @@ impl<S: Storage> Cursor<S> {
                         what: "the frame reaches beyond the segment's end",
                     });
                 }
-                return self.widen(at, frame_end).map(|()| Step::EndOfWindow).and_then(|_| self.step());
+                return if self.widen(at, frame_end)? { self.step() } else { Ok(Step::EndOfWindow) };
             }
             if let Some((map, safe)) = &mut window.map {
                 let need = (frame_end - window.base) as usize;
@@ -465,21 +474,23 @@ impl<S: Storage> Cursor<S> {
     /// Nothing in the window is the next frame, and the segment goes on behind it. False: the frame is in another one by
     /// now.
     fn slide(&mut self, at: u64) -> Result<bool> {
+        self.read_on(at, READ_BYTES)
+    }
+
+    /// The next frame is larger than the window: reads again, from its start to its end. As [`Self::slide`].
+    fn widen(&mut self, at: u64, frame_end: u64) -> Result<bool> {
+        let block = u64::from(self.shared.catalog.block_bytes);
+        self.read_on(at, round_up(frame_end - at / block * block, block).max(READ_BYTES))
+    }
+
+    /// Reads more of the window's segment. False: the next frame is in another one by now.
+    fn read_on(&mut self, at: u64, bytes: u64) -> Result<bool> {
         let located = self.shared.catalog.locate(&self.shared.storage, self.next)?;
         if self.window.as_ref().is_none_or(|window| window.segment != located.number) {
             return Ok(false);
         }
-        self.window = Some(self.read_window(&located, at, READ_BYTES)?);
-        Ok(true)
-    }
-
-    /// The next frame is larger than the window: reads again, from its start to its end.
-    fn widen(&mut self, at: u64, frame_end: u64) -> Result<()> {
-        let located = self.shared.catalog.locate(&self.shared.storage, self.next)?;
-        let block = u64::from(self.shared.catalog.block_bytes);
-        let bytes = round_up(frame_end - at / block * block, block).max(READ_BYTES);
         self.window = Some(self.read_window(&located, at, bytes)?);
-        Ok(())
+        Ok(true)
     }
 
     fn take(&mut self, header: &FrameHeader, offset: u64) -> Result<Frame> {

@@ -47,3 +47,32 @@ fn a_segment_that_is_cut_while_its_end_is_looked_up_ends_at_the_cut() {
     let report = log.verify(|_, _| {}).unwrap();
     assert!(report.is_sound() && report.frames == 4, "{report:?}");
 }
+
+#[test]
+fn a_reader_before_a_cut_reads_on_through_it() {
+    cut_meanwhile(4, None, |_, log, case| {
+        let mut reader = log.reader(Lsn::new(3));
+        for lsn in [3, 4] {
+            let read = reader.next().expect("it is there").map(|frame| frame.lsn.get());
+            assert!(matches!(read, Ok(at) if at == lsn), "{case}: {read:?}");
+        }
+        assert!(log.stats().faulty_ranges.is_empty(), "{case}");
+    });
+}
+
+#[test]
+fn a_follower_that_stands_at_a_cut_waits_for_what_comes_next() {
+    cut_meanwhile(4, None, |disk, log, case| {
+        let mut tail = log.tail(Lsn::new(5));
+        let read = tail.next_within(Duration::ZERO);
+        if log.flushed() > Lsn::new(4) {
+            assert!(matches!(read, Ok(Some(_))), "{case}: not cut yet, {read:?}");
+            return;
+        }
+        assert!(matches!(read, Ok(None)), "{case}: {read:?}");
+        append(disk, log, b"instead");
+        let read = tail.next_within(Duration::ZERO).unwrap().expect("it is flushed");
+        assert_eq!((read.lsn, &read.payload[..]), (Lsn::new(5), &b"instead"[..]), "{case}");
+        assert!(log.stats().faulty_ranges.is_empty(), "{case}");
+    });
+}
