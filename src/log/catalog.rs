@@ -159,6 +159,11 @@ impl<S: Storage> Catalog<S> {
         Self::opened(&mut state, number);
     }
 
+    /// Whether nothing of the segment is written any more, its index included.
+    pub(super) fn is_settled(&self, number: SegmentNumber) -> bool {
+        self.state.lock().segments.get(&number).is_some_and(|entry| entry.settled)
+    }
+
     /// The log goes away: claims on what it was writing end, whoever still holds its files.
     pub(super) fn release(&self, storage: &S) {
         for entry in self.state.lock().segments.values().filter(|entry| !entry.settled) {

@@ -410,7 +410,7 @@ impl<S: Storage> Log<S> {
     }
 
     /// Reads every byte of every segment and checks it: headers, seals, checksums, chain, padding. Works on a live log;
-    /// `progress` gets (bytes done, bytes in all) now and then.
+    /// `progress` gets (bytes done, bytes in all) now and then. Begins again when the log is truncated meanwhile.
     ///
     /// # Errors
     /// Only when nothing can be checked at all: damage is in the report.

@@ -1,6 +1,7 @@
 //! Checks every byte that counts, and tells exactly which frames are affected.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::catalog::End;
 use super::recovery::{read_header, scan_segment};
@@ -82,6 +83,16 @@ impl Report {
 
 impl<S: Storage> Shared<S> {
     pub(super) fn verify(&self, mut progress: impl FnMut(u64, u64)) -> Result<Report> {
+        loop {
+            if let Some(report) = self.verify_uncut(&mut progress) {
+                return Ok(report);
+            }
+        }
+    }
+
+    /// `None` when the log was truncated meanwhile: what was found of the old end says nothing of the new one.
+    fn verify_uncut(&self, progress: &mut impl FnMut(u64, u64)) -> Option<Report> {
+        let truncations = self.truncations.load(Ordering::Acquire);
         let numbers = self.catalog.numbers();
         let total: u64 = numbers.iter().map(|(_, bytes)| bytes).sum();
         let quarantined: Vec<LsnRange> = self.control.lock().quarantined.iter().map(|range| range.lsns).collect();
@@ -109,6 +120,9 @@ impl<S: Storage> Shared<S> {
                 report.end = report.end.max(lsns.end.previous());
                 before = None;
             }
+            if self.truncations.load(Ordering::Acquire) != truncations {
+                return None;
+            }
             done += bytes;
             progress(done, total);
         }
@@ -122,7 +136,7 @@ impl<S: Storage> Shared<S> {
             finding.quarantined = !finding.lsns.is_empty()
                 && quarantined.iter().any(|q| q.start <= finding.lsns.start && finding.lsns.end <= q.end);
         }
-        Ok(report)
+        Some(report)
     }
 
     fn verify_segment(
@@ -163,19 +177,25 @@ impl<S: Storage> Shared<S> {
             }
             Ok(_) => {}
         }
+        // The active segment is checked as far as it was flushed when the check began: place and frame of one moment, and
+        // before its end is asked for, which counts where there is one by then.
+        let ((at, flushed_offset), flushed) = {
+            let pipe = self.pipe.lock();
+            (pipe.flushed_at(), pipe.flushed().0)
+        };
         let end = self.catalog.end_of(&self.storage, number)?;
-        // The active segment is checked as far as it was flushed when the check began.
-        let (at, flushed_offset) = self.pipe.lock().flushed_at();
         let until = match end {
             Some(end) => end.offset,
             None if at == number => flushed_offset,
             None => bytes,
         };
-        let last = end.map_or_else(|| self.flushed(), |end| end.last);
+        let last = end.map_or(flushed, |end| end.last);
         if until > bytes {
             tell(bytes, LsnRange::NONE, format!("the file has {bytes} bytes, its frames end at {until}"));
         }
+        // Until it is settled its index may be on its way.
         if let Some(end) = end
+            && self.catalog.is_settled(number)
             && let Some((offset, what)) = self.verify_index(number, &file, bytes, &end)?
         {
             tell(offset, LsnRange::NONE, what.into());

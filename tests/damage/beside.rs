@@ -76,3 +76,16 @@ fn a_follower_that_stands_at_a_cut_waits_for_what_comes_next() {
         assert!(log.stats().faulty_ranges.is_empty(), "{case}");
     });
 }
+
+#[test]
+fn a_check_beside_a_truncation_tells_of_the_log_as_it_is() {
+    for record in [None, Some(&b"instead"[..])] {
+        cut_meanwhile(4, record, |_, log, case| {
+            let report = log.verify(|_, _| {}).unwrap();
+            assert!(report.is_sound(), "{case}: {report:?}");
+            let end = log.flushed();
+            assert_eq!((report.end, report.frames), (end, end.get()), "{case}: {report:?}");
+            assert_eq!(report.chain, log.chain_at(end).unwrap(), "{case}: {report:?}");
+        });
+    }
+}
