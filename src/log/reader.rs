@@ -78,6 +78,8 @@ struct Window {
     /// The segment's last frame: what stands behind it, perhaps in the same block, was truncated or never acknowledged.
     /// [`Lsn::MAX`]: the segment had no end yet.
     last: Lsn,
+    /// The last frame that was flushed when the window was read: none behind it can be missed here.
+    flushed: Lsn,
 }
 
 impl Window {
@@ -223,6 +225,7 @@ impl<S: Storage> Cursor<S> {
     /// Finds bytes that hold the next frame.
     fn open_window(&mut self) -> Result<()> {
         let shared = &self.shared;
+        let flushed = shared.flushed();
         if let Some(chunk) = shared.pipe.lock().tail.find(self.next) {
             let bytes = Bytes::from_owner(SharedBuffer(chunk.buffer));
             self.window = Some(Window {
@@ -236,6 +239,7 @@ impl<S: Storage> Cursor<S> {
                 whole: false,
                 short: false,
                 last: Lsn::MAX,
+                flushed,
             });
             return Ok(());
         }
@@ -278,6 +282,7 @@ impl<S: Storage> Cursor<S> {
                 whole: true,
                 short: false,
                 last: located.end.map_or(Lsn::MAX, |end| end.last),
+                flushed,
             }
         } else {
             let at = shared.active_index(&located, self.next).unwrap_or(self.first_group());
@@ -308,6 +313,8 @@ impl<S: Storage> Cursor<S> {
         let shared = &self.shared;
         let block = u64::from(shared.catalog.block_bytes);
         let base = at / block * block;
+        // Before the offset is asked for: up to there the window holds what there is.
+        let flushed = shared.flushed();
         let end = match located.end {
             Some(end) => end.offset,
             None => shared.flushed_offset(located.number).unwrap_or(located.bytes),
@@ -335,6 +342,7 @@ impl<S: Storage> Cursor<S> {
             whole,
             short,
             last: located.end.map_or(Lsn::MAX, |end| end.last),
+            flushed,
         })
     }
 
@@ -370,7 +378,7 @@ impl<S: Storage> Cursor<S> {
                     return Ok(Step::EndOfWindow);
                 }
                 // A frame that ought to be in this segment is not.
-                if window.short {
+                if window.short && self.next <= window.flushed {
                     let offset = window.end();
                     return Ok(Step::Damage { offset, resume: None, what: "the file ends before its frames do" });
                 }
@@ -527,8 +535,8 @@ impl<S: Storage> Cursor<S> {
         let end = match resume {
             Some((lsn, _)) => lsn,
             None => match self.shared.catalog.end_of(&self.shared.storage, window.segment) {
-                Ok(Some(end)) => end.last.next(),
-                _ => self.shared.flushed().next(),
+                Ok(Some(end)) => end.last.min(window.flushed).next(),
+                _ => window.flushed.next(),
             },
         };
         let lsns = LsnRange::new(self.next, end.max(self.next.next()));

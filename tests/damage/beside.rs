@@ -89,3 +89,20 @@ fn a_check_beside_a_truncation_tells_of_the_log_as_it_is() {
         });
     }
 }
+
+/// How far damage reaches is asked of the log as it was when that was read.
+#[test]
+fn what_is_appended_behind_damage_is_not_counted_with_it() {
+    let disk = SimDisk::new(DiskOptions::DIRECT);
+    let (log, _) = open(&disk, STRICT);
+    append(&disk, &log, b"good");
+    append(&disk, &log, &[7; 25_000]);
+    let (name, bit) = payload_bit(&disk, 2);
+    disk.truncate(&name, bit / 8 - 1000);
+    let mut reader = log.reader(Lsn::FIRST);
+    assert_eq!(reader.next().unwrap().unwrap().lsn, Lsn::FIRST);
+    append(&disk, &log, b"behind it");
+    let read = reader.next().unwrap();
+    assert!(matches!(read, Err(Error::Corrupt { lsns: damaged, .. }) if damaged == lsns(2, 2)), "{read:?}");
+    assert_eq!(&reader.next().unwrap().unwrap().payload[..], b"behind it");
+}
