@@ -656,8 +656,8 @@ impl<S: Storage> Shared<S> {
     pub(super) fn first_at(self: &Arc<Shared<S>>, time_micros: u64) -> Result<Lsn> {
         let mut numbers = self.catalog.numbers();
         let first = self.trimmed().next();
-        // The first segment whose end is not older.
-        let (mut low, mut high) = (0, numbers.len());
+        // The first segment whose end is not older, or the last one: its index tells where to begin, whatever the time is.
+        let (mut low, mut high) = (0, numbers.len().saturating_sub(1));
         while low < high {
             let middle = usize::midpoint(low, high);
             match self.catalog.end_of(&self.storage, numbers[middle].0)? {

@@ -106,3 +106,13 @@ fn what_is_appended_behind_damage_is_not_counted_with_it() {
     assert!(matches!(read, Err(Error::Corrupt { lsns: damaged, .. }) if damaged == lsns(2, 2)), "{read:?}");
     assert_eq!(&reader.next().unwrap().unwrap().payload[..], b"behind it");
 }
+
+#[test]
+fn a_time_behind_the_last_frame_is_found_without_a_walk() {
+    let (disk, log) = nine_segments();
+    drop(log);
+    let (looking, _) = open(&disk, RecoveryMode::ReadOnly);
+    let maps = disk.count(OpKind::Map);
+    assert_eq!(looking.first_at(u64::MAX).unwrap(), Lsn::new(19));
+    assert!(disk.count(OpKind::Map) <= maps + 1, "the whole log was read");
+}
