@@ -112,7 +112,7 @@ fn inspected(dir: &Path, log: &Log, recovery: &Recovery, files: Vec<File>) -> In
         device_block_bytes: medium.device_block_bytes,
         first_lsn: log.first().get(),
         last_lsn: log.flushed().get(),
-        chain: recovery.chain.to_string(),
+        chain: chain(log, recovery),
         trimmed_lsn: log.watermarks().trimmed.get(),
         open_count: recovery.open_count,
         closed_cleanly: recovery.clean,
@@ -127,6 +127,13 @@ fn inspected(dir: &Path, log: &Log, recovery: &Recovery, files: Vec<File>) -> In
         scanned_bytes: recovery.bytes_scanned,
         files,
     }
+}
+
+/// The chain of the last frame that is shown. What recovery found may reach behind it: a tail that nothing proves.
+fn chain(log: &Log, recovery: &Recovery) -> String {
+    let last = log.flushed();
+    let chain = if last == recovery.end { Ok(recovery.chain) } else { log.chain_at(last) };
+    chain.map_or_else(|error| format!("unknown: {error}"), |chain| chain.to_string())
 }
 
 fn files(dir: &Path, report: Option<&Report>) -> std::io::Result<Vec<File>> {

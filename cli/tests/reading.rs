@@ -130,3 +130,19 @@ fn inspect_shows_files_and_on_demand_their_frames() {
     assert_eq!((&inspected["first_lsn"], &inspected["last_lsn"]), (&1.into(), &2.into()));
     assert!(seawall(&["inspect", "--log", &log]).expect(0).text().contains("closed cleanly"));
 }
+
+/// Equal chain at equal position means equal content: what is not shown yet is not in the chain either.
+#[test]
+fn the_chain_that_is_shown_is_that_of_the_last_frame_shown() {
+    let place = Place::new();
+    let config = seawall::Config { idle_proof_after: std::time::Duration::from_secs(3600), ..Default::default() };
+    let (log, _) = seawall::Log::open(place.path("log"), config).unwrap();
+    (0..3u8).for_each(|i| _ = log.append(&[i; 10]).unwrap().wait().unwrap());
+    for command in ["inspect", "verify"] {
+        let json = seawall(&[command, "--log", &place.arg("log"), "--format", "json"]).expect(0).json();
+        let last = json[0]["last_lsn"].as_u64().unwrap();
+        assert!(last < 3, "{command}: nothing proves the last frame: {json:?}");
+        let chain = log.chain_at(seawall::Lsn::new(last)).unwrap().to_string();
+        assert_eq!(json[0]["chain"], chain.as_str(), "{command}");
+    }
+}

@@ -304,7 +304,7 @@ impl<S: Storage> Catalog<S> {
     }
 
     /// The end of a segment's frames, as far as they are not behind `upto`.
-    fn scanned_end(&self, storage: &S, number: SegmentNumber, bytes: u64, upto: Lsn) -> Result<End> {
+    pub(super) fn scanned_end(&self, storage: &S, number: SegmentNumber, bytes: u64, upto: Lsn) -> Result<End> {
         let run = self.scan(storage, number, bytes)?.last_run();
         let mut end = End { last: run.last, offset: run.frames_end, time_micros: run.time_micros };
         if end.last <= upto {

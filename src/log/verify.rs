@@ -11,8 +11,8 @@ use crate::codec::{Chain, crc32c};
 use crate::error::{Error, Result};
 use crate::io::Storage;
 use crate::segment::{
-    ByteSource, FileName, FrameHeader, HEADER_BYTES, Kind, QUARANTINED_MAX, Quarantined, SegmentHeader, is_zero,
-    round_up, was_index,
+    ByteSource, FileName, FrameHeader, HEADER_BYTES, Kind, QUARANTINED_MAX, Quarantined, Seal, SegmentHeader,
+    frame_bytes, is_zero, round_up, was_index,
 };
 use crate::types::{Lsn, LsnRange, SegmentNumber};
 
@@ -203,7 +203,13 @@ impl<S: Storage> Shared<S> {
         let mut window = Window::new(&self.storage, file, name, bytes);
         let block = self.catalog.block_bytes;
         let stride = self.config.index_stride_bytes;
-        let scan = scan_segment(&mut window, self.catalog.salt(number), block, until, stride)?;
+        let mut scan = scan_segment(&mut window, self.catalog.salt(number), block, until, stride)?;
+        if scan.last_run().last > last {
+            // A tail that nothing proves, of a log without a writer: it is not shown, nor judged.
+            let behind_seal = u64::from(block) + frame_bytes(Seal::PAYLOAD_BYTES);
+            let shown = self.catalog.scanned_end(&self.storage, number, bytes, last)?.offset.max(behind_seal);
+            scan = scan_segment(&mut window, self.catalog.salt(number), block, shown, stride)?;
+        }
         let start = self.catalog.start_of(&self.storage, number)?.0.max(trimmed.next());
         match (&scan.seal, *before) {
             (None, _) => tell(u64::from(block), LsnRange::NONE, "the seal is damaged".into()),

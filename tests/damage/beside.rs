@@ -1,5 +1,6 @@
 //! Readers and checks beside a cut, a rotation or an append: what they met of before says nothing of the log as it is.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use seawall::{Error, Log, Lsn, RecoveryMode};
@@ -105,6 +106,21 @@ fn what_is_appended_behind_damage_is_not_counted_with_it() {
     let read = reader.next().unwrap();
     assert!(matches!(read, Err(Error::Corrupt { lsns: damaged, .. }) if damaged == lsns(2, 2)), "{read:?}");
     assert_eq!(&reader.next().unwrap().unwrap().payload[..], b"behind it");
+}
+
+/// A tail that nothing proves is there, and is not shown: nor is its chain.
+#[test]
+fn a_check_of_a_log_that_is_looked_at_ends_with_the_frames_that_are_shown() {
+    let disk = SimDisk::new(DiskOptions::DIRECT);
+    let (log, _) = open(&disk, STRICT);
+    (0..3).for_each(|i| _ = append(&disk, &log, &record(i)));
+    kill(&disk, log);
+    let (looking, recovery) = open(&disk, RecoveryMode::ReadOnly);
+    assert!(recovery.ambiguous_tail.is_some() && looking.flushed() < recovery.end, "{recovery:?}");
+    let report = looking.verify(|_, _| {}).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!((report.end, report.frames), (looking.flushed(), looking.flushed().get()), "{report:?}");
+    assert_eq!(report.chain, looking.chain_at(report.end).unwrap());
 }
 
 #[test]
