@@ -323,6 +323,8 @@ impl<S: Storage> Shared<S> {
     /// Records frames as set aside.
     pub(super) fn quarantine(&self, lsns: LsnRange) -> Result<()> {
         self.check_usable()?;
+        // Until it is recorded nobody cuts the frames away, nor records others.
+        let _turn = self.cutting.lock();
         if lsns.is_empty() || lsns.end > self.flushed().next() {
             return Err(Error::Invalid { what: format!("{lsns} is not a range of flushed frames") });
         }

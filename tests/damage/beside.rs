@@ -123,6 +123,34 @@ fn a_check_of_a_log_that_is_looked_at_ends_with_the_frames_that_are_shown() {
     assert_eq!(report.chain, looking.chain_at(report.end).unwrap());
 }
 
+/// Two that come at once, where one more can be recorded.
+#[test]
+fn no_more_ranges_are_set_aside_than_can_be_recorded() {
+    let disk = SimDisk::new(DiskOptions::DIRECT);
+    let (log, _) = open(&disk, STRICT);
+    log.append_many(&vec![b"record"; 60]).unwrap().wait().unwrap();
+    let mut ranges = (1..=60).flat_map(|first| (first..=60).map(move |last| lsns(first, last)));
+    ranges.by_ref().take(799).for_each(|range| log.quarantine(range).unwrap());
+    let last_two: Vec<_> = ranges.take(2).collect();
+    for _ in 0..1000 {
+        let (log, _) = open(&disk.fork(), STRICT);
+        let ready = AtomicUsize::new(0);
+        let set_aside = |range| {
+            ready.fetch_add(1, Ordering::Relaxed);
+            while ready.load(Ordering::Relaxed) < 2 {
+                std::hint::spin_loop();
+            }
+            log.quarantine(range)
+        };
+        let results = std::thread::scope(|scope| {
+            let threads: Vec<_> = last_two.iter().map(|range| scope.spawn(|| set_aside(*range))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect::<Vec<_>>()
+        });
+        let refused = results.iter().filter(|result| matches!(result, Err(Error::Invalid { .. }))).count();
+        assert!(refused == 1 && results.iter().any(Result::is_ok), "{results:?}");
+    }
+}
+
 #[test]
 fn a_time_behind_the_last_frame_is_found_without_a_walk() {
     let (disk, log) = nine_segments();
