@@ -340,7 +340,8 @@ impl<S: Storage> Log<S> {
         self.shared.first_at(time_micros)
     }
 
-    /// Every frame from `from` on, for ever: blocks for frames that are not there yet. Ends when the log is closed.
+    /// Every frame from `from` on, for ever: blocks for frames that are not there yet. Ends when the log is closed, and
+    /// behind the last frame of one that takes no appends: opened read-only, or damaged.
     pub fn tail(&self, from: Lsn) -> Tail<S> {
         Tail::new(Cursor::new(self.shared.clone(), from))
     }

@@ -54,8 +54,8 @@ impl<S: Storage> Iterator for Reader<S> {
 /// Longest sleep at the head, after which another one follows.
 const PATIENCE_MAX: Duration = Duration::from_secs(3600);
 
-/// Frames in order, for ever: `next` blocks until there is one. Ends (`None`) when the log is closed or abandoned and
-/// everything flushed has been read.
+/// Frames in order, for ever: `next` blocks until there is one. Ends (`None`) when the log is closed or abandoned, or takes
+/// no appends, and everything flushed has been read.
 pub struct Tail<S: Storage = Disk> {
     cursor: Cursor<S>,
     failed: bool,
@@ -126,7 +126,7 @@ impl<S: Storage> Iterator for Tail<S> {
     }
 }
 
-/// Frames in order, for ever, as a `Stream`. Ends when the log is closed.
+/// Frames in order, for ever, as a `Stream`. Ends where a [`Tail`] does.
 #[cfg(feature = "stream")]
 pub struct TailStream<S: Storage = Disk> {
     tail: Tail<S>,

@@ -1,7 +1,7 @@
 //! Readers and checks beside a cut, a rotation or an append: what they met of before says nothing of the log as it is.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use seawall::{Error, Log, Lsn, RecoveryMode};
 
@@ -159,4 +159,21 @@ fn a_time_behind_the_last_frame_is_found_without_a_walk() {
     let maps = disk.count(OpKind::Map);
     assert_eq!(looking.first_at(u64::MAX).unwrap(), Lsn::new(19));
     assert!(disk.count(OpKind::Map) <= maps + 1, "the whole log was read");
+}
+
+/// Nobody there would ever tell them of more.
+#[test]
+fn who_follows_a_log_without_a_writer_comes_to_its_end() {
+    let (disk, log) = nine_segments();
+    let (looking, _) = open(&disk, RecoveryMode::ReadOnly);
+    let follow = looking.clone();
+    let following = std::thread::spawn(move || follow.tail(Lsn::FIRST).map(Result::unwrap).count());
+    let began = Instant::now();
+    while !following.is_finished() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it follows for ever");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(following.join().unwrap() as u64, looking.flushed().get());
+    assert!(matches!(looking.tail(Lsn::new(19)).next_within(Duration::MAX), Ok(None)));
+    drop(log);
 }

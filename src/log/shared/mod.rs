@@ -121,7 +121,8 @@ impl<S: Storage> Shared<S> {
             flushed: AtomicU64::new(flushed.get()),
             poisoned_from: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
-            over: AtomicBool::new(false),
+            // Without a writer nothing comes, and nobody would tell of it.
+            over: AtomicBool::new(parts.refusal.is_some()),
             abandoned: AtomicBool::new(false),
             era: AtomicU64::new(0),
             cuts: Mutex::default(),
