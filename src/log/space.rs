@@ -555,13 +555,17 @@ impl<S: Storage> Shared<S> {
     /// Trims what the configuration says may go.
     pub(super) fn apply_retention(&self) {
         let (age, bytes) = (self.config.retain_for, self.config.retain_bytes);
-        if age.is_none() && bytes.is_none() {
-            return;
+        if age.is_some() || bytes.is_some() {
+            self.trim_if_free(|| self.no_longer_retained(age, bytes));
         }
+    }
+
+    /// The last frame that need not be kept.
+    fn no_longer_retained(&self, age: Option<Duration>, bytes: Option<u64>) -> Option<Lsn> {
         let numbers = self.catalog.numbers();
         let mut total: u64 = numbers.iter().map(|(_, bytes)| bytes).sum();
         let oldest_kept = age.map(|age| super::shared::clock_micros().saturating_sub(age.as_micros() as u64));
-        let mut upto = Lsn::ZERO;
+        let mut upto = None;
         for (number, segment_bytes) in numbers.iter().take(numbers.len().saturating_sub(1)) {
             let Ok(Some(end)) = self.catalog.end_of(&self.storage, *number) else { break };
             let too_old = oldest_kept.is_some_and(|kept| end.time_micros < kept);
@@ -570,11 +574,9 @@ impl<S: Storage> Shared<S> {
                 break;
             }
             total -= segment_bytes;
-            upto = end.last;
+            upto = Some(end.last);
         }
-        if upto > Lsn::ZERO {
-            self.trim_if_free(upto);
-        }
+        upto.filter(|upto| *upto > Lsn::ZERO)
     }
 
     /// Gives up the oldest sealed segment to make room; false when there is none, or it stays.
@@ -583,11 +585,15 @@ impl<S: Storage> Shared<S> {
         if numbers.len() < 2 {
             return false;
         }
-        let Ok(Some(end)) = self.catalog.end_of(&self.storage, numbers[0].0) else { return false };
-        let before = Lsn::new(self.trimmed.load(std::sync::atomic::Ordering::Relaxed));
-        // Of one that was in use when all of it was given up, nothing is left to drop.
-        let upto = end.last.max(before);
-        if !self.trim_if_free(upto) {
+        let (mut before, mut upto) = (Lsn::ZERO, Lsn::ZERO);
+        let is_trimmed = self.trim_if_free(|| {
+            let end = self.catalog.end_of(&self.storage, numbers[0].0).ok()??;
+            before = self.trimmed();
+            // Of one that was in use when all of it was given up, nothing is left to drop.
+            upto = end.last.max(before);
+            Some(upto)
+        });
+        if !is_trimmed {
             return false;
         }
         let dropped = upto.since(before);

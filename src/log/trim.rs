@@ -54,9 +54,13 @@ impl<S: Storage> Shared<S> {
     }
 
     /// Like [`Self::trim`], for background work: it is not done while a truncation is under way, which may wait for
-    /// that very work.
-    pub(super) fn trim_if_free(&self, upto: Lsn) -> bool {
-        self.check_usable().is_ok() && self.cutting.try_lock().is_some_and(|_turn| self.trim_in_turn(upto).is_ok())
+    /// that very work. What is to go is asked for in the turn: before it, a truncation could give the numbers to others.
+    pub(super) fn trim_if_free(&self, upto: impl FnOnce() -> Option<Lsn>) -> bool {
+        if self.check_usable().is_err() {
+            return false;
+        }
+        let Some(_turn) = self.cutting.try_lock() else { return false };
+        upto().is_some_and(|upto| self.trim_in_turn(upto).is_ok())
     }
 
     fn trim_in_turn(&self, upto: Lsn) -> Result<()> {

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use seawall::{Error, Log, Lsn, RecoveryMode};
+use seawall::{Config, Error, Log, Lsn, RecoveryMode};
 
-use super::bed::record;
+use super::bed::{direct, record};
 use super::given_up::{STRICT, append, kill, nine_segments, open, payload_bit, segment_of};
 use super::oracle::lsns;
 use super::sim::{DiskOptions, Fault, OpKind, SimDisk, SimStorage, errno};
@@ -176,4 +176,37 @@ fn who_follows_a_log_without_a_writer_comes_to_its_end() {
     assert_eq!(following.join().unwrap() as u64, looking.flushed().get());
     assert!(matches!(looking.tail(Lsn::new(19)).next_within(Duration::MAX), Ok(None)));
     drop(log);
+}
+
+/// What is to be given up is asked for when nobody else cuts: the numbers may stand for other frames by then.
+#[test]
+fn nothing_new_is_given_up_for_what_was_old_before_a_truncation() {
+    let (disk, log) = nine_segments();
+    append(&disk, &log, b"so that the next open begins a segment");
+    log.close(Duration::from_secs(1)).unwrap();
+    disk.pump();
+    let config = Config { retain_bytes: Some(256 << 10), memory_tail_bytes: 0, ..direct() };
+    let (log, _) = Log::open_on(disk.open(), config).unwrap();
+    let (cutting, pumping, (tell, told)) = (log.clone(), disk.clone(), std::sync::mpsc::channel());
+    let pump_and_rest = |disk: &SimDisk| {
+        disk.pump();
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    disk.before(OpKind::Read, &segment_of(&disk, 3), move || {
+        std::thread::spawn(move || {
+            let is_cut = cutting.truncate(Lsn::new(1)).is_ok();
+            (1..18).filter(|_| is_cut).for_each(|i| _ = cutting.append(&[i]).unwrap().wait().unwrap());
+            tell.send(is_cut).unwrap();
+        });
+        // Now, or when its turn comes.
+        (0..200).for_each(|_| pump_and_rest(&pumping));
+    });
+    let is_cut = (0..20_000).find_map(|_| {
+        pump_and_rest(&disk);
+        told.try_recv().ok()
+    });
+    let is_cut = is_cut.expect("the truncation ends");
+    if is_cut {
+        assert_eq!(&log.read(Lsn::new(2)).unwrap().payload[..], [1], "first is {}", log.first());
+    }
 }
