@@ -250,7 +250,11 @@ impl<S: Storage> Log<S> {
     /// As [`Pending::wait`].
     pub fn flush(&self) -> Result<Lsn> {
         self.shared.check_usable()?;
-        let end = self.shared.pipe.lock().end().0;
+        let end = {
+            let pipe = self.shared.pipe.lock();
+            pipe.check()?;
+            pipe.end().0
+        };
         self.shared.drain_through(end, None)?;
         Ok(end)
     }

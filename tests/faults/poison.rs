@@ -37,6 +37,7 @@ fn a_closed_log_says_that_it_is_closed() {
         let before = story.disk.read_file("control");
         let closed = |told: Result<(), Error>| assert!(matches!(&told, Err(Error::Closed)), "{told:?}");
         closed(log.append(b"x").map(drop));
+        closed(log.flush().map(drop));
         closed(log.trim(Lsn::new(1)));
         closed(log.quarantine(LsnRange::inclusive(Lsn::new(1), Lsn::new(1))));
         closed(log.promise(promise(1)));
