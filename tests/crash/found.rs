@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use seawall::{Error, Log};
+use seawall::storage::{Buffer, Storage};
+use seawall::{Error, Log, Lsn, LsnRange};
 
 use super::sim::{
     CrashChoice, CrashOptions, CrashStates, DiskOptions, Effect, Fault, KillChoice, Landed, OpKind, errno,
@@ -190,4 +191,43 @@ fn no_segment_says_blank_over_a_piece_of_a_copy() {
 #[test]
 fn a_copy_without_a_seal_is_found_above_a_segment_that_was_lost() {
     assert_eq!(super::states::replay(8_254_852_103_965_544_432).failed, 0);
+}
+
+/// What an open reads of the control file may be in a cache alone, after a kill between a write and its flush. It is
+/// flushed before the other slot is written: that one was the last on the device, and a write that is torn takes it.
+#[test]
+fn the_slot_that_counts_on_the_device_is_not_written_over() {
+    let mut story = Story::new(DiskOptions::BUFFERED);
+    let log = story.open();
+    for _ in 0..30 {
+        story.append(&log, &[100]);
+    }
+    // More than a sector of control file: a write of it can be torn.
+    for lsn in 11..=25 {
+        log.quarantine(LsnRange::inclusive(Lsn::new(lsn), Lsn::new(lsn))).unwrap();
+    }
+    log.trim(Lsn::new(5)).unwrap();
+    let acknowledged = story.disk.read_file("control");
+    log.trim(Lsn::new(6)).unwrap();
+    let newer = story.disk.read_file("control");
+    story.kill(log);
+    story.disk.write_file("control", &acknowledged);
+    let storage = story.disk.open();
+    let file = storage.open("control").unwrap();
+    let slot =
+        (0..2).map(|slot| slot * (32 << 10)).find(|at| newer[*at..][..512] != acknowledged[*at..][..512]).unwrap();
+    let mut bytes = Buffer::new(32 << 10);
+    bytes.set_len(32 << 10);
+    bytes.copy_from_slice(&newer[slot..][..32 << 10]);
+    storage.write(&file, slot as u64, &bytes).unwrap();
+    drop((storage, file));
+    story.disk.kill(&KillChoice::Landed);
+    story.disk.cut_journal();
+    drop(Log::open_on(story.disk.open(), story.config.clone()).unwrap());
+    let options = CrashOptions::default();
+    for state in CrashStates::all(&story.disk.journal(), options) {
+        let opened = Log::open_on(state.disk.open(), story.config.clone());
+        let (log, _) = opened.unwrap_or_else(|error| panic!("{state}: {error}"));
+        assert!(log.first() >= Lsn::new(6), "{state}: {}", log.first());
+    }
 }

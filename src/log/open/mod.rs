@@ -345,6 +345,9 @@ impl<S: Storage> Opening<S> {
             return install_control(&self.storage, control);
         }
         let file = open_control(&self.storage)?;
+        // What was read may be in a cache alone, left there by a writer that was killed before its flush. The slot that is
+        // written over now is then the last one on the device.
+        self.storage.flush(&file).map_err(|e| Error::io("flush", "control", e))?;
         write_control(&self.storage, &file, control)?;
         Ok(file)
     }
