@@ -231,3 +231,30 @@ fn the_slot_that_counts_on_the_device_is_not_written_over() {
         assert!(log.first() >= Lsn::new(6), "{state}: {}", log.first());
     }
 }
+
+/// The control file was rebuilt, and the open that did it ended before its name was durable: the next open builds on it
+/// without a word of a rebuild, and what it writes there must not go with the name.
+#[test]
+fn a_control_file_s_name_is_durable_before_anything_is_written_into_it() {
+    let mut story = Story::new(DiskOptions::DIRECT);
+    let log = story.open();
+    story.append(&log, &[100, 100, 100]);
+    story.kill(log);
+    let rebuilt = story.disk.read_file("control");
+    story.disk.remove_file("control");
+    let storage = story.disk.open();
+    let file = storage.create("control.new").unwrap();
+    let mut bytes = Buffer::new(rebuilt.len());
+    bytes.set_len(rebuilt.len());
+    bytes.copy_from_slice(&rebuilt);
+    storage.write(&file, 0, &bytes).unwrap();
+    storage.flush(&file).unwrap();
+    storage.rename("control.new", "control").unwrap();
+    drop((storage, file));
+    story.disk.kill(&KillChoice::Landed);
+    let (log, _) = Log::open_on(story.disk.open(), story.config.clone()).unwrap();
+    log.quarantine(LsnRange::inclusive(Lsn::new(2), Lsn::new(2))).unwrap();
+    let disk = story.disk.crash(&CrashChoice::lost());
+    let (log, _) = Log::open_on(disk.open(), story.config.clone()).unwrap();
+    assert!(matches!(log.read(Lsn::new(2)), Err(Error::Quarantined { .. })));
+}

@@ -348,6 +348,8 @@ impl<S: Storage> Opening<S> {
         // What was read may be in a cache alone, left there by a writer that was killed before its flush. The slot that is
         // written over now is then the last one on the device.
         self.storage.flush(&file).map_err(|e| Error::io("flush", "control", e))?;
+        // So may its name, by an open that rebuilt it and ended before it was durable.
+        self.storage.sync_dir().map_err(|e| Error::io("sync the directory of", self.storage.describe(), e))?;
         write_control(&self.storage, &file, control)?;
         Ok(file)
     }
