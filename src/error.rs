@@ -184,7 +184,7 @@ pub enum Error {
         /// The log's directory.
         dir: String,
         /// What is wrong with it and what to do.
-        what: &'static str,
+        what: String,
     },
 
     /// The directory holds no log.
@@ -245,6 +245,10 @@ impl Error {
 
     pub(crate) fn io_at(op: &'static str, file: impl fmt::Display, offset: u64, source: io::Error) -> Error {
         Error::Io { op, file: file.to_string(), offset: Some(offset), source: Arc::new(source) }
+    }
+
+    pub(crate) fn control(dir: String, what: impl Into<String>) -> Error {
+        Error::Control { dir, what: what.into() }
     }
 
     pub(crate) fn too_many_quarantined(max: usize) -> Error {

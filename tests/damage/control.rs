@@ -299,3 +299,27 @@ fn a_control_file_that_was_made_up_is_refused() {
         }
     });
 }
+
+/// The highest segment named the log: a stranger's, restored into the wrong directory, made the log another one, and
+/// all of its own frames went out of sight without a word.
+#[test]
+fn a_control_is_not_rebuilt_from_the_segments_of_two_logs() {
+    on_shelves(false, |shelf| {
+        let other = Shelf::new(&shelf.config, false);
+        let name = super::bytes::segment_name(other.active);
+        let dir = shelf.lay_out(|files| {
+            files.0.remove("control");
+            files.0.retain(|file, _| *file < name);
+            files.0.insert(name.clone(), other.files.0[&name].clone());
+        });
+        let before = Files::of(dir.path());
+        match try_open(&dir, &in_mode(&shelf.config, RecoveryMode::Quarantine)) {
+            Err(Error::Control { what, .. }) => {
+                let own = super::bytes::segment_name(shelf.sealed[0]);
+                assert!(what.contains(&name) && what.contains(&own), "{what}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(Files::of(dir.path()) == before);
+    });
+}

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::files::{open_segment, read_header, read_seal};
 use crate::error::{Error, Result};
 use crate::io::{Buffer, Storage};
-use crate::segment::{CONTROL_FILE_BYTES, Control, ControlError, FORMAT_VERSION, Salt, TrimPoint};
-use crate::types::{Lsn, SegmentNumber};
+use crate::segment::{CONTROL_FILE_BYTES, Control, ControlError, FORMAT_VERSION, FileName, Salt, TrimPoint};
+use crate::types::{Incarnation, LogId, Lsn, SegmentNumber};
 
 /// The control file, if there is one that can be read.
 pub(crate) fn read_control<S: Storage>(storage: &S, there: bool) -> Result<Option<Control>> {
@@ -25,11 +25,36 @@ pub(crate) fn read_control<S: Storage>(storage: &S, there: bool) -> Result<Optio
     }
 }
 
+/// Only the control file tells which log this is. Without it segments of two are an accident that somebody has to sort
+/// out: whichever was taken for the log, the other one's frames would be out of sight without a word.
+fn check_one_log<S: Storage>(storage: &S, files: &BTreeMap<SegmentNumber, u64>) -> Result<()> {
+    let mut first: Option<(SegmentNumber, (LogId, Incarnation))> = None;
+    for &number in files.keys() {
+        let Ok(header) = read_header(storage, &*open_segment(storage, number)?, number)? else { continue };
+        if header.number != number {
+            continue;
+        }
+        let whose = (header.log, header.incarnation);
+        let (before, other) = *first.get_or_insert((number, whose));
+        if whose != other {
+            let (a, b) = (FileName::Segment(before), FileName::Segment(number));
+            let what = format!(
+                "is lost, and {a} and {b} belong to different logs ({} and {}): move away what does not belong here, \
+                 then rebuild it",
+                other.0, whose.0
+            );
+            return Err(Error::control(storage.describe(), what));
+        }
+    }
+    Ok(())
+}
+
 /// A file with a number further above is taken for somebody else's.
 const UNREADABLE_ABOVE_MAX: u64 = 64;
 
 /// A control for a log whose own was lost: identity from the segment headers, trim point from the newest seal.
 pub(super) fn rebuild_control<S: Storage>(storage: &S, files: &BTreeMap<SegmentNumber, u64>) -> Result<Control> {
+    check_one_log(storage, files)?;
     let mut rebuilt: Option<Control> = None;
     for (&number, &bytes) in files.iter().rev() {
         let file = open_segment(storage, number)?;
@@ -77,8 +102,6 @@ pub(super) fn rebuild_control<S: Storage>(storage: &S, files: &BTreeMap<SegmentN
             }
         }
     }
-    rebuilt.ok_or_else(|| Error::Control {
-        dir: storage.describe(),
-        what: "is lost, and no segment has a valid header to rebuild it from",
-    })
+    let what = "is lost, and no segment has a valid header to rebuild it from";
+    rebuilt.ok_or_else(|| Error::control(storage.describe(), what))
 }

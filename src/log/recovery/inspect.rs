@@ -107,11 +107,9 @@ pub(crate) fn look<S: Storage>(storage: &S, config: &Config, watch: Watch<'_>) -
         Some(control) => (control, false),
         None if config.recovery == RecoveryMode::Quarantine => (rebuild_control(storage, &files)?, true),
         None => {
-            return Err(Error::Control {
-                dir: storage.describe(),
-                what: "is missing or damaged in both slots, but there are segments; open with Quarantine (or `seawall \
-                       repair --quarantine`) to rebuild it from them",
-            });
+            let what = "is missing or damaged in both slots, but there are segments; open with Quarantine (or `seawall \
+                        repair --quarantine`) to rebuild it from them";
+            return Err(Error::control(storage.describe(), what));
         }
     };
     let look = Look { storage, config, block: control.block_bytes, control, held: BTreeMap::new(), watch };
@@ -285,11 +283,9 @@ impl<S: Storage> Look<'_, S> {
     }
 
     pub(super) fn older_control(&self) -> Error {
-        Error::Control {
-            dir: self.storage.describe(),
-            what: "is older than the segments beside it (restored from a copy?); restore the whole directory from one \
-                   point in time, or remove the control file and repair with --quarantine to rebuild it",
-        }
+        let what = "is older than the segments beside it (restored from a copy?); restore the whole directory from one \
+                    point in time, or remove the control file and repair with --quarantine to rebuild it";
+        Error::control(self.storage.describe(), what)
     }
 
     /// Numbers below the active one: what a suffix truncation left is debris; a gap no seal explains is damage.
@@ -336,7 +332,7 @@ impl<S: Storage> Look<'_, S> {
             if !known && gone.segments.len() >= GONE_MAX {
                 let what = "counts tens of thousands of segments that are not there; restore the whole directory from one \
                             point in time";
-                return Err(Error::Control { dir: self.storage.describe(), what });
+                return Err(Error::control(self.storage.describe(), what));
             }
             if !known {
                 let lsns = LsnRange::new(verdict.end.last.next(), Lsn::MAX);
