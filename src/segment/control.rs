@@ -45,7 +45,7 @@ pub(crate) const PASSED_OVER_MAX: usize = 128;
 pub(crate) const EXTENSION_BYTES_MAX: usize = 12 * 1024;
 
 /// No log counts so far: what is higher was made up, and would overflow where it is counted on.
-const COUNTED_MAX: u64 = u64::MAX >> 1;
+pub(super) const COUNTED_MAX: u64 = u64::MAX >> 1;
 
 const _: () =
     assert!(168 + QUARANTINED_MAX * 24 + 8 + PASSED_OVER_MAX * 8 + 8 + EXTENSION_BYTES_MAX + 4 <= CONTROL_SLOT_BYTES);

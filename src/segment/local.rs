@@ -1,6 +1,6 @@
 //! Local records: what one member's files say about themselves. They have no Lsn and are not in the chain.
 
-use super::control::TrimPoint;
+use super::control::{COUNTED_MAX, TrimPoint};
 use super::frame::{FrameHeader, HEADER_BYTES, Kind};
 use crate::codec::{Chain, Reader, Truncated, crc32c};
 use crate::types::{Lsn, SegmentNumber};
@@ -70,6 +70,11 @@ impl Seal {
             file_bytes: reader.u64()?,
         };
         reader.finish()?;
+        let counted = [seal.sealed_segment.get(), seal.sealed_end_offset, seal.end.get(), seal.truncation_count];
+        let told = [seal.control_generation, seal.trim.lsn.get(), seal.trim.first_segment.get(), seal.file_bytes];
+        if counted.into_iter().chain(told).any(|number| number > COUNTED_MAX) {
+            return Err(Truncated);
+        }
         Ok(seal)
     }
 }
@@ -156,6 +161,8 @@ mod tests {
         // What version 1 wrote must be read for ever.
         assert_eq!(crc32c(&seal.encode()), 2_400_451_756);
         assert!(Seal::decode(&seal.encode()[1..]).is_err());
+        // A checksum can be made to match anything: what no log counts to is no seal of one.
+        assert!(Seal::decode(&Seal { control_generation: u64::MAX, ..seal }.encode()).is_err());
         let marker = FlushMarker { flushed_through: Lsn::new(9), chain: Chain::new(8) };
         assert_eq!(FlushMarker::decode(&marker.encode()), Ok(marker));
         assert_eq!(crc32c(&marker.encode()), 2_074_262_761);

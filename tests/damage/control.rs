@@ -323,3 +323,29 @@ fn a_control_is_not_rebuilt_from_the_segments_of_two_logs() {
         assert!(Files::of(dir.path()) == before);
     });
 }
+
+/// A number far above the first, with everything between them missing: each was counted, and there was no end of them.
+#[test]
+fn a_file_with_a_made_up_number_is_refused() {
+    on_shelves(false, |shelf| {
+        // The checksums of a segment's frames know the lower half of its number.
+        let (from, to) = (shelf.active, shelf.active + (1 << 32));
+        let dir = shelf.lay_out(|files| {
+            let mut segment = files.segment(from).clone();
+            // Its seal would say what it continues.
+            segment[super::bytes::BLOCK + 70] ^= 1;
+            segment[40..48].copy_from_slice(&to.to_le_bytes());
+            super::bytes::set_version(&mut segment, 1, 60);
+            files.0.insert(super::bytes::segment_name(to), segment);
+            let control = control(files);
+            let slot = newest_slot(control);
+            let bytes = &mut control[slot * SLOT..(slot + 1) * SLOT];
+            bytes[72..80].copy_from_slice(&to.to_le_bytes());
+            let length = super::bytes::u32_at(bytes, 12) as usize;
+            super::bytes::set_version(bytes, 1, length);
+        });
+        for mode in [RecoveryMode::ReadOnly, STRICT] {
+            refused(&dir, &shelf.config, mode, "a number made up");
+        }
+    });
+}

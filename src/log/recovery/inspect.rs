@@ -30,7 +30,7 @@ pub struct RecoveryProgress {
 /// Whoever wants to know.
 pub(crate) type Watch<'a> = &'a dyn Fn(RecoveryProgress);
 
-/// No log is opened of which more than this is gone from its end: a number that counts so far was made up.
+/// No log is opened of which more than this is gone in one place: a number that counts so far was made up.
 const GONE_MAX: usize = 1 << 16;
 
 /// How often to look again beside a writer.
@@ -288,6 +288,12 @@ impl<S: Storage> Look<'_, S> {
         Error::control(self.storage.describe(), what)
     }
 
+    fn too_many_gone(&self) -> Error {
+        let what = "counts tens of thousands of segments that are not there; restore the whole directory from one point in \
+                    time";
+        Error::control(self.storage.describe(), what)
+    }
+
     /// Numbers below the active one: what a suffix truncation left is debris; a gap no seal explains is damage.
     fn account_below(&self, active: &SegmentState<S::File>, found: &mut Findings<S::File>) -> Result<()> {
         let top = active.number;
@@ -306,6 +312,9 @@ impl<S: Storage> Look<'_, S> {
                 let seal = read_seal(self.storage, &file, number, bytes, self.salt(number), self.block)?;
                 // The seal names its predecessor: what lies between them was truncated, what lies before is missing.
                 let until = seal.map_or(number, |seal| seal.sealed_segment.next()).max(expected).min(number);
+                if until.get() - expected.get() > GONE_MAX as u64 {
+                    return Err(self.too_many_gone());
+                }
                 found.missing.extend((expected.get()..until.get()).map(SegmentNumber::new));
             }
             expected = number.next();
@@ -330,9 +339,7 @@ impl<S: Storage> Look<'_, S> {
                 || found.debris.contains(&number)
                 || found.taken.contains(&number);
             if !known && gone.segments.len() >= GONE_MAX {
-                let what = "counts tens of thousands of segments that are not there; restore the whole directory from one \
-                            point in time";
-                return Err(Error::control(self.storage.describe(), what));
+                return Err(self.too_many_gone());
             }
             if !known {
                 let lsns = LsnRange::new(verdict.end.last.next(), Lsn::MAX);
