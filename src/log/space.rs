@@ -73,8 +73,10 @@ impl Space {
     /// Why there was no segment with room for `bytes` of group data, last time, and whether waiting may help.
     fn failed_for(&self, bytes: u64) -> Option<(&Error, bool)> {
         let too_large = self.too_large.as_ref().filter(|refused| bytes >= refused.group_bytes);
-        let too_large = too_large.map(|refused| (&refused.error, !refused.is_hopeless));
-        self.full.as_ref().map(|error| (error, matches!(error, Error::Full { .. }))).or(too_large)
+        // Only a lack of space passes.
+        let may_pass = |error: &Error| matches!(error, Error::Full { .. });
+        let too_large = too_large.map(|it| (&it.error, !it.is_hopeless && may_pass(&it.error)));
+        self.full.as_ref().map(|error| (error, may_pass(error))).or(too_large)
     }
 }
 

@@ -613,3 +613,26 @@ fn a_preparation_that_failed_leaves_no_gap() {
         }
     });
 }
+
+/// A file that may not become so large does not become it by waiting.
+#[test]
+fn who_waits_for_room_for_a_large_record_is_told_of_what_no_waiting_mends() {
+    let mut story = Story::new(DiskOptions::DIRECT);
+    story.config.when_full = WhenFull::Block;
+    let log = story.open();
+    story.append(&log, &[100]);
+    story.disk.fail(Fault::new(OpKind::Allocate, 0, errno::EFBIG).forever());
+    let told = (0..200).find_map(|_| {
+        let mut reserving = std::pin::pin!(log.reserve(200_000));
+        use std::future::Future;
+        let polled = reserving.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        story.disk.pump();
+        std::thread::sleep(Duration::from_millis(1));
+        match polled {
+            std::task::Poll::Ready(told) => Some(told.map(drop)),
+            std::task::Poll::Pending => None,
+        }
+    });
+    assert!(matches!(told, Some(Err(Error::Io { .. }))), "{told:?}");
+    assert!(!log.stats().poisoned);
+}
