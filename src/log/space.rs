@@ -1,7 +1,7 @@
 //! Segments before and after their use: prepared ahead, indexed once sealed, recycled or removed once trimmed.
 //! Everything here runs on the storage's background thread or in a call that may block; never under the pipe's lock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ pub(super) struct Space {
     last_bytes: u64,
     /// Bytes of all segment files, prepared ones included: counted where files are made and removed.
     file_bytes: u64,
+    /// Bytes of files beyond the length that they are used to: an enlarging that failed left them.
+    beyond: BTreeMap<SegmentNumber, u64>,
     /// Somebody needs a segment with so much room for group data. Forgotten when it cannot be had: whoever still needs it
     /// asks again.
     wanted: u64,
@@ -292,12 +294,17 @@ impl<S: Storage> Shared<S> {
         self.space.lock().file_bytes
     }
 
-    /// Removes a segment's file and counts its bytes as free. What cannot be removed counts as used.
+    /// Removes a segment's file and counts its bytes as free. What cannot be removed counts as used; what is not there
+    /// any more, because an operator made room or it got another name, takes none.
     fn remove_segment(&self, number: SegmentNumber, bytes: u64) -> Result<()> {
         let name = FileName::Segment(number);
-        self.storage.remove(&name.to_string()).map_err(|e| Error::io("remove", name, e))?;
+        match self.storage.remove(&name.to_string()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", name, e)),
+            _ => {}
+        }
         let mut space = self.space.lock();
-        space.file_bytes = space.file_bytes.saturating_sub(bytes);
+        let beyond = space.beyond.remove(&number).unwrap_or(0);
+        space.file_bytes = space.file_bytes.saturating_sub(bytes + beyond);
         add(&self.counters.segments_removed, 1);
         events::happened("segment removed", 1);
         Ok(())
@@ -451,22 +458,34 @@ impl<S: Storage> Shared<S> {
     /// its length, so nothing of it is rewritten.
     pub(super) fn enlarge_first_spare(&self, needed: u64) -> Result<()> {
         self.with_first_spare(|shared, spare, name| {
-            let bytes = shared.next_bytes(needed, spare.bytes)?.max(needed);
+            let counted = spare.bytes + shared.space.lock().beyond.get(&spare.number).copied().unwrap_or(0);
+            let bytes = shared.next_bytes(needed, counted)?.max(needed);
             // Some file systems keep what they had reserved when space ran out.
             let left = shared.storage.free_bytes().unwrap_or(u64::MAX);
             if left < bytes.saturating_sub(spare.bytes) {
                 let reason = format!("enlarge {name} from {} to {bytes} bytes: the disk has {left} left", spare.bytes);
                 return Err(Error::Full { reason });
             }
-            shared.storage.allocate(&spare.file, bytes).map_err(|e| no_space("enlarge", name, e))?;
-            shared.write_zeros(&spare.file, name, spare.bytes, bytes)?;
-            shared.storage.flush(&spare.file).map_err(|e| no_space("flush", name, e))?;
+            let made = shared.lengthen(spare, name, bytes);
+            // What failed half way may have taken room all the same.
+            let takes = if made.is_ok() { bytes } else { shared.storage.len(&spare.file).unwrap_or(spare.bytes) };
             let mut space = shared.space.lock();
-            space.file_bytes += bytes.saturating_sub(spare.bytes);
+            space.file_bytes += takes.saturating_sub(counted);
+            space.beyond.remove(&spare.number);
+            if let Err(error) = made {
+                space.beyond.insert(spare.number, takes.max(counted) - spare.bytes);
+                return Err(error);
+            }
             space.last_bytes = space.last_bytes.max(bytes);
             spare.bytes = bytes;
             Ok(())
         })
+    }
+
+    fn lengthen(&self, spare: &Spare<S::File>, name: &str, bytes: u64) -> Result<()> {
+        self.storage.allocate(&spare.file, bytes).map_err(|e| no_space("enlarge", name, e))?;
+        self.write_zeros(&spare.file, name, spare.bytes, bytes)?;
+        self.storage.flush(&spare.file).map_err(|e| no_space("flush", name, e))
     }
 
     /// Works on the next spare where it stands: until that is done nobody begins it, nor a later one before it.
@@ -661,6 +680,12 @@ impl<S: Storage> Shared<S> {
         let _turn = self.numbering.lock();
         let number = self.next_number();
         self.christen(&file, number, &old).inspect_err(|_| self.remove_unnamed(number))?;
+        {
+            let mut space = self.space.lock();
+            if let Some(beyond) = space.beyond.remove(&segment.number) {
+                space.beyond.insert(number, beyond);
+            }
+        }
         // Also when it cannot be used it stands under its new name, and not under the old one.
         if self.adopt(Spare::new(number, file, segment.bytes, true)).is_ok() {
             add(&self.counters.segments_recycled, 1);

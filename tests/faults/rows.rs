@@ -636,3 +636,44 @@ fn who_waits_for_room_for_a_large_record_is_told_of_what_no_waiting_mends() {
     assert!(matches!(told, Some(Err(Error::Io { .. }))), "{told:?}");
     assert!(!log.stats().poisoned);
 }
+
+/// An operator made room by hand: what is not there any more takes none.
+#[test]
+fn segments_that_were_removed_by_hand_are_no_used_bytes() {
+    both(|options| {
+        let mut story = Story::new(options);
+        story.config.byte_limit = Some(6 * (64 << 10));
+        let log = story.open();
+        let mut appended = 0;
+        while story.try_append(&log, &[20_000]).is_ok() {
+            appended += 1;
+        }
+        for number in 1..=2 {
+            story.disk.remove_file(&format!("{number:020}.seg"));
+        }
+        story.trim(&log, appended - 2);
+        let on_disk = |story: &Story| {
+            let files = story.disk.names();
+            files.iter().filter(|(name, _)| name.ends_with(".seg")).map(|(_, bytes)| bytes).sum::<u64>()
+        };
+        assert_eq!(log.stats().used_bytes, on_disk(&story));
+        std::thread::sleep(Duration::from_millis(30));
+        story.append(&log, &[20_000]);
+    });
+}
+
+/// The file has its new length, whatever failed behind that.
+#[test]
+fn what_an_enlarging_that_failed_has_taken_is_counted() {
+    both(|options| {
+        for (kind, behind) in [(OpKind::Write, 0), (OpKind::Flush, 0)] {
+            let (mut story, log) = started(options);
+            story.disk.fail(Fault::new(kind, behind, errno::EIO));
+            assert!(story.try_append(&log, &[100_000]).is_err());
+            let files = story.disk.names();
+            let on_disk: u64 = files.iter().filter(|(name, _)| name.ends_with(".seg")).map(|(_, bytes)| bytes).sum();
+            assert!(on_disk > 3 * (64 << 10), "nothing was enlarged: {files:?}");
+            assert_eq!(log.stats().used_bytes, on_disk, "{kind:?}");
+        }
+    });
+}
