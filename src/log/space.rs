@@ -414,11 +414,17 @@ impl<S: Storage> Shared<S> {
         let block = u64::from(self.catalog.block_bytes);
         let (from, to) = (from / block * block, to / block * block);
         let mut zeros = Buffer::new(PIECE_BYTES.min(to.saturating_sub(from)) as usize);
-        let mut at = from;
+        let (mut at, mut step) = (from, PIECE_BYTES);
         while at < to {
-            zeros.set_len(PIECE_BYTES.min(to - at) as usize);
-            self.storage.write(file, at, &zeros).map_err(|e| no_space("write zeros to", name, e))?;
-            at += zeros.len() as u64;
+            zeros.set_len(step.min(to - at) as usize);
+            match self.storage.write(file, at, &zeros) {
+                // Short: why, only a write is told of which nothing has room.
+                Err(e) if e.kind() == std::io::ErrorKind::WriteZero && zeros.len() as u64 > block => step = block,
+                written => {
+                    written.map_err(|e| no_space("write zeros to", name, e))?;
+                    at += zeros.len() as u64;
+                }
+            }
         }
         add(&self.counters.prepared_bytes, to.saturating_sub(from));
         Ok(())

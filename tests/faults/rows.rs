@@ -677,3 +677,15 @@ fn what_an_enlarging_that_failed_has_taken_is_counted() {
         }
     });
 }
+
+/// A write that meets the disk's end is short, and only the next one is told why.
+#[test]
+fn zeros_that_meet_the_disk_s_end_tell_that_it_is_full() {
+    both(|options| {
+        let (mut story, log) = started(options);
+        story.disk.fail(Fault::short(OpKind::Write, 0).on(".seg.new"));
+        story.disk.fail(Fault::new(OpKind::Write, 1, errno::ENOSPC).forever().on(".seg.new"));
+        let told = (0..12).find_map(|_| story.try_append(&log, &[20_000]).err());
+        assert!(matches!(told, Some(Error::Full { .. })), "{told:?}");
+    });
+}

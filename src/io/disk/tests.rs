@@ -372,3 +372,21 @@ fn a_write_beside_the_handle_is_seen() {
         assert_eq!((read[0], read[4096]), (2, 3));
     });
 }
+
+/// Where nothing can be reserved a file is lengthened by writing, and a full disk takes a part of a write before it says
+/// so.
+#[test]
+fn zeros_on_a_full_disk_say_that_it_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = |size: &str| {
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(dir.path()).status()
+    };
+    if !mount("size=3500k").is_ok_and(|status| status.success()) {
+        return skipped("no right to mount a small tmpfs");
+    }
+    let told = open(dir.path(), RW, DirectIo::Never)
+        .and_then(|disk| disk.create("a"))
+        .map(|file| file.write_zeros(0, 8 << 20));
+    assert!(std::process::Command::new("umount").arg("-l").arg(dir.path()).status().unwrap().success());
+    assert_eq!(told.unwrap().unwrap_err().kind(), io::ErrorKind::StorageFull);
+}
