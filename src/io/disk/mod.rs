@@ -273,8 +273,14 @@ pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
     }
     // Even if it existed: whoever made it may have died before this.
     match std::fs::File::open(parent).and_then(|parent| parent.sync_all()) {
-        // Made by somebody with other rights, whose business its name then is.
-        Err(e) if existed && e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(e) if is_others_business(existed, &e) => Ok(()),
         synced => synced,
     }
+}
+
+/// A directory that was there, under one that cannot be flushed: it was made by somebody with other rights, or stands on a
+/// file system of which nothing is written or no directory can be flushed. Its name is then their business.
+fn is_others_business(existed: bool, error: &io::Error) -> bool {
+    let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    existed && (error.kind() == io::ErrorKind::PermissionDenied || is(Errno::INVAL) || is(Errno::ROFS))
 }

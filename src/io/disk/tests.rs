@@ -390,3 +390,18 @@ fn zeros_on_a_full_disk_say_that_it_is_full() {
     assert!(std::process::Command::new("umount").arg("-l").arg(dir.path()).status().unwrap().success());
     assert_eq!(told.unwrap().unwrap_err().kind(), io::ErrorKind::StorageFull);
 }
+
+#[test]
+fn a_directory_above_that_cannot_be_flushed_is_others_business() {
+    for (error, existed, is_passed) in [
+        (Errno::ACCESS, true, true),
+        // Of a file system without a flush of directories, or that nobody writes to: an image.
+        (Errno::INVAL, true, true),
+        (Errno::ROFS, true, true),
+        (Errno::IO, true, false),
+        (Errno::ACCESS, false, false),
+        (Errno::INVAL, false, false),
+    ] {
+        assert_eq!(is_others_business(existed, &error.into()), is_passed, "{error} {existed}");
+    }
+}
