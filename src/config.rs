@@ -78,7 +78,7 @@ pub struct Config {
     /// Sealed segments whose newest frame is older than this are trimmed at rotation. Default never.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde::option"))]
     pub retain_for: Option<Duration>,
-    /// Sealed segments beyond this many bytes of data are trimmed, oldest first, at rotation. Default never.
+    /// Sealed segments are trimmed, oldest first, at rotation, while their files take more bytes than this. Default never.
     #[cfg_attr(feature = "serde", serde(with = "size::option"))]
     pub retain_bytes: Option<u64>,
 

@@ -590,7 +590,7 @@ impl<S: Storage> Shared<S> {
     /// The last frame that need not be kept.
     fn no_longer_retained(&self, age: Option<Duration>, bytes: Option<u64>) -> Option<Lsn> {
         let numbers = self.catalog.numbers();
-        let mut total: u64 = numbers.iter().map(|(_, bytes)| bytes).sum();
+        let mut total = self.sealed_bytes();
         let oldest_kept = age.map(|age| super::shared::clock_micros().saturating_sub(age.as_micros() as u64));
         let mut upto = None;
         for (number, segment_bytes) in numbers.iter().take(numbers.len().saturating_sub(1)) {

@@ -689,3 +689,16 @@ fn zeros_that_meet_the_disk_s_end_tell_that_it_is_full() {
         assert!(matches!(told, Some(Error::Full { .. })), "{told:?}");
     });
 }
+
+/// The segment in use is no part of what is retained: counted with it, a limit of one segment kept none.
+#[test]
+fn retained_bytes_are_those_of_sealed_segments() {
+    let mut story = Story::new(DiskOptions::DIRECT);
+    story.config.retain_bytes = Some(2 * (64 << 10));
+    let log = story.open();
+    for _ in 0..30 {
+        story.append(&log, &[20_000]);
+    }
+    let sealed = log.stats().segments - 1;
+    assert_eq!(sealed, 2, "{:?}", log.stats());
+}
