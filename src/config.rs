@@ -75,7 +75,9 @@ pub struct Config {
     pub byte_limit: Option<u64>,
     /// What an append does when the byte limit is reached or the disk is full. Default `Reject`.
     pub when_full: WhenFull,
-    /// Sealed segments whose newest frame is older than this are trimmed at rotation. Default never.
+    /// Sealed segments whose newest frame is older than this are trimmed at rotation. By the writer's clock, as far as it was
+    /// not set meanwhile: no older than the time that has passed since the segment was sealed, or, for one that an open
+    /// found, than its age then and the time since. Default never.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde::option"))]
     pub retain_for: Option<Duration>,
     /// Sealed segments are trimmed, oldest first, at rotation, while their files take more bytes than this. Default never.

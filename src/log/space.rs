@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::catalog::{End, Removed};
 use super::commit::{Rotation, Spare, segment_bytes_for};
-use super::shared::Shared;
+use super::shared::{Shared, clock_micros};
 use crate::config::WhenFull;
 use crate::error::{Error, Result};
 use crate::events::{self, event};
@@ -37,6 +37,10 @@ pub(super) struct Space {
     last_bytes: u64,
     /// Bytes of all segment files, prepared ones included: counted where files are made and removed.
     file_bytes: u64,
+    /// When the log was opened, by both clocks.
+    opened: Option<(Instant, u64)>,
+    /// When segments were sealed since, where anybody asks how old they are.
+    sealed: BTreeMap<SegmentNumber, Instant>,
     /// Bytes of files beyond the length that they are used to: an enlarging that failed left them.
     beyond: BTreeMap<SegmentNumber, u64>,
     /// Somebody needs a segment with so much room for group data. Forgotten when it cannot be had: whoever still needs it
@@ -69,7 +73,8 @@ impl Space {
         last_bytes: u64,
         file_bytes: u64,
     ) -> Space {
-        Space { highest: highest.get(), taken, last_bytes, file_bytes, ..Space::default() }
+        let opened = Some((now(), clock_micros()));
+        Space { highest: highest.get(), taken, last_bytes, file_bytes, opened, ..Space::default() }
     }
 
     /// Why there was no segment with room for `bytes` of group data, last time, and whether waiting may help.
@@ -523,6 +528,9 @@ impl<S: Storage> Shared<S> {
     /// A new segment's seal is flushed: the catalog learns of it, and where the one before it ends.
     pub(super) fn enter_rotation(&self, rotation: &Rotation<S::File>) {
         let Rotation { old, index, new, new_file, new_file_bytes, seal, .. } = rotation;
+        if self.config.retain_for.is_some() {
+            self.space.lock().sealed.insert(old.number, now());
+        }
         self.catalog.add_active(*new, new_file.clone(), *new_file_bytes, *seal);
         self.catalog.seal(old.number, Some(old.file.clone()), sealed_end(rotation), Some(index.clone()));
     }
@@ -591,19 +599,33 @@ impl<S: Storage> Shared<S> {
     fn no_longer_retained(&self, age: Option<Duration>, bytes: Option<u64>) -> Option<Lsn> {
         let numbers = self.catalog.numbers();
         let mut total = self.sealed_bytes();
-        let oldest_kept = age.map(|age| super::shared::clock_micros().saturating_sub(age.as_micros() as u64));
+        let clock = clock_micros();
+        let is_too_old = |number, stamp| age.is_some_and(|most| self.age_of(number, stamp, clock) > most);
         let mut upto = None;
         for (number, segment_bytes) in numbers.iter().take(numbers.len().saturating_sub(1)) {
             let Ok(Some(end)) = self.catalog.end_of(&self.storage, *number) else { break };
-            let too_old = oldest_kept.is_some_and(|kept| end.time_micros < kept);
             let too_much = bytes.is_some_and(|most| total > most);
-            if !too_old && !too_much {
+            if !is_too_old(*number, end.time_micros) && !too_much {
                 break;
             }
             total -= segment_bytes;
             upto = Some(end.last);
         }
         upto.filter(|upto| *upto > Lsn::ZERO)
+    }
+
+    /// How old a sealed segment's newest frame is, at least.
+    fn age_of(&self, number: SegmentNumber, stamp: u64, clock: u64) -> Duration {
+        let mut space = self.space.lock();
+        let opened = space.opened.unwrap_or((now(), clock));
+        // Sealed since the open: known from then on. Others were found by it.
+        let known = match space.sealed.get(&number) {
+            Some(sealed) => (*sealed, stamp),
+            None => opened,
+        };
+        // Nobody asks for what was given up before it.
+        space.sealed = space.sealed.split_off(&number);
+        age(stamp, clock, known.1, now().saturating_duration_since(known.0))
     }
 
     /// Gives up the oldest sealed segment to make room; false when there is none, or it stays.
@@ -711,6 +733,17 @@ enum Work {
     WriteZeros,
 }
 
+/// How old a frame with this stamp is, at least; times are microseconds since the epoch: `clock` says what time it is, `then` said
+/// so `since` ago, when the frame was there already. A clock that is set tells nothing of age: forward, it made frames of
+/// minutes old, and one that had been ahead once kept what it had stamped for ever.
+fn age(stamp: u64, clock: u64, then: u64, since: Duration) -> Duration {
+    let by_time_passed = Duration::from_micros(then.saturating_sub(stamp)).saturating_add(since);
+    match clock.checked_sub(stamp) {
+        Some(by_clock) => by_time_passed.min(Duration::from_micros(by_clock)),
+        None => by_time_passed,
+    }
+}
+
 fn sealed_end<F>(rotation: &Rotation<F>) -> End {
     let seal = &rotation.seal;
     End { last: rotation.old_end, offset: seal.sealed_end_offset, time_micros: seal.end_time_micros }
@@ -730,5 +763,34 @@ fn no_descriptors(error: Error) -> Error {
             Error::Full { reason: format!("{op} {file}: {source}") }
         }
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+    const DAY: u64 = 24 * 3600 * SECOND;
+    /// Some day of our time.
+    const NOW: u64 = 20_000 * DAY;
+
+    fn days(micros: u64, then: u64, clock: u64, since_days: u64) -> u64 {
+        age(micros, clock, then, Duration::from_micros(since_days * DAY)).as_micros() as u64 / DAY
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_no_frame_older_or_younger() {
+        // It goes right.
+        assert_eq!(days(NOW - 8 * DAY, NOW - 8 * DAY, NOW, 8), 8);
+        assert_eq!(days(NOW - 30 * DAY, NOW - 2 * DAY, NOW, 2), 30, "what an open has found");
+        // Sealed a moment ago, at the epoch, before anybody told the time.
+        assert_eq!(days(300 * SECOND, 300 * SECOND, NOW, 0), 0);
+        // Stamped in the future once.
+        assert_eq!(days(2 * NOW, 2 * NOW, NOW, 8), 8);
+        assert_eq!(days(2 * NOW, NOW - 8 * DAY, NOW, 8), 8);
+        // Set back: what is behind it by its stamp is only so old.
+        assert_eq!(days(NOW - 8 * DAY, NOW - 8 * DAY, NOW - 7 * DAY, 8), 1);
+        assert_eq!(age(0, u64::MAX, u64::MAX, Duration::MAX), Duration::from_micros(u64::MAX));
     }
 }
