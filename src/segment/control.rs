@@ -25,6 +25,8 @@
 //!     crc          4   CRC-32C of all before
 //! ```
 
+use std::collections::BTreeSet;
+
 use crate::codec::{Chain, Reader, Truncated, crc32c};
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber, StreamId};
 
@@ -125,6 +127,38 @@ impl Control {
             range.lsns.end = range.lsns.end.min(end.next());
         }
         self.quarantined.retain(|range| !range.lsns.is_empty());
+    }
+
+    /// Sets frames aside. Where there are more ranges than can be remembered, those become one that have the fewest frames
+    /// between them: these are set aside with them.
+    pub(crate) fn set_aside(&mut self, ranges: impl IntoIterator<Item = Quarantined>) {
+        for range in ranges {
+            // An open that ended before its seal was flushed may have set it aside already.
+            self.quarantined.retain(|known| known.lsns != range.lsns);
+            self.quarantined.push(range);
+        }
+        let surplus = self.quarantined.len().saturating_sub(QUARANTINED_MAX);
+        if surplus == 0 {
+            return;
+        }
+        self.quarantined.sort_by_key(|range| range.lsns.start);
+        let between = |pair: &[Quarantined]| pair[1].lsns.start.since(pair[0].lsns.end);
+        let mut nearest: Vec<(u64, usize)> =
+            self.quarantined.windows(2).enumerate().map(|(at, pair)| (between(pair), at + 1)).collect();
+        nearest.sort_unstable();
+        let joined: BTreeSet<usize> = nearest.into_iter().take(surplus).map(|(_, at)| at).collect();
+        let mut kept: Vec<Quarantined> = Vec::with_capacity(QUARANTINED_MAX);
+        for (at, range) in self.quarantined.drain(..).enumerate() {
+            match kept.last_mut().filter(|_| joined.contains(&at)) {
+                Some(last) if last.lsns.end > range.lsns.end => {}
+                Some(last) => {
+                    last.lsns.end = range.lsns.end;
+                    last.chain_after = range.chain_after;
+                }
+                None => kept.push(range),
+            }
+        }
+        self.quarantined = kept;
     }
 
     /// Remembers numbers that no file is missed under.
@@ -340,6 +374,28 @@ mod tests {
             assert_eq!(Control::decode(&file), Ok(control(4)), "bit {bit}");
             file[newer + bit / 8] ^= 1 << (bit % 8);
         }
+    }
+
+    #[test]
+    fn more_ranges_than_are_remembered_are_joined_where_that_costs_least() {
+        let range = |start: u64, end: u64| Quarantined {
+            lsns: LsnRange::new(Lsn::new(start), Lsn::new(end)),
+            chain_after: Chain::new(end),
+        };
+        let mut known = Control { quarantined: vec![range(1, 2)], ..control(4) };
+        known.set_aside([range(10, 11), range(1, 2)]);
+        assert_eq!(known.quarantined, [range(10, 11), range(1, 2)]);
+        let far = (0..QUARANTINED_MAX as u64).map(|i| range(100 + 10 * i, 101 + 10 * i));
+        let before = known.clone();
+        known.set_aside(far.clone());
+        assert_eq!(known.quarantined.len(), QUARANTINED_MAX);
+        assert_eq!(known.quarantined[0], range(1, 11), "eight between them");
+        assert_eq!(known.quarantined[1], range(100, 111));
+        let all = before.quarantined.into_iter().chain(far).map(|range| range.lsns);
+        assert!(all.into_iter().all(|lsns| {
+            known.quarantined.iter().any(|range| range.lsns.start <= lsns.start && lsns.end <= range.lsns.end)
+        }));
+        assert_eq!(known.encode().len(), CONTROL_SLOT_BYTES);
     }
 
     #[test]

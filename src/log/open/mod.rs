@@ -24,9 +24,7 @@ use crate::config::{Config, RecoveryMode};
 use crate::error::{Error, Result};
 use crate::events::event;
 use crate::io::{Buffer, BufferPool, Client, LockFailed, Medium, Storage, random};
-use crate::segment::{
-    Control, FileName, FlushMarker, Kind, QUARANTINED_MAX, Quarantined, SparseIndex, TrimPoint, encode_local,
-};
+use crate::segment::{Control, FileName, FlushMarker, Kind, Quarantined, SparseIndex, TrimPoint, encode_local};
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber, StreamId};
 use carry::Carry;
 
@@ -322,14 +320,8 @@ impl<S: Storage> Opening<S> {
         let quarantine = self.config.recovery == RecoveryMode::Quarantine;
         let control = &mut self.findings.control;
         if quarantine {
-            for gap in self.findings.verdict.damage.iter().filter(|gap| !gap.lsns.is_empty()) {
-                if control.quarantined.len() >= QUARANTINED_MAX {
-                    return Err(Error::too_many_quarantined(QUARANTINED_MAX));
-                }
-                // An open that ended before its seal was flushed may have set it aside already.
-                control.quarantined.retain(|range| range.lsns != gap.lsns);
-                control.quarantined.push(Quarantined { lsns: gap.lsns, chain_after: gap.next.chain });
-            }
+            let gaps = self.findings.verdict.damage.iter().filter(|gap| !gap.lsns.is_empty());
+            control.set_aside(gaps.map(|gap| Quarantined { lsns: gap.lsns, chain_after: gap.next.chain }));
             self.findings.damage.clear();
         }
         // A crash between the seal of a truncation and its entry here: the seal counts.
