@@ -45,6 +45,8 @@ struct What {
 #[derive(Serialize)]
 struct Json<'a> {
     dry_run: bool,
+    /// The control file was lost, and was rebuilt from the segments. What had been set aside before is forgotten with it.
+    control_rebuilt: bool,
     /// Ranges of frames set aside now (or that would be), half-open.
     set_aside: Vec<(u64, u64)>,
     /// Ranges that were set aside before.
@@ -57,6 +59,7 @@ struct Json<'a> {
 
 /// What is to be done about a log.
 struct Repair {
+    control_rebuilt: bool,
     set_aside: Vec<LsnRange>,
     set_aside_before: Vec<LsnRange>,
     end: Vec<String>,
@@ -81,7 +84,12 @@ fn look(args: &Args, global: &Global) -> Result<Repair, Failure> {
 
 fn quarantine(args: &Args, global: &Global) -> Result<Repair, Failure> {
     let dir = &args.log.dir;
-    let before = open::read_only(dir, global)?.1.quarantined;
+    let before = match open::read_only(dir, global) {
+        Ok((_, recovery)) => recovery.quarantined,
+        // Lost with the control file, which the open below rebuilds.
+        Err(Failure::Log { source: seawall::Error::Control { .. }, .. }) => Vec::new(),
+        Err(failure) => return Err(failure),
+    };
     let config = Config { recovery: RecoveryMode::Quarantine, create: false, ..open::config(global)? };
     let config = open::for_any_record(config);
     let (log, recovery) = open::writable(dir, config)?;
@@ -137,6 +145,7 @@ fn plan(damage: Damage, tail: Vec<LsnRange>, before: Vec<LsnRange>, recovery: &R
     }
     let is_named = |error: &seawall::Error| error.lsns().is_some_and(|lsns| is_bounded(&lsns));
     Repair {
+        control_rebuilt: recovery.control_rebuilt,
         set_aside,
         set_aside_before: before,
         end: recovery.damage.iter().filter(|error| !is_named(error)).map(ToString::to_string).collect(),
@@ -145,16 +154,20 @@ fn plan(damage: Damage, tail: Vec<LsnRange>, before: Vec<LsnRange>, recovery: &R
 }
 
 fn print(args: &Args, global: &Global, repair: &Repair, out: &mut Out) -> Result<(), Failure> {
-    let Repair { set_aside, set_aside_before, end, left } = repair;
+    let Repair { control_rebuilt, set_aside, set_aside_before, end, left } = repair;
     let pairs = |ranges: &[LsnRange]| ranges.iter().map(|lsns| (lsns.start.get(), lsns.end.get())).collect();
     if global.format == Format::Json {
         return out.json(&Json {
             dry_run: args.what.dry_run,
+            control_rebuilt: *control_rebuilt,
             set_aside: pairs(set_aside),
             set_aside_before: pairs(set_aside_before),
             end,
             left,
         });
+    }
+    if *control_rebuilt {
+        out.line("the control file was lost and was rebuilt from the segments")?;
     }
     for lsns in set_aside_before {
         out.line(format_args!("frames {lsns} were set aside before"))?;
@@ -169,7 +182,7 @@ fn print(args: &Args, global: &Global, repair: &Repair, out: &mut Out) -> Result
     for what in left {
         out.line(format_args!("left as it is: {what}"))?;
     }
-    if set_aside.is_empty() && end.is_empty() && left.is_empty() {
+    if set_aside.is_empty() && end.is_empty() && left.is_empty() && !control_rebuilt {
         out.line("nothing is damaged")
     } else if args.what.dry_run {
         out.line("nothing was written")

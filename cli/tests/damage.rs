@@ -142,3 +142,24 @@ fn a_shortened_tail_is_found_and_set_aside() {
     seawall(&["repair", "--log", &log, "--quarantine"]).expect(0);
     verify(&log, 0);
 }
+
+/// The message names this command as the way out: it ended with that message.
+#[test]
+fn a_lost_control_file_is_rebuilt() {
+    for spoil in [true, false] {
+        let place = Place::new();
+        let original = place.write("original", text_file(100_000, 7));
+        let log = place.arg("log");
+        seawall(&["ingest", "--log", &log, &original]).expect(0);
+        let control = place.path("log").join("control");
+        match spoil {
+            true => std::fs::write(&control, vec![0; 64 << 10]).unwrap(),
+            false => std::fs::remove_file(&control).unwrap(),
+        }
+        let told = seawall(&["repair", "--log", &log, "--dry-run"]).expect(2);
+        assert!(told.stderr.contains("repair --quarantine"), "{}", told.stderr);
+        let repaired = seawall(&["repair", "--log", &log, "--quarantine"]).expect(0).text();
+        assert!(repaired.contains("was rebuilt from the segments"), "{repaired}");
+        seawall(&["verify", "--log", &log, "--against", &original]).expect(0);
+    }
+}
