@@ -131,8 +131,10 @@ fn damage(log: &Log, walk: Walk<'_>, args: &Args, global: &Global) -> Result<Dam
 /// What is to be set aside: every damaged range that is not, joined where they overlap.
 fn plan(damage: Damage, tail: Vec<LsnRange>, before: Vec<LsnRange>, recovery: &Recovery) -> Repair {
     let Damage { report, unreadable } = damage;
+    let findings = report.findings.iter().filter(|finding| !finding.quarantined);
+    // What could not be read may be the next time, and what is set aside is set aside for good.
     let (named, unnamed): (Vec<&Finding>, Vec<&Finding>) =
-        report.findings.iter().filter(|finding| !finding.quarantined).partition(|finding| !finding.lsns.is_empty());
+        findings.partition(|finding| !finding.lsns.is_empty() && !finding.unread);
     let mut ranges: Vec<LsnRange> = named.iter().map(|finding| finding.lsns).chain(unreadable).chain(tail).collect();
     ranges.retain(is_bounded);
     ranges.sort_by_key(|lsns| lsns.start);

@@ -30,6 +30,9 @@ pub struct Finding {
     pub what: String,
     /// An operator has set these frames aside already.
     pub quarantined: bool,
+    /// Nothing says that bytes have changed: the segment could not be read this time. It may be the next time, so these
+    /// frames are not to be set aside for it.
+    pub unread: bool,
 }
 
 /// One segment's share of the check.
@@ -116,6 +119,7 @@ impl<S: Storage> Shared<S> {
                     lsns,
                     what: error.to_string(),
                     quarantined: false,
+                    unread: matches!(error, Error::Io { .. }),
                 });
                 report.end = report.end.max(lsns.end.previous());
                 before = None;
@@ -149,7 +153,7 @@ impl<S: Storage> Shared<S> {
         let name = FileName::Segment(number).to_string();
         let (trimmed, is_first) = (self.trimmed(), report.segments.is_empty());
         let mut tell = |offset, lsns, what: String| {
-            report.findings.push(Finding { segment: number, offset, lsns, what, quarantined: false });
+            report.findings.push(Finding { segment: number, offset, lsns, what, quarantined: false, unread: false });
         };
         let file = self.catalog.file(&self.storage, number)?;
         match read_header(&self.storage, &file, number)? {

@@ -702,3 +702,16 @@ fn retained_bytes_are_those_of_sealed_segments() {
     let sealed = log.stats().segments - 1;
     assert_eq!(sealed, 2, "{:?}", log.stats());
 }
+
+/// A read that fails once is no damage: nothing may be set aside for it.
+#[test]
+fn what_could_not_be_read_is_no_damage_to_set_aside() {
+    let (mut story, log) = started(DiskOptions::DIRECT);
+    for _ in 0..6 {
+        story.append(&log, &[25_000]);
+    }
+    story.disk.fail(Fault::new(OpKind::Read, 2, errno::EIO).on("00000000000000000002.seg"));
+    let report = log.verify(|_, _| ()).unwrap();
+    assert!(report.findings.iter().all(|finding| finding.unread) && !report.is_sound(), "{:?}", report.findings);
+    assert!(log.verify(|_, _| ()).unwrap().is_sound());
+}
