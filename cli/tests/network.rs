@@ -537,7 +537,6 @@ fn http_lines_and_admin_are_other_doors_to_the_same_stream() {
     }
 }
 
-/// Damage that an operator has to accept is damage, not a refusal of what is sent.
 /// Bodies ended at 4 MiB, whatever the receiver took.
 #[test]
 fn a_body_may_be_as_long_as_a_record() {
@@ -557,6 +556,7 @@ fn a_body_may_be_as_long_as_a_record() {
     assert_eq!(code(running.child.wait().unwrap()), 130);
 }
 
+/// Damage that an operator has to accept is damage, not a refusal of what is sent.
 #[test]
 fn a_stream_that_does_not_tell_what_sources_sent_is_damage() {
     let place = Place::new();

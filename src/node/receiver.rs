@@ -391,10 +391,11 @@ impl<S: Storage> Receiver<S> {
     }
 
     /// Has blocks written to the device by the thread that brings them, a connection's or a local source's, while there is
-    /// one session only, whose source waits for each of its blocks before it sends on: nobody else has to be woken, which
-    /// makes the acknowledgment some 20 to 40 µs faster (`DESIGN.md`, 15). That thread is blocked for as long as the device
-    /// takes: a program that allows it has other threads that go on meanwhile, also where a device hangs. Idle workers of
-    /// tokio do so only when something wakes them: have a thread of its own `spawn` an empty task now and then. Off at first.
+    /// one session only, not a gateway's, whose source waits for each of its blocks before it sends on: nobody else has to be
+    /// woken, which makes the acknowledgment some 20 to 40 µs faster (`DESIGN.md`, 15). That thread is blocked for as long as
+    /// the device takes, and keeps none of that session's times meanwhile, its heartbeats among them: a program that allows
+    /// it has other threads that go on, also where a device hangs. Idle workers of tokio do so only when something wakes
+    /// them: have a thread of its own `spawn` an empty task now and then. Off at first.
     pub fn set_lone_writes(&self, are_allowed: bool) {
         self.inner.lone_writes.store(are_allowed, Ordering::Relaxed);
     }
@@ -471,7 +472,7 @@ impl<S: Storage> Inner<S> {
                     }
                     let is_settled = self.stream.lock().follow(pending, &mut Context::from_waker(&self.waker));
                     // While the intake waits for the place of one block it gives no other.
-                    if is_settled { next.or(self.hear().flatten()) } else { next }
+                    if is_settled { next.or(self.hear_for_driver()) } else { next }
                 }
                 Ok(Err(no_room)) => {
                     let mut wakers = Vec::new();
@@ -555,6 +556,17 @@ impl<S: Storage> Inner<S> {
         }
     }
 
+    /// The same, in the driver's place: where it waits for more than this, it is woken to look.
+    fn hear_for_driver(&self) -> Option<Vec<Checksummed>> {
+        let block = self.hear().flatten();
+        // In this order: the driver looks at the flag first, and at the intake then.
+        let has_returned = self.state.lock().intake.has_returned();
+        if has_returned || self.is_shut_down.load(Ordering::Acquire) {
+            self.wake_driver();
+        }
+        block
+    }
+
     /// Offers the log again what it had no room for.
     fn retry(self: &Arc<Self>) {
         let block = {
@@ -569,15 +581,15 @@ impl<S: Storage> Inner<S> {
         if !self.is_shut_down.load(Ordering::Acquire) {
             return Poll::Pending;
         }
-        let (is_settled, has_returned) = {
+        let (is_settled, has_returned, is_under_way) = {
             let state = self.state.lock();
-            (state.intake.is_settled(), state.intake.has_returned())
+            (state.intake.is_settled(), state.intake.has_returned(), state.intake.is_under_way())
         };
         if is_settled {
             return Poll::Ready(Ok(()));
         }
         // What finds no space was never acknowledged as durable; waiting for space is not for who wants to end.
-        let full = self.full.lock().clone().filter(|_| has_returned && self.stream.lock().is_idle());
+        let full = self.full.lock().clone().filter(|_| has_returned && !is_under_way);
         full.map_or(Poll::Pending, |error| Poll::Ready(Err(error.into())))
     }
 }

@@ -82,13 +82,17 @@ impl<S: Storage> Session<S> {
         self.inner.state.lock().intake.is_contended()
     }
 
-    /// A message was received. What the session has to say is asked for behind it: nobody is woken for what this call
-    /// itself has caused.
+    /// A message was received.
     pub fn handle(&mut self, message: Message) {
         let key = self.key;
-        // A task that wakes itself is run once more, and has tokio wake another worker for it.
-        self.inner.state.lock().forget(key);
         self.inner.with(|intake, now| intake.handle(now, key, message));
+    }
+
+    /// The same, for who asks behind it what the session has to say: nobody is woken for what this call itself has caused.
+    pub(super) fn handle_and_ask(&mut self, message: Message) {
+        // A task that wakes itself is run once more, and has tokio wake another worker for it.
+        self.inner.state.lock().forget(self.key);
+        self.handle(message);
     }
 
     /// Some of a message came at this moment: its end may be long in coming, and that is no silence. How long it may be is

@@ -45,7 +45,9 @@ impl<S: Storage> Stream<S> {
     pub(super) fn follow(&mut self, mut pending: Pending<S>, context: &mut Context<'_>) -> bool {
         // Polled at once: the log writes first what somebody waits for. The outcome is asked for again in its turn.
         let is_settled = Pin::new(&mut pending).poll(context).is_ready();
-        self.pending.push_back(pending);
+        // Whoever was placed first may come here last.
+        let behind = self.pending.partition_point(|other| other.lsn() < pending.lsn());
+        self.pending.insert(behind, pending);
         is_settled
     }
 

@@ -134,7 +134,7 @@ impl<S: Storage> Talk<S> {
     /// Hands over records, which take the room that was reserved.
     pub(super) fn send(&mut self, send: Send) -> Result<(), TalkError> {
         self.sent_bytes += send.payload.len() as u64;
-        self.session.handle(Message::Send(send));
+        self.session.handle_and_ask(Message::Send(send));
         self.listen()
     }
 
@@ -152,7 +152,7 @@ impl<S: Storage> Talk<S> {
 
     /// The source has taken note of rejects up to here.
     pub(super) fn note_rejects_seen(&mut self, seen: Seq) -> Result<(), TalkError> {
-        self.session.handle(Message::Ping { nonce: 0, rejects_seen: seen });
+        self.session.handle_and_ask(Message::Ping { nonce: 0, rejects_seen: seen });
         self.listen()
     }
 

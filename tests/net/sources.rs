@@ -296,7 +296,10 @@ async fn however_many_are_rejected_none_is_told_to_be_committed() {
     const REJECTS: u64 = 10_100;
     let dir = tempfile::tempdir().unwrap();
     let config = ReceiverConfig { rejects_unseen_max: 10_000, poison: Poison::DeadLetter, ..ReceiverConfig::default() };
-    let check = Some(seawall::receiver::RecordCheck::new(|_| Err("all of them".into())));
+    let check = Some(seawall::receiver::RecordCheck::new(|record| match record {
+        b"good" => Ok(()),
+        _ => Err("all others".into()),
+    }));
     let log = seawall::Log::open(dir.path(), seawall::Config::default()).unwrap().0;
     let (receiver, driver, _) =
         seawall::node::Receiver::open_with(log.clone(), "test", config, check, &|_, _| {}).unwrap();
@@ -306,6 +309,7 @@ async fn however_many_are_rejected_none_is_told_to_be_committed() {
     let server = tokio::spawn(server.run(std::future::pending()));
     let outbox = OutboxConfig { source: SourceId::new("a"), wait_for: WaitFor::Committed, ..OutboxConfig::default() };
     let client = Client::connect(ClientConfig::new(address, outbox)).unwrap();
+    let good = soon(client.push("good")).await.unwrap();
     let first = soon(client.push("refused")).await.unwrap();
     let late = soon(client.push("refused")).await.unwrap();
     for _ in 2..REJECTS {
@@ -317,19 +321,21 @@ async fn however_many_are_rejected_none_is_told_to_be_committed() {
         taken >= REJECTS
     })
     .await;
-    // It is awaited, and does not get to look before others need the room.
-    let mut first = std::pin::pin!(first);
+    // They are awaited, and do not get to look before others need the room.
+    let (mut good, mut first) = (std::pin::pin!(good), std::pin::pin!(first));
+    assert!(good.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     assert!(first.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     receiver.committed(log.flushed()).unwrap();
     let last = soon(client.push("refused")).await.unwrap();
     until("it is told", || !client.take_rejects().is_empty()).await;
     receiver.committed(log.flushed()).unwrap();
     assert!(matches!(soon(last).await, Err(ClientError::Rejected(_))));
+    assert_eq!(soon(good).await.unwrap(), Seq::new(1), "awaited in time, and nothing was said against it");
     let error = soon(first).await.unwrap_err();
-    assert!(matches!(error, ClientError::Rejected(reject) if reject.seq == Seq::new(1)), "{error}");
+    assert!(matches!(error, ClientError::Rejected(reject) if reject.seq == Seq::new(2)), "{error}");
     // Awaited later than there is memory for, it does not say that all is well either.
     let error = soon(late).await.unwrap_err();
-    assert!(matches!(error, ClientError::Forgotten { seq } if seq == Seq::new(2)), "{error}");
+    assert!(matches!(error, ClientError::Forgotten { seq } if seq == Seq::new(3)), "{error}");
     soon(client.close(LONG)).await.unwrap();
     server.abort();
 }

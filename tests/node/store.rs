@@ -7,6 +7,7 @@ use seawall::node::{LocalSource, ReceiverError};
 use seawall::receiver::{Code, Poison, ReceiverConfig, RecordCheck, RejectReason, Sequences, WaitFor};
 use seawall::{Config, Log, LsnRange, Seq, SourceId};
 
+use crate::trouble::{PATIENCE, within_patience};
 use crate::{Running, even_length, records};
 
 #[test]
@@ -512,4 +513,26 @@ fn even(dir: &std::path::Path, config: ReceiverConfig) -> (seawall::node::Receiv
     let check = Some(RecordCheck::new(even_length));
     let (receiver, driver, _) = seawall::node::Receiver::open_with(log, "test", config, check, &|_, _| {}).unwrap();
     (receiver, driver.spawn().unwrap())
+}
+
+/// Whoever hears that a block is durable in the driver's place has it look whether that was the last: it waited for ever.
+#[test]
+fn a_receiver_ends_beside_a_source_that_writes_for_itself() {
+    for _ in 0..30 {
+        let dir = tempfile::tempdir().unwrap();
+        let running = Running::open(dir.path(), ReceiverConfig::default());
+        running.receiver.set_lone_writes(true);
+        let mut source = running.receiver.local_blocking("a").unwrap();
+        let storing = std::thread::spawn(move || while source.store_blocking(&["a record"]).is_ok() {});
+        let began = std::time::Instant::now();
+        while running.log.stats().groups_led < 10 {
+            assert!(began.elapsed() < PATIENCE, "nothing is written");
+            std::thread::yield_now();
+        }
+        running.receiver.shut_down();
+        let Running { log, thread, .. } = running;
+        within_patience(move || thread.join()).unwrap();
+        storing.join().unwrap();
+        log.close(PATIENCE).unwrap();
+    }
 }

@@ -11,10 +11,10 @@ use crate::store::futures;
 use crate::{Running, records, reopen, small};
 
 /// Nothing here takes longer, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fails, rather than hangs.
-fn within_patience<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn within_patience<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, waited) = mpsc::channel();
     std::thread::spawn(move || done.send(what()));
     waited.recv_timeout(PATIENCE).expect("it ended within a minute")
@@ -174,10 +174,11 @@ fn a_segment_that_cannot_be_prepared_for_once_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let of_log = Config { byte_limit: None, ..small() };
     let running = Running::open_log(Log::open(dir.path(), of_log).unwrap().0, limits());
+    // Once there is one.
+    let mut source = running.receiver.local_blocking("a").unwrap();
     // What stands under a segment's name before it is one, and cannot be removed.
     let in_the_way: Vec<_> = (1..50).map(|n| dir.path().join(format!("{n:020}.seg.new"))).collect();
     let in_the_way: Vec<_> = in_the_way.into_iter().filter(|path| std::fs::create_dir(path).is_ok()).collect();
-    let mut source = running.receiver.local_blocking("a").unwrap();
     let stores = std::thread::spawn(move || {
         (0..40).try_for_each(|_| source.store_blocking(&[[7u8; 10_000]]).map(drop)).map_err(|e| e.to_string())
     });

@@ -234,8 +234,13 @@ impl Until {
 
     /// Of a record.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Seq, ClientError>> {
+        // Who waited when its record came so far is owed the reject, if there is one.
+        let was_awaited = self.waiter.is_some();
         self.poll_with(cx, |state, seq, owed| {
             let rejected = state.rejected.remove(&seq).or(owed).map(ClientError::Rejected);
+            if was_awaited {
+                return rejected;
+            }
             rejected.or_else(|| (seq <= state.forgotten).then_some(ClientError::Forgotten { seq }))
         })
     }

@@ -309,7 +309,7 @@ impl<'a, S: Storage> Connection<'a, S> {
             Message::Pong { .. } => self.must_arm = true,
             _ => {}
         }
-        self.session.handle(message);
+        self.session.handle_and_ask(message);
         Phase::Head
     }
 

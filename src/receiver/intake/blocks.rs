@@ -66,6 +66,12 @@ impl Intake {
         self.builder.is_empty() && self.taken.is_none() && self.returned.is_none() && self.flight.is_empty()
     }
 
+    /// Whether a block is with the log, or behind it on its way to the device.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.taken.is_some() || !self.flight.is_empty()
+    }
+
     /// Whether a block waits that the log had no room for.
     #[must_use]
     pub fn has_returned(&self) -> bool {

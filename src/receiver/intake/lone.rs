@@ -37,8 +37,8 @@ impl Intake {
         let is_all = self.flight.is_empty() && self.builder.is_empty() && self.sessions.len() == 1;
         let [part] = &draft.parts[..] else { return false };
         let session = part.session.and_then(|key| self.sessions.get(key));
-        // What it has not been told yet, it did not wait for.
-        let has_heard_all = session.is_some_and(|session| !session.ack_due);
+        // What it has not been told yet, it did not wait for. Behind a gateway is somebody who is promised an answer in time.
+        let has_heard_all = session.is_some_and(|session| !session.ack_due && !session.is_gateways);
         let waits = session.and_then(Session::open_peer).is_some_and(|peer| peer.wait_for != WaitFor::Received);
         is_all && has_heard_all && waits && draft.bytes() <= BYTES_MAX
     }
