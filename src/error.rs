@@ -285,12 +285,6 @@ impl Error {
         matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 
-    /// True when the medium does not give these bytes back: EIO, or what direct reads are told of a bad sector (ENODATA) or
-    /// of protection information that does not match (EILSEQ). It may pass all the same: a device may be away for a while.
-    pub(crate) fn is_unreadable(error: &io::Error) -> bool {
-        [Errno::IO, Errno::NODATA, Errno::ILSEQ].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-    }
-
     /// True when the process or the machine has as many files open as it may.
     pub(crate) fn is_no_descriptor(error: &io::Error) -> bool {
         [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))

@@ -8,11 +8,8 @@ use super::source::Window;
 use crate::codec::Chain;
 use crate::error::{Error, Result};
 use crate::io::{Buffer, Hold, MapWatch, Mapping, Storage};
-use crate::segment::{
-    FileName, Found, FrameHeader, HEADER_BYTES, HeaderError, Kind, Salt, Scanner, Seal, SparseIndex, round_up,
-};
+use crate::segment::{FileName, Found, FrameHeader, HEADER_BYTES, Kind, Salt, Scanner, Seal, SparseIndex, round_up};
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber};
 
 /// Sealed segments whose file, map or index is kept at hand.
@@ -63,9 +60,6 @@ pub(super) struct Catalog<S: Storage> {
     incarnation: Incarnation,
     pub(super) block_bytes: u32,
     index_stride_bytes: u64,
-    /// How often something was looked around that could not be read: what was learnt meanwhile is not kept, and nothing is
-    /// given up by it.
-    unread: AtomicU64,
     state: Mutex<State<S::File>>,
 }
 
@@ -109,7 +103,7 @@ impl<S: Storage> Catalog<S> {
             })
             .collect();
         let state = Mutex::new(State { segments, opened: VecDeque::new() });
-        Catalog { log, incarnation, block_bytes, index_stride_bytes, unread: AtomicU64::new(0), state }
+        Catalog { log, incarnation, block_bytes, index_stride_bytes, state }
     }
 
     pub(super) fn salt(&self, number: SegmentNumber) -> Salt {
@@ -225,14 +219,7 @@ impl<S: Storage> Catalog<S> {
             entry.bytes
         };
         let file = self.file(storage, number)?;
-        let seal = match read_seal(storage, &file, number, bytes, self.salt(number), self.block_bytes) {
-            // Made up for as a damaged one is, and looked for again the next time.
-            Err(Error::Io { source, .. }) if Error::is_unreadable(&source) => {
-                self.note_unread();
-                return Ok(None);
-            }
-            read => read?,
-        };
+        let seal = read_seal(storage, &file, number, bytes, self.salt(number), self.block_bytes)?;
         if let Some(entry) = self.state.lock().segments.get_mut(&number) {
             entry.seal = Some(seal);
         }
@@ -260,32 +247,8 @@ impl<S: Storage> Catalog<S> {
 
     fn scan(&self, storage: &S, number: SegmentNumber, bytes: u64) -> Result<SegmentScan> {
         let file = self.file(storage, number)?;
-        let name = FileName::Segment(number).to_string();
-        let mut window = Window::new(storage, file, name, bytes).around_unreadable();
-        let scan = scan_segment(&mut window, self.salt(number), self.block_bytes, bytes, self.index_stride_bytes);
-        if window.has_unread {
-            self.note_unread();
-        }
-        scan
-    }
-
-    fn note_unread(&self) {
-        self.unread.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Changes when something could not be read.
-    pub(super) fn unread(&self) -> u64 {
-        self.unread.load(Ordering::Relaxed)
-    }
-
-    /// The first segment that may hold this frame or a later one, as far as seals tell that can be read: never one too
-    /// late, whatever cannot be.
-    pub(super) fn first_needed(&self, storage: &S, lsn: Lsn) -> Option<SegmentNumber> {
-        let begins_before = |number: &SegmentNumber| {
-            let seal = self.seal_of(storage, *number).ok().flatten();
-            seal.is_some_and(|seal| seal.end < lsn)
-        };
-        self.numbers().into_iter().map(|(number, _)| number).rev().find(begins_before)
+        let mut window = Window::new(storage, file, FileName::Segment(number).to_string(), bytes);
+        scan_segment(&mut window, self.salt(number), self.block_bytes, bytes, self.index_stride_bytes)
     }
 
     fn next_after(&self, number: SegmentNumber) -> Option<SegmentNumber> {
@@ -302,7 +265,6 @@ impl<S: Storage> Catalog<S> {
         if known.is_some() {
             return Ok(known);
         }
-        let unread = self.unread();
         let Some(next) = self.next_after(number) else {
             if !settled {
                 return Ok(None);
@@ -320,14 +282,9 @@ impl<S: Storage> Catalog<S> {
                 self.scanned_end(storage, number, bytes, upto)?
             }
         };
+        // Cut meanwhile, it ends there.
         let mut state = self.state.lock();
-        let Some(entry) = state.segments.get_mut(&number) else { return Ok(Some(end)) };
-        // Cut meanwhile, it ends there. What was learnt around a block that could not be read is not kept.
-        let known = entry.end.unwrap_or(end);
-        if self.unread() == unread {
-            entry.end = Some(known);
-        }
-        Ok(Some(known))
+        Ok(Some(state.segments.get_mut(&number).map_or(end, |entry| *entry.end.get_or_insert(end))))
     }
 
     /// The first frame that a segment without a seal, or one behind it, tells of.
@@ -355,7 +312,7 @@ impl<S: Storage> Catalog<S> {
         }
         let block = u64::from(self.block_bytes);
         let name = FileName::Segment(number).to_string();
-        let mut window = Window::new(storage, self.file(storage, number)?, name, bytes).around_unreadable();
+        let mut window = Window::new(storage, self.file(storage, number)?, name, bytes);
         let mut scanner = Scanner::new(&mut window, self.salt(number), self.block_bytes, block, bytes);
         end = End { last: upto, offset: block, time_micros: 0 };
         while let Some(found) = scanner.next()? {
@@ -446,11 +403,7 @@ impl<S: Storage> Catalog<S> {
             return Ok(None);
         }
         let end = located.end.map_or(located.bytes, |end| end.offset).min(located.bytes);
-        let header = match read_header(storage, &located.file, located.number) {
-            Err(Error::Io { source, .. }) if Error::is_unreadable(&source) => Err(HeaderError::Invalid),
-            read => read?,
-        };
-        let stranger = match header {
+        let stranger = match read_header(storage, &located.file, located.number)? {
             Ok(header) if header.log != self.log => Some(format!("belongs to log {}", header.log)),
             Ok(header) if header.number != located.number => Some(format!("is a copy of segment {}", header.number)),
             // A damaged header over good frames: `verify` tells; the frames stand for themselves.
@@ -483,17 +436,9 @@ impl<S: Storage> Catalog<S> {
             return Ok(index);
         }
         let end = located.end.map_or(located.bytes, |end| end.offset);
-        let index = match self.read_index(storage, located, end) {
-            Ok(Some(index)) => index,
-            Err(Error::Io { source, .. }) if !Error::is_unreadable(&source) => {
-                return Err(Error::Io {
-                    op: "read",
-                    file: FileName::Segment(located.number).to_string(),
-                    offset: None,
-                    source,
-                });
-            }
-            _ => return self.scan_index(storage, located.number, &located.file, end.min(located.bytes)),
+        let index = match self.read_index(storage, located, end)? {
+            Some(index) => index,
+            None => return self.scan_index(storage, located.number, &located.file, end.min(located.bytes)),
         };
         let index = Arc::new(index);
         let mut state = self.state.lock();
@@ -511,8 +456,7 @@ impl<S: Storage> Catalog<S> {
         file: &Arc<S::File>,
         end: u64,
     ) -> Result<Arc<SparseIndex>> {
-        let name = FileName::Segment(number).to_string();
-        let mut window = Window::new(storage, file.clone(), name, end).around_unreadable();
+        let mut window = Window::new(storage, file.clone(), FileName::Segment(number).to_string(), end);
         let scan = scan_segment(&mut window, self.salt(number), self.block_bytes, end, self.index_stride_bytes)?;
         let index = Arc::new(scan.index);
         if let Some(entry) = self.state.lock().segments.get_mut(&number) {

@@ -19,37 +19,13 @@ pub(super) struct Window<'a, S: Storage> {
     start: u64,
     pub(super) bytes_read: u64,
     watch: Option<Box<dyn Fn(u64) + 'a>>,
-    passes_unreadable: bool,
-    /// A block was passed over.
-    pub(super) has_unread: bool,
 }
-
-/// What stands for bytes that cannot be read: it validates nowhere, and is no padding.
-const UNREAD: u8 = 0xFF;
 
 impl<'a, S: Storage> Window<'a, S> {
     /// A window over the first `len` bytes of a file.
     pub(super) fn new(storage: &'a S, file: Arc<S::File>, name: String, len: u64) -> Window<'a, S> {
         let block = u64::from(storage.medium().device_block_bytes);
-        Window {
-            storage,
-            file,
-            name,
-            len,
-            block,
-            buffer: Buffer::new(0),
-            start: 0,
-            bytes_read: 0,
-            watch: None,
-            passes_unreadable: false,
-            has_unread: false,
-        }
-    }
-
-    /// Blocks that the medium does not give back are passed over, as damage is. For who looks around them and decides
-    /// nothing for good: they may be readable the next time.
-    pub(super) fn around_unreadable(self) -> Window<'a, S> {
-        Window { passes_unreadable: true, ..self }
+        Window { storage, file, name, len, block, buffer: Buffer::new(0), start: 0, bytes_read: 0, watch: None }
     }
 
     /// Tells how far it has come whenever more of the file is read.
@@ -65,10 +41,10 @@ impl<'a, S: Storage> Window<'a, S> {
             self.buffer = Buffer::new(wanted);
         }
         self.start = start;
-        let got = match self.storage.read_at(&self.file, start, wanted, &mut self.buffer) {
-            Err(e) if self.passes_unreadable && Error::is_unreadable(&e) => self.read_around(start, wanted)?,
-            read => read.map_err(|e| Error::io_at("read", &self.name, start, e))?,
-        };
+        let got = self
+            .storage
+            .read_at(&self.file, start, wanted, &mut self.buffer)
+            .map_err(|e| Error::io_at("read", &self.name, start, e))?;
         self.bytes_read += got as u64;
         if let Some(watch) = &self.watch {
             watch(start + got as u64);
@@ -78,36 +54,6 @@ impl<'a, S: Storage> Window<'a, S> {
             return Err(Error::io_at("read", &self.name, start + got as u64, short));
         }
         Ok(())
-    }
-}
-
-impl<S: Storage> Window<'_, S> {
-    /// Reads block by block.
-    fn read_around(&mut self, start: u64, wanted: usize) -> Result<usize> {
-        let bytes = self.block as usize;
-        let mut block = Buffer::new(bytes);
-        self.buffer.set_len(0);
-        let mut got = 0;
-        while got < wanted {
-            let at = start + got as u64;
-            let read = match self.storage.read_at(&self.file, at, bytes, &mut block) {
-                Err(e) if Error::is_unreadable(&e) => {
-                    self.has_unread = true;
-                    let read = bytes.min((self.len - at) as usize);
-                    block.set_len(read);
-                    block.fill(UNREAD);
-                    read
-                }
-                read => read.map_err(|e| Error::io_at("read", &self.name, at, e))?,
-            };
-            self.buffer.set_len(got + read);
-            self.buffer[got..].copy_from_slice(&block);
-            got += read;
-            if read < bytes {
-                break;
-            }
-        }
-        Ok(got)
     }
 }
 

@@ -528,6 +528,9 @@ impl<S: Storage> Shared<S> {
     /// A new segment's seal is flushed: the catalog learns of it, and where the one before it ends.
     pub(super) fn enter_rotation(&self, rotation: &Rotation<S::File>) {
         let Rotation { old, index, new, new_file, new_file_bytes, seal, .. } = rotation;
+        if self.config.retain_for.is_some() {
+            self.space.lock().sealed.insert(old.number, now());
+        }
         self.catalog.add_active(*new, new_file.clone(), *new_file_bytes, *seal);
         self.catalog.seal(old.number, Some(old.file.clone()), sealed_end(rotation), Some(index.clone()));
     }
@@ -536,9 +539,6 @@ impl<S: Storage> Shared<S> {
     pub(super) fn rotated(&self, rotation: Rotation<S::File>) {
         let end = sealed_end(&rotation);
         let Rotation { old, index, .. } = rotation;
-        if self.config.retain_for.is_some() {
-            self.space.lock().sealed.insert(old.number, now());
-        }
         self.settle_later(old.number, old.file, old.file_bytes, end, Some(index));
         self.keep_spares();
     }

@@ -78,14 +78,8 @@ impl<S: Storage> Shared<S> {
         if upto > flushed {
             return Err(Error::BeyondEnd { requested: upto, flushed });
         }
-        let unread = self.catalog.unread();
         let next = if upto == flushed { None } else { self.catalog.locate(&self.storage, upto.next()).ok() };
-        let first_segment = match &next {
-            _ if upto == flushed => head,
-            // What cannot be read now may be the next time: nothing is given up that was only passed over.
-            _ if self.catalog.unread() != unread => self.catalog.first_needed(&self.storage, upto.next()),
-            next => next.as_ref().map(|it| it.number),
-        };
+        let first_segment = if upto == flushed { head } else { next.as_ref().map(|it| it.number) };
         let known = self.control.lock().trim;
         // The same again: only what was in use then may have come to be needed by nobody.
         if upto == trimmed && first_segment.is_none_or(|first| first <= known.first_segment) {

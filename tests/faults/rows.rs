@@ -703,47 +703,6 @@ fn retained_bytes_are_those_of_sealed_segments() {
     assert_eq!(sealed, 2, "{:?}", log.stats());
 }
 
-/// A block that cannot be read costs no frame of another segment: its seal and its index are made up for, its header is
-/// needed by nobody.
-#[test]
-fn an_unreadable_block_costs_no_frame_of_another_segment() {
-    both(|options| {
-        for (number, block) in [(2, 4096), (2, 0), (2, 60 << 10), (3, 4096), (1, 4096)] {
-            let (mut story, log) = started(options);
-            for _ in 0..6 {
-                story.append(&log, &[25_000]);
-            }
-            story.close(log);
-            let log = story.open();
-            let name = format!("{number:020}.seg");
-            let index = index_of(&story.disk.read_file(&name));
-            let block = if block == 60 << 10 { index } else { block };
-            story.disk.make_unreadable(&name, block..block + 4096);
-            // The first frame of a segment begins in its seal's block, and a reader of the next one comes by there.
-            let segments = [1..=3, 4..=5, 6..=7];
-            let lost = segments[number - 1].clone().filter(|_| block == 4096).collect::<Vec<u64>>();
-            for lsn in (1..=8).filter(|lsn| !lost.contains(lsn)) {
-                log.read(Lsn::new(lsn)).unwrap_or_else(|error| panic!("{number} {block}: frame {lsn}: {error}"));
-            }
-            if lost.is_empty() {
-                let read: Result<Vec<u64>, Error> = log.reader(Lsn::FIRST).map(|frame| Ok(frame?.lsn.get())).collect();
-                let read = read.unwrap_or_else(|error| panic!("{number} {block}: {error}"));
-                assert_eq!(read, (1..=8).collect::<Vec<_>>());
-            }
-            // Nothing is given up by what was made up for, and what is known to be needed by nobody is.
-            story.trim(&log, 6);
-            assert!(log.read(Lsn::new(8)).is_ok());
-            assert!(!story.disk.names().iter().any(|(name, _)| *name == format!("{:020}.seg", 1)));
-        }
-    });
-}
-
-/// Where its index begins: behind the last frame, which ends in the block before.
-fn index_of(segment: &[u8]) -> u64 {
-    let blocks = segment.chunks(4096).enumerate();
-    blocks.filter(|(_, block)| block[0] == 131).map(|(at, _)| at as u64 * 4096).next_back().unwrap()
-}
-
 /// A read that fails once is no damage: nothing may be set aside for it.
 #[test]
 fn what_could_not_be_read_is_no_damage_to_set_aside() {
