@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use seawall::SourceId;
@@ -104,8 +105,8 @@ fn a_device_that_hangs_holds_up_nobody_but_who_waits_for_it() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let address = listening["addresses"][0].as_str().expect("an address").to_owned();
     let outbox = OutboxConfig { source: SourceId::new("a"), ..OutboxConfig::default() };
-    let client = runtime.block_on(async { Client::connect(ClientConfig::new(address, outbox)).unwrap() });
-    let push = |client: Client| async move {
+    let client = Arc::new(runtime.block_on(async { Client::connect(ClientConfig::new(address, outbox)).unwrap() }));
+    let push = |client: Arc<Client>| async move {
         tokio::time::timeout(PATIENCE, async { client.push("a record").await.unwrap().await }).await.expect("in time")
     };
     for _ in 0..20 {

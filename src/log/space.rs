@@ -482,11 +482,13 @@ impl<S: Storage> Shared<S> {
             let takes = if made.is_ok() { bytes } else { shared.storage.len(&spare.file).unwrap_or(spare.bytes) };
             let mut space = shared.space.lock();
             space.file_bytes += takes.saturating_sub(counted);
-            space.beyond.remove(&spare.number);
-            if let Err(error) = made {
-                space.beyond.insert(spare.number, takes.max(counted) - spare.bytes);
-                return Err(error);
+            let used_as = if made.is_ok() { bytes } else { spare.bytes };
+            // An earlier one may have made it longer still.
+            match takes.max(counted) - used_as {
+                0 => _ = space.beyond.remove(&spare.number),
+                beyond => _ = space.beyond.insert(spare.number, beyond),
             }
+            made?;
             space.last_bytes = space.last_bytes.max(bytes);
             spare.bytes = bytes;
             Ok(())
@@ -528,9 +530,6 @@ impl<S: Storage> Shared<S> {
     /// A new segment's seal is flushed: the catalog learns of it, and where the one before it ends.
     pub(super) fn enter_rotation(&self, rotation: &Rotation<S::File>) {
         let Rotation { old, index, new, new_file, new_file_bytes, seal, .. } = rotation;
-        if self.config.retain_for.is_some() {
-            self.space.lock().sealed.insert(old.number, now());
-        }
         self.catalog.add_active(*new, new_file.clone(), *new_file_bytes, *seal);
         self.catalog.seal(old.number, Some(old.file.clone()), sealed_end(rotation), Some(index.clone()));
     }
@@ -539,8 +538,16 @@ impl<S: Storage> Shared<S> {
     pub(super) fn rotated(&self, rotation: Rotation<S::File>) {
         let end = sealed_end(&rotation);
         let Rotation { old, index, .. } = rotation;
+        self.note_sealed(old.number);
         self.settle_later(old.number, old.file, old.file_bytes, end, Some(index));
         self.keep_spares();
+    }
+
+    /// Nothing is written to the segment any more: from now on its age is known.
+    pub(super) fn note_sealed(&self, number: SegmentNumber) {
+        if self.config.retain_for.is_some() {
+            self.space.lock().sealed.insert(number, now());
+        }
     }
 
     /// Writes a sealed segment's index behind its end and lets it into the page cache.
@@ -792,5 +799,17 @@ mod tests {
         // Set back: what is behind it by its stamp is only so old.
         assert_eq!(days(NOW - 8 * DAY, NOW - 8 * DAY, NOW - 7 * DAY, 8), 1);
         assert_eq!(age(0, u64::MAX, u64::MAX, Duration::MAX), Duration::from_micros(u64::MAX));
+    }
+
+    /// Taken for one that an open has found, it would be as old as the log has been open, once the clock is set.
+    #[test]
+    fn the_age_of_a_segment_that_a_truncation_ends_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let retained = crate::Config { retain_for: Some(Duration::from_secs(3600)), ..crate::Config::default() };
+        let (log, _) = crate::Log::open(dir.path(), retained).unwrap();
+        let first = log.append(b"kept").unwrap().wait().unwrap();
+        log.append(b"cut off").unwrap().wait().unwrap();
+        log.truncate(first).unwrap();
+        assert!(log.shared_for_tests().space.lock().sealed.contains_key(&SegmentNumber::FIRST));
     }
 }

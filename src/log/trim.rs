@@ -189,6 +189,9 @@ impl<S: Storage> Shared<S> {
             }
             _ => (None, None),
         };
+        if file.is_some() {
+            self.note_sealed(cut.segment);
+        }
         self.catalog.seal(cut.segment, file, cut.end, index);
         self.catalog.add_active(new, new_file, new_bytes, seal);
         // A reader that has opened a window since the first change may stand in a segment that is no more.

@@ -674,6 +674,11 @@ fn what_an_enlarging_that_failed_has_taken_is_counted() {
             let on_disk: u64 = files.iter().filter(|(name, _)| name.ends_with(".seg")).map(|(_, bytes)| bytes).sum();
             assert!(on_disk > 3 * (64 << 10), "nothing was enlarged: {files:?}");
             assert_eq!(log.stats().used_bytes, on_disk, "{kind:?}");
+            // The file is longer than this one needs.
+            story.append(&log, &[70_000]);
+            let files = story.disk.names();
+            let on_disk: u64 = files.iter().filter(|(name, _)| name.ends_with(".seg")).map(|(_, bytes)| bytes).sum();
+            assert_eq!(log.stats().used_bytes, on_disk, "{kind:?}, used for less than it has");
         }
     });
 }

@@ -30,7 +30,12 @@ pub(crate) fn read_control<S: Storage>(storage: &S, there: bool) -> Result<Optio
 fn check_one_log<S: Storage>(storage: &S, files: &BTreeMap<SegmentNumber, u64>) -> Result<()> {
     let mut first: Option<(SegmentNumber, (LogId, Incarnation))> = None;
     for &number in files.keys() {
-        let Ok(header) = read_header(storage, &*open_segment(storage, number)?, number)? else { continue };
+        let header = match read_header(storage, &*open_segment(storage, number)?, number) {
+            // What cannot be read tells of no other log; whether it is needed is seen when it is.
+            Err(Error::Io { .. }) => continue,
+            read => read?,
+        };
+        let Ok(header) = header else { continue };
         if header.number != number {
             continue;
         }
