@@ -61,10 +61,11 @@ impl<'a> Flush<'a> {
     }
 }
 
-/// Where nothing can be flushed, nothing was written.
+/// Where nothing can be flushed, nothing was written. A file system that is only read-only says nothing of that here: one that says
+/// it became so by an error of its own, and has bytes in caches that it writes nowhere.
 pub(super) fn done(flushed: rustix::io::Result<()>) -> rustix::io::Result<()> {
     match flushed {
-        Err(Errno::INVAL | Errno::ROFS) => Ok(()),
+        Err(Errno::INVAL) => Ok(()),
         flushed => flushed,
     }
 }
