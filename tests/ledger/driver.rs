@@ -910,3 +910,18 @@ fn blocks_that_say_nothing_are_looked_at_once() {
     watched.frames.lock().unwrap().clear();
     assert_eq!(asked(), 0);
 }
+
+/// A batch that holds one could not be read, and nothing of it could be dropped any more.
+#[test]
+fn blocks_that_say_nothing_are_looked_at_again_before_they_are_in_a_batch() {
+    let bed = Bed::new();
+    drop(bed.stream.receiver.local_blocking("silent").unwrap());
+    let silent = bed.stream.receiver.log().flushed();
+    assert!(bed.allocate().is_none());
+    bed.stream.receiver.log().quarantine(LsnRange::inclusive(silent, silent)).unwrap();
+    bed.stream.store("s", 0..1);
+    let told = bed.ledger.allocate(&ALL);
+    assert!(matches!(&told, Err(LedgerError::Unreadable { lsns, .. }) if lsns.contains(silent)), "{told:?}");
+    bed.ledger.drop_range("stream", silent, "set aside").unwrap();
+    assert_eq!(records(&bed.allocate().expect("the record behind it")), numbered("s", 0..1));
+}

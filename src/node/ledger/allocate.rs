@@ -28,6 +28,9 @@ const TRIM_EVERY_BATCHES: u64 = 8;
 const SILENT_BYTES_MAX: u64 = 16 << 20;
 const SILENT_BLOCKS_MAX: u64 = 1000;
 
+/// Only to see whether there are records.
+const NO_ROOM: Share = Share { records: 0, bytes: 0, ranges: 0, takes_one: false };
+
 impl<S: Storage> Ledger<S> {
     /// Allocates the next batch: durable when it returns. `None` when there is nothing new (unless
     /// [`BatchLimits::allow_empty`]). Inputs that are not attached wait.
@@ -103,6 +106,24 @@ impl Planned {
             }
             None => self.ranges.push(range),
         }
+    }
+}
+
+/// What follows what is allocated of a stream.
+struct Walked {
+    range: Range,
+    /// There are records in it.
+    says_something: bool,
+    has_more: bool,
+}
+
+impl Walked {
+    /// Blocks that only tell how sources stand go with the next records: they are no news to an engine. So many of them
+    /// are a batch without records all the same: what is never in one is never trimmed.
+    fn is_piece(&self) -> bool {
+        let Range { from, to, bytes, .. } = self.range;
+        let is_much = bytes >= SILENT_BYTES_MAX || to - from >= SILENT_BLOCKS_MAX;
+        to > from && (self.says_something || is_much)
     }
 }
 
@@ -187,7 +208,7 @@ impl<S: Storage> Inner<S> {
         &self,
         id: InputId,
         port: &dyn StreamPort,
-        mut share: Share,
+        share: Share,
         ahead: Option<&Ahead>,
     ) -> Result<Plan, LedgerError> {
         let at = ahead.and_then(|ahead| ahead.get(&PartKey::default())).map(|(at, _)| *at);
@@ -206,16 +227,34 @@ impl<S: Storage> Inner<S> {
             records: 0,
             bytes: 0,
         };
-        // What has said nothing is not read again while it waits.
-        let silent = self.silent.lock().remove(&id).filter(|silent| silent.from == from.get() && from >= first);
-        let mut range = silent.unwrap_or(nothing);
-        let mut plan = Plan::default();
-        let mut says_something = false;
+        // What has said nothing is not read again while it waits: only what has come since.
+        let silent = self.silent.lock().remove(&id);
+        let silent = silent.filter(|silent| silent.from == from.get() && silent.to > silent.from && from >= first);
+        let waits = silent.map(|silent| self.walk(port, silent, durable, NO_ROOM)).transpose()?;
+        let walked = match waits {
+            Some(waits) if !waits.has_more && !waits.is_piece() => waits,
+            // All of it is read before it goes into a batch: what cannot be read any more must be in none.
+            _ => self.walk(port, nothing, durable, share)?,
+        };
+        let mut plan = Plan { has_more: walked.has_more, ..Plan::default() };
+        if walked.is_piece() {
+            plan.ranges.push(walked.range);
+        } else {
+            self.silent.lock().insert(id, walked.range);
+        }
+        Ok(plan)
+    }
+
+    /// Goes on with a range of a stream, as far as the share allows.
+    fn walk(&self, port: &dyn StreamPort, range: Range, durable: Lsn, mut share: Share) -> Result<Walked, LedgerError> {
+        let (id, from) = (range.input, Lsn::new(range.from));
+        let mut walked = Walked { range, says_something: false, has_more: false };
+        let Walked { range, says_something, has_more } = &mut walked;
         for frame in port.frames(LsnRange::inclusive(Lsn::new(range.to), durable)) {
             let frame = match frame {
                 Ok(frame) => frame,
                 // What can be read before it goes into a batch first.
-                Err(_) if says_something => break,
+                Err(_) if *says_something => break,
                 Err(source) if is_passed_over(&source) => {
                     let lsns = source.lsns().unwrap_or(LsnRange::inclusive(from, from));
                     return Err(LedgerError::Unreadable { name: self.name_of(id), lsns, source });
@@ -228,38 +267,30 @@ impl<S: Storage> Inner<S> {
             }
             let Gist { records, moves } = match Block::gist(&frame.payload) {
                 Ok(gist) => gist,
-                Err(_) if says_something => break,
+                Err(_) if *says_something => break,
                 Err(source) => return Err(LedgerError::NotABlock { name: self.name_of(id), lsn: frame.lsn, source }),
             };
             let bytes = frame.payload.len() as u64;
             // A block that only says how sources stand is no piece: were it one, records behind it might never fit.
             if moves {
                 if !share.has_room(records, bytes) {
-                    plan.has_more = true;
+                    *has_more = true;
                     break;
                 }
-                says_something = true;
+                *says_something = true;
                 // All its blocks are one range.
                 let ranges = share.ranges;
                 share.take(records, bytes);
                 share.ranges = ranges.max(1);
-            } else if range.bytes >= SILENT_BYTES_MAX && !says_something {
-                plan.has_more = true;
+            } else if range.bytes >= SILENT_BYTES_MAX && !*says_something {
+                *has_more = true;
                 break;
             }
             (range.to, range.digest) = (frame.lsn.next().get(), frame.chain.get());
             range.records += records;
             range.bytes += bytes;
         }
-        // Blocks that only tell how sources stand go with the next records: they are no news to an engine. So many of them
-        // are a batch without records all the same: what is never in one is never trimmed.
-        let is_much = range.bytes >= SILENT_BYTES_MAX || range.to - range.from >= SILENT_BLOCKS_MAX;
-        if range.to > range.from && (says_something || is_much) {
-            plan.ranges.push(range);
-        } else {
-            self.silent.lock().insert(id, range);
-        }
-        Ok(plan)
+        Ok(walked)
     }
 
     fn stream_latest(&self, id: InputId, port: &dyn StreamPort) -> Latest {
