@@ -182,11 +182,15 @@ impl<S: Storage> Log<S> {
         self.append_records(&[&parts], Patience::Never)
     }
 
-    /// Whether no segment is prepared any more, whatever is tried: an [`Error::Io`] of an append passes by itself, unless this
-    /// is so.
+    /// Whether an append that ended so may succeed later: there was no room for it, and nothing of it was written. An
+    /// [`Error::Io`] tells that no segment could be prepared: that is tried again, unless it is over until the log is opened again.
     #[cfg(feature = "receiver")]
-    pub(crate) fn is_past_preparing(&self) -> bool {
-        self.shared.is_past_preparing()
+    pub(crate) fn is_for_now(&self, error: &Error) -> bool {
+        match error {
+            Error::Busy { .. } | Error::Full { .. } => true,
+            Error::Io { .. } => !self.shared.is_past_preparing(),
+            _ => false,
+        }
     }
 
     /// Appends one record from any buffer. The buffer is read to its end before the record gets its position, so that

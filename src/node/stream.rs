@@ -73,9 +73,7 @@ pub(super) fn append<S: Storage>(log: &Log<S>, pieces: &[Checksummed]) -> Result
     match log.try_append_checksummed(pieces) {
         Ok(pending) => Ok(Ok(pending)),
         Err(Error::Busy { .. }) => Ok(Err(NoRoom::Busy)),
-        Err(error @ Error::Full { .. }) => Ok(Err(NoRoom::Full(error))),
-        // Of a preparation, as an append writes nothing: it is tried again, unless that is over.
-        Err(error @ Error::Io { .. }) if !log.is_past_preparing() => Ok(Err(NoRoom::Full(error))),
+        Err(error) if log.is_for_now(&error) => Ok(Err(NoRoom::Full(error))),
         Err(error) => Err(error),
     }
 }

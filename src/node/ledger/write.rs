@@ -47,7 +47,8 @@ impl Writer {
 
 impl<S: Storage> Inner<S> {
     /// Writes events, durable when it returns, and applies them. Refused by the rules nothing has happened; refused by a full
-    /// disk, for want of a segment, or because one is too large, those before it have. Any other failure leaves it unknown, and ends this driver.
+    /// disk, for want of a segment for now, or because one is too large, those before it have. Any other failure leaves it
+    /// unknown, and ends this driver.
     pub(super) fn write(&self, events: Vec<Event>) -> Result<(), LedgerError> {
         let mut writer = self.writer.lock();
         writer.check()?;
@@ -183,10 +184,7 @@ pub(super) fn append<S: Storage>(log: &Log<S>, envelopes: &[Envelope], ballot: B
                 written.count += 1;
                 last = Some(pending);
             }
-            // Of an append, an error of the operating system tells that no segment could be prepared.
-            Err(
-                error @ (Error::RecordTooLarge { .. } | Error::Full { .. } | Error::Busy { .. } | Error::Io { .. }),
-            ) => {
+            Err(error) if matches!(error, Error::RecordTooLarge { .. }) || log.is_for_now(&error) => {
                 written.refused = Some(error);
                 break;
             }
