@@ -311,6 +311,11 @@ impl Watched {
     }
 }
 
+fn unreadable() -> seawall::Error {
+    let source = Arc::new(std::io::Error::other("unreadable"));
+    seawall::Error::Io { op: "read", file: "a segment".into(), offset: None, source }
+}
+
 impl StreamPort for Watched {
     fn id(&self) -> LogId {
         self.receiver.id()
@@ -322,19 +327,16 @@ impl StreamPort for Watched {
         self.receiver.bounds()
     }
     fn chain_at(&self, lsn: Lsn) -> seawall::Result<Chain> {
+        if Some(lsn) == *self.fails_at.lock().unwrap() {
+            return Err(unreadable());
+        }
         self.receiver.chain_at(lsn)
     }
     fn frames(&self, range: LsnRange) -> Frames {
         self.frames.lock().unwrap().push(range);
         let fails_at = *self.fails_at.lock().unwrap();
-        let error = || seawall::Error::Io {
-            op: "read",
-            file: "a segment".into(),
-            offset: None,
-            source: Arc::new(std::io::Error::other("unreadable")),
-        };
         let fail = move |frame: seawall::Result<seawall::Frame>| match frame {
-            Ok(frame) if Some(frame.lsn) == fails_at => Err(error()),
+            Ok(frame) if Some(frame.lsn) == fails_at => Err(unreadable()),
             other => other,
         };
         Box::new(self.receiver.frames(range).map(fail))
@@ -855,12 +857,34 @@ fn what_is_given_up_is_counted_or_not_given_up() {
     ledger.add_stream("stream", watched.clone()).unwrap();
     stream.store("s", 0..4);
     let last = stream.receiver.log().flushed();
-    *watched.fails_at.lock().unwrap() = Some(last);
-    let error = ledger.drop_range("stream", last, "in the way").unwrap_err();
-    assert!(error.to_string().contains("stream stream: read"), "{error}");
+    for fails_at in [last, last.previous()] {
+        *watched.fails_at.lock().unwrap() = Some(fails_at);
+        let error = ledger.drop_range("stream", last, "in the way").unwrap_err();
+        assert!(error.to_string().contains("stream stream: read"), "{error}");
+    }
     *watched.fails_at.lock().unwrap() = None;
     ledger.drop_range("stream", last, "in the way").unwrap();
     assert_eq!(ledger.latest().unwrap()[0].records_lost, 4);
+}
+
+#[test]
+fn a_stream_that_cannot_be_read_is_not_added_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = Stream::open(dir.path(), "stream");
+    let watched = Watched::new(&stream);
+    stream.store("s", 0..4);
+    let named = |ledger: &Ledger| {
+        let error = ledger.add_stream("stream", watched.clone()).unwrap_err();
+        assert!(error.to_string().contains("stream stream: read"), "{error}");
+    };
+    let ledger = open_ledger(dir.path());
+    *watched.fails_at.lock().unwrap() = Some(Lsn::ZERO);
+    named(&ledger);
+    *watched.fails_at.lock().unwrap() = None;
+    ledger.add_stream("stream", watched.clone()).unwrap();
+    ledger.allocate(&ALL).unwrap().expect("four records");
+    *watched.fails_at.lock().unwrap() = Some(stream.receiver.log().flushed());
+    named(&ledger);
 }
 
 #[test]

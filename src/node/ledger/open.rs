@@ -145,7 +145,7 @@ impl<S: Storage> Ledger<S> {
             None => {
                 let (first, _) = port.bounds();
                 let start = first.max(Lsn::FIRST);
-                let digest = known_chain(&port, start.previous())?;
+                let digest = known_chain(input, &port, start.previous())?;
                 inner.add(input, InputKind::Stream, identity, start.get(), digest)?
             }
         };
@@ -286,17 +286,17 @@ fn check_stream(input: &str, known: &Input, port: &impl StreamPort) -> Result<()
         // Trimmed exactly there, where the chain could not be read; or damage that a batch which needs it will tell.
         Err(Error::Trimmed { .. }) => Ok(()),
         Err(error) if error.is_damage() || matches!(error, Error::Quarantined { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(source) => Err(LedgerError::Stream { name: input.to_owned(), source }),
     }
 }
 
 /// The chain at a position; 0 where the frame is gone, or cannot be read.
-pub(super) fn known_chain(port: &dyn StreamPort, lsn: Lsn) -> Result<u64, LedgerError> {
+pub(super) fn known_chain(name: &str, port: &dyn StreamPort, lsn: Lsn) -> Result<u64, LedgerError> {
     match port.chain_at(lsn) {
         Ok(chain) => Ok(chain.get()),
         Err(Error::Trimmed { .. } | Error::Quarantined { .. }) => Ok(0),
         Err(error) if error.is_damage() => Ok(0),
-        Err(error) => Err(error.into()),
+        Err(source) => Err(LedgerError::Stream { name: name.to_owned(), source }),
     }
 }
 

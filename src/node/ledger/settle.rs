@@ -101,7 +101,7 @@ impl<S: Storage> Ledger<S> {
         let (_, durable) = port.bounds();
         let to = last.min(durable).next().get();
         // Behind what cannot be read, the chain may be unknown: then the next batch tells it.
-        let digest = known_chain(&*port, Lsn::new(to).previous())?;
+        let digest = known_chain(input, &*port, Lsn::new(to).previous())?;
         // Of what can be read it is known how much is given up.
         let (mut records, mut bytes) = (0, 0);
         for frame in port.frames(LsnRange::new(Lsn::new(from), Lsn::new(to))) {
