@@ -65,6 +65,8 @@ fn a_forked_child_stores_nothing() {
     let mut status = 0;
     // SAFETY: the status is ours.
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    // One that was ended by a signal has tried nothing.
+    assert!(libc::WIFEXITED(status), "{status}");
     assert_eq!((libc::WEXITSTATUS(status), files(dir.path())), (0, before));
     sink.store(key(2), b"y").unwrap();
 }
