@@ -184,6 +184,31 @@ fn what_is_below_a_directory_that_is_not_entered_any_more_is_not_gone() {
     }
 }
 
+/// Whoever is told `Lost` gives the batch up.
+#[test]
+fn what_may_be_below_a_directory_that_is_not_entered_any_more_is_not_lost() {
+    let entered = DirectorySourceConfig { depth_max: 1, ..prompt() };
+    let narrower = [prompt(), DirectorySourceConfig { ignored_prefixes: vec!["day".into()], ..entered.clone() }];
+    for config in narrower {
+        let mut bed = Bed::new(entered.clone());
+        fs::create_dir(bed.path("day1")).unwrap();
+        bed.append("day1/a", "1\n");
+        assert_eq!(bed.take(), ["1"]);
+        bed.append("day1/a", "2\n");
+        // Only its first range tells its name.
+        let batch = bed.allocate().unwrap();
+        bed.restart(config.clone());
+        let told = is_directory(bed.read(batch));
+        assert!(told.contains("day1") && told.contains("depth_max"), "{told}");
+        bed.restart(entered.clone());
+        assert_eq!(bed.read(batch).unwrap(), ["2"]);
+        // With its directory it is.
+        fs::remove_dir_all(bed.path("day1")).unwrap();
+        bed.restart(config);
+        is_lost(bed.read(batch));
+    }
+}
+
 #[test]
 fn a_restless_directory_does_not_tell_what_is_gone() {
     let mut bed = Bed::prompt();

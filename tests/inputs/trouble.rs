@@ -250,3 +250,22 @@ impl Drop for Mounted {
         let _ = std::process::Command::new("umount").arg(&self.0).status();
     }
 }
+
+/// The name that a batch knows tells more than that it may be anywhere.
+#[test]
+fn a_file_below_a_directory_that_is_not_entered_any_more_cannot_be_read_for_its_own_reason() {
+    let entered = DirectorySourceConfig { depth_max: 1, ..prompt() };
+    let mut bed = Bed::new(entered);
+    mode(bed.dir.path(), 0o755);
+    fs::create_dir(bed.path("day1")).unwrap();
+    bed.append("day1/a", "1\n");
+    let batch = bed.allocate().unwrap();
+    bed.restart(prompt());
+    mode(&bed.path("day1"), 0);
+    match as_nobody(|| bed.read(batch)) {
+        Err(e @ InputError::Io { .. }) => assert!(e.to_string().contains("/day1/a"), "{e}"),
+        other => panic!("{other:?}"),
+    }
+    mode(&bed.path("day1"), 0o755);
+    assert_eq!(bed.read(batch).unwrap(), ["1"]);
+}

@@ -43,6 +43,19 @@ pub enum DirectoryError {
         /// The directory, or the file.
         path: PathBuf,
     },
+    /// A batch needs a file that may be below a directory which is not entered.
+    #[error(
+        "{}: a file of a batch has no name where files are looked for; it may be below a directory that is not entered, as {} is: \
+         let these be entered (depth_max, ignored_prefixes, ignored_suffixes) until the batch is settled, or abandon the batch if \
+         the file is gone",
+        path.display(), unentered.display()
+    )]
+    NotEntered {
+        /// The directory.
+        path: PathBuf,
+        /// One below it that is not entered.
+        unentered: PathBuf,
+    },
     /// More files than memory was promised for.
     #[error("{}: more than {limit} files (files_max): raise it, about 300 bytes of memory each, or remove files", path.display())]
     TooManyFiles {

@@ -15,7 +15,7 @@
 //! | half-written, its last line without an end | the line waits until the file is [`Finished`]; the lines before are taken |
 //! | appended to after it was finished | what is new is a record of its own |
 //! | vanished, all of it committed | the ledger forgets the part (`Plan::gone`) |
-//! | vanished, some of it in a pending batch | that batch is `Lost` |
+//! | vanished, some of it in a pending batch | that batch is `Lost`; [`DirectoryError::NotEntered`] while there are directories that are not entered: it may be below one |
 //! | vanished, some of it in no batch | counted: [`DirectoryStats::vanished_bytes`], as far as this process had seen it |
 //! | copied | another file, read again |
 //! | hard links | one file, under its first name |
@@ -276,6 +276,16 @@ impl DirectorySource {
         Ok(())
     }
 
+    /// What a look does not find, it tells nothing of where it was not to go.
+    fn no_longer_seen(&self, index: &Index, failed: Option<InputError>) -> Result<(), InputError> {
+        let Some(unentered) = index.unentered() else { return Ok(()) };
+        let not_entered = || {
+            let unentered = self.name(unentered).into();
+            DirectoryError::NotEntered { path: self.root.path().to_owned(), unentered }.into()
+        };
+        Err(failed.unwrap_or_else(not_entered))
+    }
+
     /// The file, wherever it is by now.
     fn find(&self, id: FileId, hint: Option<&[u8]>) -> Result<Option<(Opened, String)>, InputError> {
         let dir = self.root.open()?;
@@ -285,10 +295,13 @@ impl DirectorySource {
         };
         let at = |index: &Index| index.files.get(&id).map(|place| index.path(place));
         let seen = at(&self.state.lock().index);
+        let mut failed = None;
         for path in hint.map(<[u8]>::to_vec).into_iter().chain(seen) {
-            // What cannot be opened there may be another file by now: the look tells.
-            if let Ok(Some(found)) = try_at(&path) {
-                return Ok(Some(found));
+            match try_at(&path) {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {}
+                // What cannot be opened there may be another file by now: the look tells.
+                Err(e) => failed = failed.or(Some(e)),
             }
         }
         for look in 1..=LOOKS_MAX {
@@ -303,7 +316,7 @@ impl DirectorySource {
                 None if index.is_quiet || look == LOOKS_MAX => match troubles.last {
                     // It may be where this look could not.
                     Some(trouble) if !index.is_complete => return Err(trouble),
-                    _ => break,
+                    _ => return self.no_longer_seen(&index, failed).map(|()| None),
                 },
                 None => std::thread::sleep(TICK),
             }

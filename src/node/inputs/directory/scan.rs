@@ -63,6 +63,11 @@ impl Index {
         path.iter().enumerate().any(|(end, byte)| *byte == b'/' && self.unentered.contains(&path[..end]))
     }
 
+    /// One of the directories that were not entered.
+    pub(super) fn unentered(&self) -> Option<&[u8]> {
+        self.unentered.iter().map(|path| &**path).min()
+    }
+
     /// The path relative to the directory.
     pub(super) fn path(&self, place: &Place) -> Vec<u8> {
         join(&self.dirs[place.dir as usize], &place.name)
