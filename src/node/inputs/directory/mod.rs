@@ -370,7 +370,7 @@ impl Replayable for DirectorySource {
         }
         let dir = self.root.open()?;
         let mut troubles = Troubles::new(self.config.bad_files);
-        let good = self.state.lock().still_good();
+        let good = self.state.lock().still_good(self.config.bad_files);
         let is_fresh = good.is_none();
         let index = good.map_or_else(|| self.look(&dir, &mut troubles), Ok)?;
         let mut candidates = self.candidates(&dir, &index, known, is_fresh, &mut troubles)?;

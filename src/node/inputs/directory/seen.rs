@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Candidate;
-use super::config::FilesBy;
+use super::config::{BadFiles, FilesBy};
 use super::file::FileId;
 use super::scan::Index;
 use crate::ledger::{InputError, PartKey, Parts};
@@ -76,9 +76,11 @@ impl Memory {
         self.looked = Some((Instant::now(), begin.elapsed()));
     }
 
-    /// The last look, where the plan before left some of what it saw.
-    pub(super) fn still_good(&self) -> Option<Arc<Index>> {
-        let (at, took) = self.looked.filter(|_| self.next.is_some())?;
+    /// The last look, where the plan before left some of what it saw. Also a search for one file looks, and goes on where a plan
+    /// must stop.
+    pub(super) fn still_good(&self, bad_files: BadFiles) -> Option<Arc<Index>> {
+        let is_allowed = self.index.is_complete || bad_files == BadFiles::Skip;
+        let (at, took) = self.looked.filter(|_| self.next.is_some() && is_allowed)?;
         (at.elapsed() < (took * LOOK_COST_ONE_IN).min(LOOK_AGE_MAX)).then(|| Arc::clone(&self.index))
     }
 
@@ -138,6 +140,10 @@ mod tests {
     use super::*;
     use crate::ledger::Part;
 
+    fn key() -> PartKey {
+        PartKey::new(Bytes::from_static(&[2, 1, 0, 0, 0, 0, 0, 0, 0])).unwrap()
+    }
+
     struct One(PartKey);
 
     impl Parts for One {
@@ -149,9 +155,22 @@ mod tests {
         }
     }
 
+    /// A search for one file looks on where a plan must not.
+    #[test]
+    fn a_look_that_met_trouble_is_used_again_only_where_trouble_is_skipped() {
+        let mut memory = Memory { next: FileId::of_key(&key()), ..Memory::default() };
+        for is_complete in [true, false] {
+            let mut index = Index::untroubled();
+            index.is_complete = is_complete;
+            memory.saw(&Arc::new(index), Instant::now() - Duration::from_secs(3600));
+            assert!(memory.still_good(BadFiles::Skip).is_some());
+            assert_eq!(memory.still_good(BadFiles::Stop).is_some(), is_complete);
+        }
+    }
+
     #[test]
     fn where_no_look_is_quiet_many_looks_and_much_time_tell_what_is_gone() {
-        let key = PartKey::new(Bytes::from_static(&[2, 1, 0, 0, 0, 0, 0, 0, 0])).unwrap();
+        let key = key();
         let id = FileId::of_key(&key).unwrap();
         assert_eq!(id.key(FilesBy::Inode), key);
         let mut index = Index::untroubled();
@@ -174,7 +193,7 @@ mod tests {
 
     #[test]
     fn looks_that_could_not_see_all_prove_nothing_together() {
-        let key = PartKey::new(Bytes::from_static(&[2, 1, 0, 0, 0, 0, 0, 0, 0])).unwrap();
+        let key = key();
         let id = FileId::of_key(&key).unwrap();
         let look = |memory: &mut Memory, is_complete| {
             let mut index = Index::untroubled();
