@@ -125,7 +125,8 @@ impl<S: Storage> Ledger<S> {
     ///
     /// # Errors
     /// [`LedgerError::OtherInput`] when the name was another stream's, [`LedgerError::StreamDamaged`] when it does not hold
-    /// what was allocated; [`Error::OtherLedger`] and [`Error::Fenced`] from the stream.
+    /// what was allocated, [`LedgerError::Stream`] when that cannot be read for now; [`Error::OtherLedger`] and
+    /// [`Error::Fenced`] from the stream.
     pub fn add_stream(&self, input: &str, port: impl StreamPort + 'static) -> Result<InputId, LedgerError> {
         let inner = &self.inner;
         let _planning = inner.planner.lock();
