@@ -467,3 +467,21 @@ fn what_was_let_go_of_had_been_received_also_behind_a_reconnect() {
     outbox.handle(bed.now, Message::Welcome(welcome(0)));
     assert_eq!((outbox.positions().received, outbox.positions().durable), (seq(2), seq(0)));
 }
+
+/// 256 records of 1 KiB were two SENDs, of 255 and 1: two blocks, and two writes of the device.
+#[test]
+fn a_short_rest_goes_with_the_send_before_it() {
+    let bed = Bed::new(small());
+    let sends = |records: usize| -> Vec<u32> {
+        let config = OutboxConfig { send_bytes: 400, ..OutboxConfig::default() };
+        let mut outbox = welcomed(&bed, config, welcome(0));
+        // 40 bytes each, with what stands before it.
+        (0..records).for_each(|_| drop(outbox.push(vec![7; 36].into()).unwrap()));
+        let records = |message| if let Message::Send(send) = message { send.records } else { 0 };
+        said(&bed, &mut outbox).into_iter().map(records).collect()
+    };
+    assert_eq!(sends(10), [10]);
+    assert_eq!(sends(11), [11]);
+    assert_eq!(sends(12), [10, 2]);
+    assert_eq!(sends(31), [10, 10, 11]);
+}

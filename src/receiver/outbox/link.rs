@@ -7,6 +7,9 @@ use super::super::payload::{PayloadBuilder, header_bytes};
 use super::{Agreed, Held, LOST_MAX, Link, Lost, Outbox, OutboxError, OutboxOutput, RECORD_BYTES_MAX, cost};
 use crate::types::{Seq, SourceEpoch};
 
+/// What is left behind a SEND and is no longer than this part of it goes with it.
+const REST_PART: u64 = 8;
+
 impl Outbox {
     /// A connection was made: send [`Outbox::hello`] first.
     pub fn connect(&mut self) {
@@ -326,15 +329,23 @@ impl Outbox {
             return None;
         }
         let limit = self.config.send_bytes.min(agreed.frame_bytes_max).min(credit);
+        // A short rest goes along: by itself it would be a block of its own, and cost the device a write.
+        let with_rest = (limit + limit / REST_PART).min(agreed.frame_bytes_max).min(credit);
         let mut payload = PayloadBuilder::new(self.config.sequences, own(previous));
-        let (mut records, mut bytes) = (0, 0);
+        let (mut fitting, mut all) = ((0, 0), (0, 0));
+        let mut is_more = false;
         for record in self.held.range(self.sent..).map_while(|held| held.record.as_ref()) {
-            let longer = bytes + header + record.len() as u64;
-            if records > 0 && (longer > limit || records == agreed.frame_records_max as usize) {
+            let (records, bytes) = (all.0 + 1, all.1 + header + record.len() as u64);
+            is_more = records > 1 && (bytes > with_rest || records > agreed.frame_records_max as usize);
+            if is_more {
                 break;
             }
-            (records, bytes) = (records + 1, longer);
+            all = (records, bytes);
+            if records == 1 || bytes <= limit {
+                fitting = all;
+            }
         }
+        let (records, bytes) = if is_more { fitting } else { all };
         payload.reserve(bytes as usize);
         for held in self.held.range(self.sent..).take(records) {
             let Some(record) = &held.record else { break };

@@ -40,7 +40,7 @@ pub struct OutboxConfig {
     pub told_durable: Seq,
     /// Bytes of records held until they are acknowledged. Default 64 MiB.
     pub held_bytes_max: u64,
-    /// A SEND is at most about this long, if the receiver takes it. Default 256 KiB.
+    /// A SEND is at most this long, or an eighth longer with all there is, if the receiver takes it. Default 256 KiB.
     pub send_bytes: u64,
 }
 
