@@ -168,24 +168,6 @@ impl DirectorySourceConfig {
             || self.ignored_suffixes.iter().any(|suffix| name.ends_with(suffix.as_bytes()))
     }
 
-    /// Whether a directory of this name, so deep below the first one, is entered.
-    pub(super) fn is_entered(&self, depth: u32, name: &[u8]) -> bool {
-        depth < self.depth_max && !self.is_ignored(name)
-    }
-
-    /// The first directory on the way to a file that is not entered.
-    pub(super) fn unentered<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
-        let mut begin = 0;
-        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
-        for (depth, end) in (0..).zip(ends) {
-            if !self.is_entered(depth, &path[begin..end]) {
-                return Some(&path[..end]);
-            }
-            begin = end + 1;
-        }
-        None
-    }
-
     /// Whether a file of this name is begun.
     pub(super) fn is_begun(&self, name: &[u8]) -> bool {
         let is_marker = name.ends_with(MARKER_SUFFIX) || name == MARKER_OF_ALL;
@@ -223,22 +205,6 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_directory_that_is_not_entered_hides_what_is_below() {
-        let with = |depth_max| DirectorySourceConfig { depth_max, ..DirectorySourceConfig::default() };
-        let cases = [
-            (0, "a", None),
-            (0, "d/a", Some("d")),
-            (1, "d/a", None),
-            (1, "d/e/f/a", Some("d/e")),
-            (9, "d/_e/.f/a", Some("d/_e")),
-            (9, "d/e/_a", None),
-        ];
-        for (depth_max, path, expected) in cases {
-            assert_eq!(with(depth_max).unentered(path.as_bytes()), expected.map(str::as_bytes), "{path}");
-        }
-    }
 
     #[test]
     fn patterns_match_names() {

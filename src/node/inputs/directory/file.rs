@@ -228,14 +228,6 @@ impl Dir<'_> {
         done(rustix::fs::fsync(fd)).map_err(|e| self.io("flushing", relative, e))
     }
 
-    /// Whether there may be a directory of this name.
-    pub(super) fn may_have_dir(&self, relative: &[u8]) -> bool {
-        match look(&self.fd, relative) {
-            Ok(stat) => FileType::from_raw_mode(stat.stx_mode.into()).is_dir(),
-            Err(e) => !matches!(e, Errno::NOENT | Errno::NOTDIR),
-        }
-    }
-
     /// When a name last changed; `None` when there is none.
     pub(super) fn changed(&self, relative: &[u8]) -> Result<Option<Stamp>, InputError> {
         match look(&self.fd, relative) {

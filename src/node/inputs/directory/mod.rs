@@ -57,7 +57,6 @@ mod records;
 mod scan;
 mod seen;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,7 +76,7 @@ use self::read::Verified;
 use self::records::{Uncut, cut, waiting};
 use self::scan::{Filter, Index, Troubles, join, scan};
 use self::seen::Memory;
-use crate::ledger::{Identity, InputError, Latest, PartKey, Parts, Plan, Range, Replayable, ReplayedRecords, Share};
+use crate::ledger::{Identity, InputError, Latest, Parts, Plan, Range, Replayable, ReplayedRecords, Share};
 
 /// A range that is looked for is looked for so often before it is lost: a rename may hide it from one look.
 const LOOKS_MAX: u32 = 3;
@@ -277,20 +276,9 @@ impl DirectorySource {
         Ok(())
     }
 
-    /// What was begun below a directory that is there and not entered any more is not gone: less is looked at than when it was
-    /// begun.
-    fn keep_hidden(&self, dir: &Dir<'_>, known: &dyn Parts, gone: &mut Vec<PartKey>) {
-        let mut is_there: HashMap<Vec<u8>, bool> = HashMap::new();
-        gone.retain(|key| {
-            let Some(label) = known.label(key) else { return true };
-            let Some(above) = self.config.unentered(&label) else { return true };
-            !*is_there.entry(above.to_vec()).or_insert_with(|| dir.may_have_dir(above))
-        });
-    }
-
     /// What a look does not find, it tells nothing of where it was not to go.
     fn no_longer_seen(&self, index: &Index, failed: Option<InputError>) -> Result<(), InputError> {
-        let Some(unentered) = &index.unentered else { return Ok(()) };
+        let Some(unentered) = index.unentered() else { return Ok(()) };
         let not_entered = || {
             let unentered = self.name(unentered).into();
             DirectoryError::NotEntered { path: self.root.path().to_owned(), unentered }.into()
@@ -390,7 +378,6 @@ impl Replayable for DirectorySource {
         if is_fresh {
             let (by, after) = (self.root.by(), self.config.gone_after);
             plan.gone = self.state.lock().gone(&index, known, &candidates, by, after);
-            self.keep_hidden(&dir, known, &mut plan.gone);
         }
 
         // While its tick lasts, a birth time may be another file's as well.

@@ -1,7 +1,7 @@
 //! One look at all files. Reads names and sizes, no content; decides nothing.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -24,8 +24,8 @@ pub(super) type Filter = Box<dyn Fn(&Path) -> bool + Send + Sync>;
 pub(super) struct Index {
     /// Paths relative to the directory; the first is empty.
     dirs: Vec<Box<[u8]>>,
-    /// One of the directories that were seen and, as the configuration says, not entered: there may be any number of them.
-    pub(super) unentered: Option<Box<[u8]>>,
+    /// Directories that were seen and, as the configuration says, not entered.
+    unentered: HashSet<Box<[u8]>>,
     pub(super) files: HashMap<FileId, Place>,
     /// Nothing was left out for trouble.
     pub(super) is_complete: bool,
@@ -56,6 +56,16 @@ impl Index {
     /// Their paths.
     pub(super) fn dirs(&self) -> impl Iterator<Item = &[u8]> {
         self.dirs.iter().map(|path| &**path)
+    }
+
+    /// Whether it is below a directory that was not entered: this look tells nothing of it.
+    pub(super) fn is_out_of_sight(&self, path: &[u8]) -> bool {
+        path.iter().enumerate().any(|(end, byte)| *byte == b'/' && self.unentered.contains(&path[..end]))
+    }
+
+    /// One of the directories that were not entered.
+    pub(super) fn unentered(&self) -> Option<&[u8]> {
+        self.unentered.iter().map(|path| &**path).min()
     }
 
     /// The path relative to the directory.
@@ -204,10 +214,10 @@ impl Scan<'_> {
     }
 
     fn directory(&mut self, at: &At<'_>, name: &[u8]) {
-        if self.config.is_entered(at.depth, name) {
+        if at.depth < self.config.depth_max && !self.config.is_ignored(name) {
             self.to_do.push((join(at.path, name), at.depth + 1));
         } else {
-            self.index.unentered.get_or_insert_with(|| join(at.path, name).into());
+            self.index.unentered.insert(join(at.path, name).into());
         }
     }
 

@@ -127,6 +127,8 @@ impl Memory {
             }
         });
         self.missed = missed;
+        // It is not forgotten because less is looked at than when it was begun.
+        gone.retain(|key| known.label(key).is_none_or(|label| !index.is_out_of_sight(&label)));
         gone
     }
 }
