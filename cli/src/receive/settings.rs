@@ -49,8 +49,8 @@ pub(super) struct ServerSettings {
     tokens: Vec<TokenSettings>,
     #[serde(with = "humantime_serde")]
     pub(super) handshake_timeout: Duration,
-    /// The thread that hears a source writes its records to the device itself while it is the only one there is, and waits for
-    /// each.
+    /// The thread that hears a source, not over HTTP or lines, writes its records to the device itself while it is the only one
+    /// there is, and waits for each.
     pub(super) lone_writes: bool,
     /// Of every door: sources and requests have so long to finish.
     #[serde(with = "humantime_serde")]
