@@ -476,7 +476,7 @@ fn a_short_rest_goes_with_the_send_before_it() {
         let config = OutboxConfig { send_bytes: 400, ..OutboxConfig::default() };
         let mut outbox = welcomed(&bed, config, welcome(0));
         // 40 bytes each, with what stands before it.
-        (0..records).for_each(|_| drop(outbox.push(vec![7; 36].into()).unwrap()));
+        (0..records).for_each(|_| _ = outbox.push(vec![7; 36].into()).unwrap());
         let records = |message| if let Message::Send(send) = message { send.records } else { 0 };
         said(&bed, &mut outbox).into_iter().map(records).collect()
     };
