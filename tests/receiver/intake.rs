@@ -970,3 +970,19 @@ fn a_receiver_that_ends_takes_nothing_more() {
     }
     assert_eq!(bed.intake.stats().charged_bytes, 0);
 }
+
+/// Its client is promised an answer in time, whatever the device does.
+#[test]
+fn a_gateway_is_never_alone() {
+    let mut bed = Bed::new(small());
+    let key = bed.connect();
+    bed.intake.become_gateways(key);
+    bed.say(key, Message::Hello(hello("s", 0)));
+    bed.settle();
+    bed.heard(key);
+    for sent in 0..10 {
+        assert!(!is_lone(&mut bed, key, sent));
+        bed.flush();
+        assert!(bed.last_ack(key).is_some());
+    }
+}
