@@ -9,8 +9,8 @@ use super::session::Session;
 /// After so many blocks in a row. One that is not keeps the next ones from it as well: a source that sends on meanwhile is
 /// better served by several blocks on their way.
 const IN_A_ROW: u32 = 4;
-/// Longer ones come in several SENDs, of which the next can be read while the first is written.
-const BYTES_MAX: usize = 128 << 10;
+/// Twice our clients' longest SEND, as it is by default. What is longer keeps its thread for longer, and gains a smaller share.
+const BYTES_MAX: usize = 512 << 10;
 
 /// How many of the last blocks were waited for by nobody but the one source, which sent nothing meanwhile.
 #[derive(Debug, Default)]
