@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::recovery::{SegmentScan, open_segment, read_header, read_seal, scan_segment};
+use super::recovery::{SegmentScan, Told, believed_end, open_segment, read_header, read_seal, run_upto, scan_segment};
 use super::source::Window;
 use crate::codec::Chain;
 use crate::error::{Error, Result};
 use crate::io::{Buffer, Hold, MapWatch, Mapping, Storage};
-use crate::segment::{FileName, Found, FrameHeader, HEADER_BYTES, Kind, Salt, Scanner, Seal, SparseIndex, round_up};
+use crate::segment::{Control, FileName, FrameHeader, HEADER_BYTES, Kind, Salt, Seal, SparseIndex, round_up};
 use crate::sync::Mutex;
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber};
 
@@ -60,6 +60,8 @@ pub(super) struct Catalog<S: Storage> {
     incarnation: Incarnation,
     pub(super) block_bytes: u32,
     index_stride_bytes: u64,
+    /// How often the log had been truncated when it was opened, by its control file.
+    truncation_count: u64,
     state: Mutex<State<S::File>>,
 }
 
@@ -80,9 +82,7 @@ pub(super) struct Removed<F> {
 
 impl<S: Storage> Catalog<S> {
     pub(super) fn new(
-        log: LogId,
-        incarnation: Incarnation,
-        block_bytes: u32,
+        control: &Control,
         index_stride_bytes: u64,
         segments: &BTreeMap<SegmentNumber, u64>,
     ) -> Catalog<S> {
@@ -103,7 +103,8 @@ impl<S: Storage> Catalog<S> {
             })
             .collect();
         let state = Mutex::new(State { segments, opened: VecDeque::new() });
-        Catalog { log, incarnation, block_bytes, index_stride_bytes, state }
+        let &Control { log, incarnation, block_bytes, truncation_count, .. } = control;
+        Catalog { log, incarnation, block_bytes, index_stride_bytes, truncation_count, state }
     }
 
     pub(super) fn salt(&self, number: SegmentNumber) -> Salt {
@@ -238,7 +239,7 @@ impl<S: Storage> Catalog<S> {
             let bytes = state.segments.get(&number).map_or(0, |entry| entry.bytes);
             (bytes, state.segments.range(..number).next_back().map(|(number, entry)| (*number, entry.bytes)))
         };
-        let told = self.scan(storage, number, bytes)?.first_told();
+        let told = self.scan(storage, number, bytes)?.told().map(|told| told.last.next());
         let Some((before, bytes)) = before else { return Ok((Lsn::FIRST, None)) };
         let least = self.start_of(storage, before)?.0;
         let after = self.scan(storage, before, bytes)?.last_run().last.next();
@@ -246,8 +247,7 @@ impl<S: Storage> Catalog<S> {
     }
 
     fn scan(&self, storage: &S, number: SegmentNumber, bytes: u64) -> Result<SegmentScan> {
-        let file = self.file(storage, number)?;
-        let mut window = Window::new(storage, file, FileName::Segment(number).to_string(), bytes);
+        let mut window = self.window(storage, number, bytes)?;
         scan_segment(&mut window, self.salt(number), self.block_bytes, bytes, self.index_stride_bytes)
     }
 
@@ -275,56 +275,62 @@ impl<S: Storage> Catalog<S> {
             Some(seal) if seal.sealed_segment == number => {
                 End { last: seal.end, offset: seal.sealed_end_offset, time_micros: seal.end_time_micros }
             }
-            // Behind its end there may stand what was dropped, truncated or carried on: what follows tells where it is.
-            Some(seal) => self.scanned_end(storage, number, bytes, seal.end)?,
-            None => {
-                let upto = self.first_behind(storage, next)?.previous();
-                self.scanned_end(storage, number, bytes, upto)?
-            }
+            // Behind its end there may stand what was dropped, truncated or carried on.
+            _ => self.believed_end(storage, number, bytes)?,
         };
         // Cut meanwhile, it ends there.
         let mut state = self.state.lock();
         Ok(Some(state.segments.get_mut(&number).map_or(end, |entry| *entry.end.get_or_insert(end))))
     }
 
-    /// The first frame that a segment without a seal, or one behind it, tells of.
-    fn first_behind(&self, storage: &S, number: SegmentNumber) -> Result<Lsn> {
-        let mut at = Some(number);
-        while let Some(number) = at {
-            if let Some(seal) = self.seal_of(storage, number)? {
-                return Ok(seal.end.next());
+    /// The end of a segment that no seal tells.
+    fn believed_end(&self, storage: &S, number: SegmentNumber, bytes: u64) -> Result<End> {
+        let (mut told, mut at, mut count_behind) = (None, self.next_after(number), None);
+        while let (None, Some(behind)) = (count_behind, at) {
+            let seal = self.seal_of(storage, behind)?;
+            count_behind = seal.map(|seal| seal.truncation_count);
+            if told.is_none() {
+                told = match seal {
+                    Some(seal) => Some(Told::by_seal(&seal)),
+                    None => self.scan(storage, behind, self.bytes_of(behind))?.told(),
+                };
             }
-            let bytes = self.state.lock().segments.get(&number).map_or(0, |entry| entry.bytes);
-            if let Some(first) = self.scan(storage, number, bytes)?.first_told() {
-                return Ok(first);
-            }
-            at = self.next_after(number);
+            at = self.next_after(behind);
         }
-        Ok(Lsn::MAX)
+        let was_truncated = count_behind.unwrap_or(self.truncation_count) != self.truncations_at(storage, number)?;
+        let scan = self.scan(storage, number, bytes)?;
+        let mut window = self.window(storage, number, bytes)?;
+        let run = believed_end(&mut window, (self.salt(number), self.block_bytes), &scan, told, was_truncated)?;
+        Ok(End { last: run.last, offset: run.frames_end, time_micros: run.time_micros })
+    }
+
+    /// How often the log had been truncated when the segment was begun; less where its own seal does not tell.
+    fn truncations_at(&self, storage: &S, number: SegmentNumber) -> Result<u64> {
+        let upto: Vec<SegmentNumber> = self.state.lock().segments.range(..=number).rev().map(|(at, _)| *at).collect();
+        for number in upto {
+            if let Some(seal) = self.seal_of(storage, number)? {
+                return Ok(seal.truncation_count);
+            }
+        }
+        Ok(0)
+    }
+
+    fn bytes_of(&self, number: SegmentNumber) -> u64 {
+        self.state.lock().segments.get(&number).map_or(0, |entry| entry.bytes)
+    }
+
+    fn window<'a>(&self, storage: &'a S, number: SegmentNumber, bytes: u64) -> Result<Window<'a, S>> {
+        Ok(Window::new(storage, self.file(storage, number)?, FileName::Segment(number).to_string(), bytes))
     }
 
     /// The end of a segment's frames, as far as they are not behind `upto`.
     pub(super) fn scanned_end(&self, storage: &S, number: SegmentNumber, bytes: u64, upto: Lsn) -> Result<End> {
         let run = self.scan(storage, number, bytes)?.last_run();
-        let mut end = End { last: run.last, offset: run.frames_end, time_micros: run.time_micros };
-        if end.last <= upto {
-            return Ok(end);
+        if run.last <= upto {
+            return Ok(End { last: run.last, offset: run.frames_end, time_micros: run.time_micros });
         }
-        let block = u64::from(self.block_bytes);
-        let name = FileName::Segment(number).to_string();
-        let mut window = Window::new(storage, self.file(storage, number)?, name, bytes);
-        let mut scanner = Scanner::new(&mut window, self.salt(number), self.block_bytes, block, bytes);
-        end = End { last: upto, offset: block, time_micros: 0 };
-        while let Some(found) = scanner.next()? {
-            match found {
-                Found::Frame { header, .. } | Found::BadPayload { header, .. } if header.lsn > upto => break,
-                Found::Frame { offset, header } if header.kind == Kind::Data => {
-                    end = End { offset: offset + header.frame_bytes(), time_micros: header.time_micros, ..end };
-                }
-                _ => {}
-            }
-        }
-        Ok(end)
+        let run = run_upto(&mut self.window(storage, number, bytes)?, self.salt(number), self.block_bytes, upto)?;
+        Ok(End { last: upto, offset: run.frames_end, time_micros: run.time_micros })
     }
 
     /// The segment that holds a frame. The caller knows that the frame is flushed and not trimmed.

@@ -16,12 +16,16 @@ fn newest(disk: &SimDisk) -> String {
     disk.names().into_iter().map(|(name, _)| name).filter(is_sealed).max().unwrap()
 }
 
-/// Twenty frames in segment 1, cut back to five in the next.
+/// Twenty frames in two segments, cut back to five in the next.
 fn cut_back() -> (SimDisk, Log<super::sim::SimStorage>) {
+    cut_back_from(20)
+}
+
+fn cut_back_from(frames: u64) -> (SimDisk, Log<super::sim::SimStorage>) {
     let disk = SimDisk::new(DiskOptions::DIRECT);
     let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
     disk.pump();
-    for i in 0..20 {
+    for i in 0..frames {
         log.append(&record(i)).unwrap().wait().unwrap();
         disk.pump();
     }
@@ -86,6 +90,193 @@ fn truncated_frames_stay_away_when_a_sealed_segments_seal_rots() {
     holds(&log, &expected, &[]).unwrap();
     for (lsn, record) in (1..).zip(&expected) {
         assert!(log.read(Lsn::new(lsn)).unwrap().payload[..] == record[..], "frame {lsn}");
+    }
+    assert!(!log.verify(|_, _| {}).unwrap().is_sound());
+}
+
+/// Blocks, not bits: with the seal go the frames that stand right behind it, and nothing tells any more where the segment
+/// before it ends. What was cut there is as valid as ever, and has the numbers of those that are lost.
+#[test]
+fn truncated_frames_do_not_take_the_place_of_lost_ones() {
+    for (lost_frames, before) in [(1, 20), (2, 20), (1, 8), (2, 8)] {
+        let (disk, log) = cut_back_from(before);
+        let cut = newest(&disk);
+        let new: Vec<Vec<u8>> = (50..54).map(record).collect();
+        for record in &new {
+            log.append(record).unwrap().wait().unwrap();
+            disk.pump();
+        }
+        log.close(std::time::Duration::from_secs(1)).unwrap();
+        disk.pump();
+        let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+        disk.pump();
+        log.append(&record(60)).unwrap().wait().unwrap();
+        disk.pump();
+        log.close(std::time::Duration::from_secs(1)).unwrap();
+        disk.pump();
+        let expected = [first_five(), new, vec![record(60)]].concat();
+        disk.write_at(&cut, BLOCK, &vec![0xa5; ((1 + lost_frames) * BLOCK) as usize]);
+        for mode in [RecoveryMode::ReadOnly, RecoveryMode::Strict] {
+            let (log, _) = Log::open_on(disk.open(), in_mode(&direct(), mode)).unwrap();
+            only_of(&log, &expected, &(6 + lost_frames..=10).collect::<Vec<u64>>());
+            drop(log);
+        }
+    }
+}
+
+/// The same in the newest segment: it is told at the open, and what it may have cut is set aside with what it lost.
+#[test]
+fn what_may_have_been_truncated_is_named_with_what_was_lost() {
+    let (disk, log) = cut_back_from(8);
+    let cut = newest(&disk);
+    let new: Vec<Vec<u8>> = (50..54).map(record).collect();
+    for record in &new {
+        log.append(record).unwrap().wait().unwrap();
+        disk.pump();
+    }
+    disk.kill(&KillChoice::Landed);
+    drop(log);
+    disk.write_at(&cut, BLOCK, &vec![0xa5; 2 * BLOCK as usize]);
+    let expected = [first_five(), new].concat();
+    for mode in [RecoveryMode::ReadOnly, RecoveryMode::Strict, RecoveryMode::Quarantine] {
+        let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), mode)).unwrap();
+        disk.pump();
+        let named = recovery.damage.iter().filter_map(seawall::Error::lsns);
+        assert!(named.clone().any(|lsns| (1..7).all(|lsn| lsns.contains(Lsn::new(lsn)))), "{mode:?}: {recovery:?}");
+        // Nothing proves the last one to who only looks.
+        let shown = if mode == RecoveryMode::ReadOnly { 8 } else { 9 };
+        only_of(&log, &expected[..shown], &(7..=shown as u64).collect::<Vec<u64>>());
+        disk.kill(&KillChoice::Landed);
+        drop(log);
+    }
+    let (log, recovery) = Log::open_on(disk.open(), direct()).unwrap();
+    disk.pump();
+    assert_eq!(recovery.end, Lsn::new(9), "{recovery:?}");
+    assert_eq!(log.append(b"new").unwrap().wait().unwrap(), Lsn::new(10));
+}
+
+/// The device lost the truncation's seal although it had flushed it: its segment is as it was prepared.
+#[test]
+fn numbers_that_a_lost_truncation_may_have_kept_are_not_given_again() {
+    let disk = SimDisk::new(DiskOptions::DIRECT);
+    let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+    disk.pump();
+    for i in 0..8 {
+        log.append(&record(i)).unwrap().wait().unwrap();
+        disk.pump();
+    }
+    let spare = "00000000000000000002.seg";
+    let blank = disk.read_file(spare);
+    log.truncate(Lsn::new(5)).unwrap();
+    disk.pump();
+    assert_eq!(newest(&disk), spare);
+    disk.kill(&KillChoice::Landed);
+    drop(log);
+    disk.write_file(spare, &blank);
+    let (log, recovery) = Log::open_on(disk.open(), direct()).unwrap();
+    assert!(!recovery.damage.is_empty(), "{recovery:?}");
+    drop(log);
+    let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::Quarantine)).unwrap();
+    disk.pump();
+    assert_eq!(recovery.quarantined, [seawall::LsnRange::inclusive(Lsn::new(1), Lsn::new(8))], "{recovery:?}");
+    assert_eq!(log.append(b"new").unwrap().wait().unwrap(), Lsn::new(9));
+    disk.pump();
+    let payloads: Vec<_> = log.reader(Lsn::FIRST).flatten().map(|frame| frame.payload).collect();
+    assert_eq!(payloads, [&b"new"[..]]);
+}
+
+/// With its seal goes all that stood in the segment that cut the log back: then nothing tells which of the frames before it are
+/// left, and none is shown as if it were.
+#[test]
+fn a_truncation_is_not_undone_when_its_seal_rots() {
+    // With the segments between, and with none: then nothing is missing.
+    for (closed, before) in [(false, 20), (true, 20), (false, 8), (true, 8)] {
+        let (disk, log) = cut_back_from(before);
+        let cut = newest(&disk);
+        if closed {
+            log.close(std::time::Duration::from_secs(1)).unwrap();
+        } else {
+            disk.kill(&KillChoice::Landed);
+            drop(log);
+        }
+        disk.flip_bit(&cut, (BLOCK + 10) * 8);
+        for mode in [RecoveryMode::ReadOnly, RecoveryMode::Strict, RecoveryMode::Quarantine] {
+            let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), mode)).unwrap();
+            disk.pump();
+            let case = format!("{mode:?}, closed {closed}, {before} before: {recovery:?}");
+            assert!(!recovery.damage.is_empty(), "{case}");
+            let mut read = Vec::new();
+            for frame in log.reader(Lsn::FIRST).flatten() {
+                assert_eq!(frame.payload, record(frame.lsn.get() - 1), "{case}");
+                read.push(frame.lsn.get());
+            }
+            // A close wrote down where the log ended.
+            assert_eq!(read, if closed { vec![1, 2, 3, 4, 5] } else { vec![] }, "{case}");
+            if mode == RecoveryMode::Quarantine {
+                let lsn = log.append(b"new").unwrap().wait().unwrap();
+                disk.pump();
+                assert!(if closed { lsn == Lsn::new(6) } else { lsn > Lsn::new(before) }, "{case}: {lsn}");
+                assert_eq!(&log.read(lsn).unwrap().payload[..], b"new");
+            } else {
+                log.append(b"new").unwrap_err();
+            }
+            disk.kill(&KillChoice::Landed);
+            drop(log);
+        }
+        let (log, recovery) = Log::open_on(disk.open(), direct()).unwrap();
+        assert!(recovery.damage.is_empty(), "{recovery:?}");
+        let payloads: Vec<_> = log.reader(Lsn::FIRST).flatten().map(|frame| frame.payload).collect();
+        assert_eq!(payloads.len(), if closed { 6 } else { 1 });
+    }
+}
+
+/// A segment that is gone had cut the one before it: what was cut there does not come back with its number.
+#[test]
+fn truncated_frames_stay_away_when_the_segment_that_cut_them_is_gone() {
+    let (disk, log) = cut_back();
+    let cut = newest(&disk);
+    let new: Vec<Vec<u8>> = (50..54).map(record).collect();
+    for record in &new {
+        log.append(record).unwrap().wait().unwrap();
+        disk.pump();
+    }
+    log.close(std::time::Duration::from_secs(1)).unwrap();
+    disk.pump();
+    let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+    disk.pump();
+    log.append(&record(60)).unwrap().wait().unwrap();
+    disk.pump();
+    log.close(std::time::Duration::from_secs(1)).unwrap();
+    disk.remove_file(&cut);
+    let expected = [first_five(), new, vec![record(60)]].concat();
+    let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::ReadOnly)).unwrap();
+    assert!(!recovery.missing_segments.is_empty(), "{recovery:?}");
+    only_of(&log, &expected, &[10]);
+}
+
+/// Whatever is read, in order or alone, is of `expected`; and what `must` names is read.
+fn only_of(log: &Log<super::sim::SimStorage>, expected: &[Vec<u8>], must: &[u64]) {
+    let right = |lsn: Lsn, payload: &[u8]| assert_eq!(payload, &expected[lsn.get() as usize - 1][..], "frame {lsn}");
+    let (mut read, mut told) = (Vec::new(), 0);
+    for next in log.reader(Lsn::FIRST) {
+        match next {
+            Ok(frame) => {
+                right(frame.lsn, &frame.payload);
+                read.push(frame.lsn.get());
+            }
+            Err(error) => {
+                assert!(error.lsns().is_some(), "{error}");
+                told += 1;
+            }
+        }
+    }
+    assert!(told > 0, "read {read:?}");
+    assert!(must.iter().all(|lsn| read.contains(lsn)), "read {read:?}");
+    for lsn in 1..=expected.len() as u64 {
+        match log.read(Lsn::new(lsn)) {
+            Ok(frame) => right(frame.lsn, &frame.payload),
+            Err(error) => assert!(error.lsns().is_some_and(|lsns| lsns.contains(Lsn::new(lsn))), "{lsn}: {error}"),
+        }
     }
     assert!(!log.verify(|_, _| {}).unwrap().is_sound());
 }

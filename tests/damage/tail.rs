@@ -211,22 +211,27 @@ fn bits_below_a_proven_position_are_damage_wherever_they_are() {
     }
 }
 
+/// The groups from the hole on were in flight together: none of them states more than the one before it.
+fn with_a_hole(tail: &Tail, hole: u64) -> Files {
+    let mut files = tail.files.clone();
+    let (id, incarnation) = identity(tail);
+    let bytes = files.segment(tail.segment);
+    let frames = data_frames(bytes);
+    for frame in frames.iter().filter(|frame| frame.lsn > hole) {
+        let seed = seed(id, incarnation, tail.segment, frame.offset);
+        state_flushed(bytes, frame.offset, hole - 1, seed);
+    }
+    let gone = frames[hole as usize - 1].offset;
+    bytes[gone..gone + BLOCK].fill(0);
+    files
+}
+
 #[test]
 fn a_hole_left_by_writes_that_ended_out_of_order_is_dropped_for_ever() {
     for config in [buffered(), direct()] {
         for hole in 2..FRAMES {
             let tail = Tail::new(&config, false);
-            // Groups from the hole on were in flight together: none of them states more than the one before it.
-            let mut files = tail.files.clone();
-            let (id, incarnation) = identity(&tail);
-            let bytes = files.segment(tail.segment);
-            let frames = data_frames(bytes);
-            for frame in frames.iter().filter(|frame| frame.lsn > hole) {
-                let seed = seed(id, incarnation, tail.segment, frame.offset);
-                state_flushed(bytes, frame.offset, hole - 1, seed);
-            }
-            let gone = frames[hole as usize - 1].offset;
-            bytes[gone..gone + BLOCK].fill(0);
+            let files = with_a_hole(&tail, hole);
             let dir = files.lay_out(&config);
             let (log, recovery) = tail.reopen(&dir, RecoveryMode::Strict);
             assert!(recovery.damage.is_empty(), "{recovery:?}");
@@ -243,6 +248,38 @@ fn a_hole_left_by_writes_that_ended_out_of_order_is_dropped_for_ever() {
                 assert!(log.verify(|_, _| {}).unwrap().is_sound());
             }
         }
+    }
+}
+
+/// The seal that says where the hole's segment ends is lost with the frames behind it. What was dropped has their numbers.
+#[test]
+fn what_was_dropped_does_not_take_the_place_of_lost_frames() {
+    const HOLE: u64 = 3;
+    let config = direct();
+    let tail = Tail::new(&config, false);
+    let dir = with_a_hole(&tail, HOLE).lay_out(&config);
+    let (log, recovery) = tail.reopen(&dir, RecoveryMode::Strict);
+    assert_eq!(recovery.dropped, Some(lsns(HOLE + 1, FRAMES)));
+    let new: Vec<Vec<u8>> = (0..4).map(|i| format!("new {i}").into_bytes()).collect();
+    append_each(&log, &new);
+    let expected = [tail.records[..HOLE as usize - 1].to_vec(), new].concat();
+    close(log);
+    // Another seal follows, so that the open itself has nothing to do with what is lost.
+    let (log, _) = tail.reopen(&dir, RecoveryMode::Strict);
+    append_each(&log, &[b"last".to_vec()]);
+    close(log);
+    let mut files = Files::of(dir.path());
+    let behind = *files.holding(bytes::DATA).iter().find(|number| **number > tail.segment).unwrap();
+    let second = data_frames(files.segment(behind))[1];
+    assert_eq!(second.lsn, HOLE + 1);
+    files.segment(behind)[BLOCK..second.end().next_multiple_of(BLOCK)].fill(0xa5);
+    let dir = files.lay_out(&config);
+    let (log, _) = tail.reopen(&dir, RecoveryMode::Strict);
+    let expected = [expected, vec![b"last".to_vec()]].concat();
+    holds(&log, &expected, &[lsns(HOLE, HOLE + 1)]).unwrap();
+    for lsn in HOLE..=HOLE + 1 {
+        let error = log.read(Lsn::new(lsn)).unwrap_err();
+        assert!(error.lsns().is_some_and(|lsns| lsns.contains(Lsn::new(lsn))), "{error}");
     }
 }
 

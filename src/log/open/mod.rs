@@ -222,14 +222,7 @@ impl<S: Storage> Opening<S> {
     }
 
     fn catalog(&self) -> Catalog<S> {
-        let control = &self.findings.control;
-        Catalog::new(
-            control.log,
-            control.incarnation,
-            control.block_bytes,
-            self.config.index_stride_bytes,
-            &self.findings.segments,
-        )
+        Catalog::new(&self.findings.control, self.config.index_stride_bytes, &self.findings.segments)
     }
 
     fn pipe_config(&self) -> PipeConfig {

@@ -165,6 +165,8 @@ pub(super) struct Gone {
     pub(super) dropped: Option<LsnRange>,
     /// What such segments claim to be flushed: it was, whatever became of their seals.
     pub(super) claims: Lsn,
+    /// Numbers up to here were given to frames that may count or not.
+    pub(super) numbers_to: Lsn,
 }
 
 impl<S: Storage> Look<'_, S> {

@@ -1,6 +1,7 @@
 //! What a log directory holds after whatever happened to it: look (`inspect`, `newest`, `scan`), judge (`plan`, pure).
 //! Nothing is written here: that is one later step, `open`.
 
+mod believed;
 mod control;
 mod files;
 mod inspect;
@@ -8,6 +9,7 @@ mod newest;
 mod plan;
 mod scan;
 
+pub(super) use believed::{Told, believed_end, run_upto};
 pub(super) use control::read_control;
 pub(super) use files::{open_segment, read_header, read_seal};
 pub use inspect::RecoveryProgress;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::believed::{Told, Witness, believed_end};
 use super::files::{open_segment, read_header, read_seal};
 use super::inspect::{Findings, Gone, HeaderState, Look, Newest, RecoveryProgress, SegmentState, empty_run};
 use super::plan::{Verdict, judge};
@@ -14,7 +15,9 @@ use crate::events;
 use crate::io::{Hold, Storage};
 use crate::log::commit::Spare;
 use crate::log::source::Window;
-use crate::segment::{CleanClose, FileName, FlushMarker, Found, HEADER_BYTES, Quarantined, Scanner, SegmentHeader};
+use crate::segment::{
+    CleanClose, FileName, FlushMarker, Found, HEADER_BYTES, Quarantined, Scanner, Seal, SegmentHeader,
+};
 use crate::sync::{now, sleep};
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber};
 
@@ -73,6 +76,7 @@ impl<S: Storage> Look<'_, S> {
             is_blank_below = found.clean || is_blank(&state);
             states.push(state);
         }
+        let was_cut = newest.as_ref().is_some_and(|(_, seal)| self.was_cut_behind(seal));
         let mut without_seal = None;
         let mut is_used_above = false;
         for state in states.into_iter().rev() {
@@ -81,7 +85,7 @@ impl<S: Storage> Look<'_, S> {
             let proven = state.scan.claims.max(self.control.trim.lsn);
             let unsealed_claims = state.scan.first_data.is_some_and(|lsn| proven >= lsn)
                 || state.scan.marker.is_some()
-                || self.claims_beyond(newest.map(|(at, _)| at), &state.scan, found)?;
+                || self.claims_beyond(newest, &state.scan, found)?;
             let corrupt = |offset, what| Error::Corrupt { segment: number, offset, lsns: LsnRange::NONE, what };
             match state.header {
                 HeaderState::Foreign(what) => {
@@ -98,6 +102,12 @@ impl<S: Storage> Look<'_, S> {
                 // Numbers are used in their order: what is blank below one that was used has lost what it held, and
                 // would now come after it.
                 HeaderState::Valid if state.scan.is_blank() && is_used_above => found.debris.push(number),
+                // The seal that cut the log back stood somewhere here, and nothing else needs to have.
+                HeaderState::Valid if state.scan.is_blank() && was_cut && !state.scan.says_blank => {
+                    found.damage.push(corrupt(u64::from(self.block), "the seal is damaged"));
+                    found.debris.push(number);
+                    gone.segments.insert(number);
+                }
                 HeaderState::Valid if state.scan.is_blank() => {
                     found.spares.push(Spare::new(number, state.file, bytes, true));
                     continue;
@@ -196,12 +206,9 @@ impl<S: Storage> Look<'_, S> {
         self.claim_quarantined(state);
         if state.scan.seal.is_none() && state.scan.first_data.is_none() {
             // Nothing here says where it begins: where the segment before it ends.
-            let before = match newest {
-                Some((number, _)) => self.end_of(*number, found)?,
-                None => empty_run(&self.control),
-            };
-            // A marker tells more exactly: behind that end there may stand what was dropped or truncated.
-            let before = match state.scan.marker.filter(|marker| marker.flushed_through <= before.last) {
+            let before = self.end_before(newest, &state.scan, found)?;
+            // A marker tells also where the segment before cannot be believed.
+            let before = match state.scan.marker {
                 Some(marker) => Run { last: marker.flushed_through, chain: marker.chain, ..before },
                 None => before,
             };
@@ -210,6 +217,9 @@ impl<S: Storage> Look<'_, S> {
         }
         let mut verdict = judge(&state.scan, &self.control.trim);
         verdict.proven = verdict.proven.min(proven);
+        if let Some(seal) = state.scan.seal.filter(|seal| self.was_cut_behind(seal)) {
+            self.doubt(state, &seal, &mut verdict, found, gone)?;
+        }
         // What an open was copying from here when it ended is not lost: it still stands here.
         let beyond = |lsns: LsnRange| LsnRange::new(lsns.start.max(verdict.end.last.next()), lsns.end);
         if let Some(dropped) = gone.dropped.map(beyond).filter(|lsns| !lsns.is_empty()) {
@@ -245,6 +255,30 @@ impl<S: Storage> Look<'_, S> {
         found.damage.extend(state.scan.scuffs.iter().map(|(offset, what)| corrupt(*offset, LsnRange::NONE, *what)));
         verdict.damage.splice(0..0, lost_with_seal);
         Ok(verdict)
+    }
+
+    /// Of a segment behind which the log was cut back nothing is believed, when the seal that tells where is lost with all that
+    /// stood behind it: what was cut is as valid as what was not.
+    fn doubt(
+        &self,
+        state: &SegmentState<S::File>,
+        seal: &Seal,
+        verdict: &mut Verdict,
+        found: &mut Findings<S::File>,
+        gone: &mut Gone,
+    ) -> Result<()> {
+        // But where the log was closed behind it.
+        let closed = self.control.clean_close.filter(|at| at.segment > state.number);
+        let told = closed.map(|at| Told { last: at.lsn, witness: Witness::Chain(at.chain) });
+        let end = self.believed_end(state, told, true)?;
+        gone.numbers_to = verdict.end.last;
+        if end.last == seal.end {
+            let lsns = LsnRange::new(seal.end.next(), Lsn::MAX);
+            let what = "the log was cut back in this segment or behind it, and the seal that tells where is lost";
+            found.damage.push(Error::Corrupt { segment: state.number, offset: u64::from(self.block), lsns, what });
+        }
+        *verdict = Verdict::clean(end);
+        Ok(())
     }
 
     /// The end of a log of which no segment is in use: where it was trimmed, or behind what was set aside.
@@ -295,14 +329,15 @@ impl<S: Storage> Look<'_, S> {
         let blank = spares.first().map_or(SegmentNumber::new(u64::MAX), |spare| spare.number);
         let may_have_held = gone.segments.range(..blank).count() as u64;
         self.control.pass_over(gone.segments.iter().copied());
-        if may_have_held == 0 && gone.bytes == 0 {
+        let (end, closed) = (verdict.end, self.control.clean_close.map(|at| at.lsn));
+        let is_all_known = may_have_held == 0 && gone.bytes == 0 && gone.numbers_to <= end.last;
+        if is_all_known || closed == Some(end.last) {
             return;
         }
-        let end = verdict.end;
         let largest = self.config.segment_bytes_max.max(self.config.record_bytes_max);
         let lost_bytes = may_have_held.saturating_mul(largest).saturating_add(gone.bytes);
-        let guess = end.last.advance(lost_bytes.div_ceil(HEADER_BYTES as u64));
-        let upto = self.control.clean_close.map(|at| at.lsn).filter(|lsn| *lsn > end.last).unwrap_or(guess);
+        let guess = end.last.max(gone.numbers_to).advance(lost_bytes.div_ceil(HEADER_BYTES as u64));
+        let upto = closed.filter(|lsn| *lsn > end.last).unwrap_or(guess);
         verdict.end = Run { last: upto, ..end };
         verdict.damage.push(Gap {
             offset: end.end_offset,
@@ -319,34 +354,36 @@ impl<S: Storage> Look<'_, S> {
         newest: &Newest,
         found: &mut Findings<S::File>,
     ) -> Result<LsnRange> {
-        let end = match newest {
-            Some((number, _)) => self.end_of(*number, found)?.last.max(self.control.trim.lsn),
-            None => self.control.trim.lsn,
-        };
-        let lost =
-            state.scan.first_data.map_or(LsnRange::NONE, |first| LsnRange::new(end.next(), first.max(end.next())));
+        let end = self.end_before(newest, &state.scan, found)?.last.max(self.control.trim.lsn);
+        let lost = state.scan.told().map_or(LsnRange::NONE, |told| LsnRange::inclusive(end.next(), told.last.max(end)));
         Ok(if lost.is_empty() { LsnRange::NONE } else { lost })
     }
 
-    /// Where the frames of a segment in use end, by a scan.
-    fn end_of(&self, number: SegmentNumber, found: &mut Findings<S::File>) -> Result<Run> {
-        let state = self.examine(number, found.segments[&number], true, &mut found.bytes_scanned)?;
-        Ok(state.scan.last_run())
+    /// Where the log ends before a segment whose own seal does not tell.
+    fn end_before(&self, newest: &Newest, behind: &SegmentScan, found: &mut Findings<S::File>) -> Result<Run> {
+        let Some((number, seal)) = newest else { return Ok(empty_run(&self.control)) };
+        let state = self.examine(*number, found.segments[number], true, &mut found.bytes_scanned)?;
+        self.believed_end(&state, behind.told(), self.was_cut_behind(seal))
+    }
+
+    /// The log was cut back in a segment above the newest one with a seal: there is no other seal left that tells where.
+    fn was_cut_behind(&self, seal: &Seal) -> bool {
+        self.control.truncation_count > seal.truncation_count
+    }
+
+    fn believed_end(&self, state: &SegmentState<S::File>, told: Option<Told>, was_cut: bool) -> Result<Run> {
+        let name = FileName::Segment(state.number).to_string();
+        let window = Window::new(self.storage, state.file.clone(), name, state.bytes);
+        believed_end(window, (self.salt(state.number), self.block), &state.scan, told, was_cut)
     }
 
     /// True when what stands in a segment without a seal proves frames flushed that the segment before it does not
     /// hold: they stood here, and were lost with the seal.
-    fn claims_beyond(
-        &self,
-        before: Option<SegmentNumber>,
-        scan: &SegmentScan,
-        found: &mut Findings<S::File>,
-    ) -> Result<bool> {
+    fn claims_beyond(&self, newest: &Newest, scan: &SegmentScan, found: &mut Findings<S::File>) -> Result<bool> {
         if scan.seal.is_some() || scan.claims <= self.control.trim.lsn {
             return Ok(false);
         }
-        let Some(before) = before else { return Ok(true) };
-        Ok(scan.claims > self.end_of(before, found)?.last)
+        Ok(newest.is_none() || scan.claims > self.end_before(newest, scan, found)?.last)
     }
 
     fn file(&self, number: SegmentNumber) -> Result<Arc<S::File>> {

@@ -142,6 +142,7 @@ mod tests {
             says_blank: false,
             prefix: run(prefix),
             gaps,
+            first_header: None,
             first_data: None,
             frames: 0,
             payload_bytes: 0,

@@ -1,8 +1,10 @@
 //! Walks one segment and notes what stands in it: runs of frames that follow one another, and the gaps between.
 
+use super::believed::{Told, Witness};
 use crate::codec::Chain;
 use crate::segment::{
-    ByteSource, FlushMarker, Found, IndexEntry, Kind, Salt, Scanner, Seal, SparseIndex, frame_bytes, round_up,
+    ByteSource, FlushMarker, Found, FrameHeader, IndexEntry, Kind, Salt, Scanner, Seal, SparseIndex, frame_bytes,
+    round_up,
 };
 use crate::types::{Lsn, LsnRange};
 
@@ -43,6 +45,8 @@ pub(crate) struct SegmentScan {
     pub(crate) gaps: Vec<Gap>,
     /// The first data frame, whatever stands before it.
     pub(crate) first_data: Option<Lsn>,
+    /// Its header, where it was found and not told.
+    pub(crate) first_header: Option<FrameHeader>,
     pub(crate) frames: u64,
     pub(crate) payload_bytes: u64,
     /// The highest `flushed_through` that anything valid in here states.
@@ -72,11 +76,15 @@ impl SegmentScan {
         self.seal.is_none() && self.frames == 0 && self.strays == 0
     }
 
-    /// The first frame that something in here tells of, whether the seal can be read or not: at the latest the one behind
-    /// what a marker proves.
-    pub(crate) fn first_told(&self) -> Option<Lsn> {
-        let behind_marker = self.first_marker.map(|marker| marker.flushed_through.next());
-        [self.first_data, behind_marker].into_iter().flatten().min()
+    /// What stands in here tells of the frames before it, whether the seal can be read or not: by its first frame, or by a
+    /// marker before that.
+    pub(crate) fn told(&self) -> Option<Told> {
+        let by_frame =
+            self.first_header.map(|header| Told { last: header.lsn.previous(), witness: Witness::Frame(header) });
+        let by_marker = self
+            .first_marker
+            .map(|marker| Told { last: marker.flushed_through, witness: Witness::Chain(marker.chain) });
+        [by_frame, by_marker].into_iter().flatten().min_by_key(|told| told.last)
     }
 
     /// True when something tells that the seal itself was flushed: a marker, which is written later than that, or a
@@ -123,6 +131,7 @@ pub(crate) fn scan_segment<B: ByteSource>(
             },
             gaps: Vec::new(),
             first_data: None,
+            first_header: None,
             frames: 0,
             payload_bytes: 0,
             claims: Lsn::ZERO,
@@ -209,12 +218,17 @@ impl Ends {
 }
 
 impl Walk {
-    fn claim(&mut self, header: &crate::segment::FrameHeader, end: u64, is_seal: bool) {
+    fn claim(&mut self, header: &FrameHeader, end: u64, is_seal: bool) {
         self.scan.valid_end = self.scan.valid_end.max(end);
         self.scan.claims = self.scan.claims.max(header.flushed_through);
         if !is_seal {
             self.scan.claims_behind_seal = self.scan.claims_behind_seal.max(header.flushed_through);
         }
+    }
+
+    fn first(&mut self, header: &FrameHeader) {
+        self.scan.first_data.get_or_insert(header.lsn);
+        self.scan.first_header.get_or_insert(*header);
     }
 
     fn dirty_padding(&mut self, offset: u64) {
@@ -243,8 +257,8 @@ impl Walk {
         }
     }
 
-    fn data(&mut self, header: &crate::segment::FrameHeader, offset: u64, group: u64, ends: Ends) {
-        self.scan.first_data.get_or_insert(header.lsn);
+    fn data(&mut self, header: &FrameHeader, offset: u64, group: u64, ends: Ends) {
+        self.first(header);
         if self.unanchored {
             // Without a seal the first frame is believed for where it stands; the damage is told by the missing seal.
             self.run.last = header.lsn.previous();
@@ -278,12 +292,12 @@ impl Walk {
         self.pending_bad = None;
     }
 
-    fn bad_payload(&mut self, header: &crate::segment::FrameHeader, offset: u64, _group_end: u64) {
+    fn bad_payload(&mut self, header: &FrameHeader, offset: u64, _group_end: u64) {
         self.scan.strays += 1;
         self.pending_unreadable.get_or_insert(offset);
         self.pending_bad.get_or_insert("a payload does not match its checksum");
         if header.kind == Kind::Data {
-            self.scan.first_data.get_or_insert(header.lsn);
+            self.first(header);
             if self.unanchored {
                 self.run.last = header.lsn.previous();
                 self.unanchored = false;
@@ -317,7 +331,7 @@ impl Walk {
 }
 
 impl SegmentScan {
-    fn index_note(&mut self, header: &crate::segment::FrameHeader, group: u64) {
+    fn index_note(&mut self, header: &FrameHeader, group: u64) {
         if self.index.last_offset().is_none_or(|last| last < group) {
             self.index.note(IndexEntry { lsn: header.lsn, time_micros: header.time_micros, offset: group });
         }
