@@ -187,6 +187,26 @@ fn more_files_than_memory_was_promised_for_are_refused() {
     }
 }
 
+/// Entered or not: what is below one that is not entered is never gone, so it is remembered.
+#[test]
+fn more_directories_than_memory_was_promised_for_are_refused() {
+    for (bad_files, depth_max) in [(BadFiles::Stop, 0), (BadFiles::Skip, 0), (BadFiles::Stop, 9), (BadFiles::Skip, 9)] {
+        let config = DirectorySourceConfig { directories_max: 3, bad_files, depth_max, ..prompt() };
+        let mut bed = Bed::new(config.clone());
+        let make = |path: &str| fs::create_dir(bed.path(path)).unwrap();
+        ["_hidden", "a", "b"].into_iter().for_each(make);
+        bed.append("file", "1\n");
+        bed.plan();
+        let stats = bed.source.stats();
+        assert_eq!((stats.directories, stats.unentered), if depth_max == 0 { (1, 3) } else { (3, 1) });
+        // Deep below counts as well.
+        make(if depth_max == 0 { "c" } else { "b/c" });
+        bed.restart(config);
+        let told = is_directory(bed.try_plan(all()));
+        assert!(told.contains("more than 3") && told.contains("directories_max"), "{told}");
+    }
+}
+
 #[test]
 fn a_configuration_that_cannot_be_used_is_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -44,6 +44,9 @@ pub struct DirectorySourceConfig {
     /// Files in the directory, also those that are not begun: 1 to 100 million. Each costs about 300 bytes of memory.
     /// Default 1 million.
     pub files_max: u64,
+    /// Directories below it, also those that are not entered: 1 to 100 million. Each costs its path and about 100 bytes of
+    /// memory. Default 1 million.
+    pub directories_max: u64,
 }
 
 /// What is a record of a file.
@@ -120,6 +123,7 @@ impl Default for DirectorySourceConfig {
             files_by: FilesBy::Birth,
             gone_after: Duration::from_secs(60),
             files_max: 1_000_000,
+            directories_max: 1_000_000,
         }
     }
 }
@@ -140,6 +144,7 @@ impl DirectorySourceConfig {
         within("record_bytes_max", self.record_bytes_max, 1, 1024 * MIB)?;
         within("depth_max", self.depth_max.into(), 0, 64)?;
         within("files_max", self.files_max, 1, 100_000_000)?;
+        within("directories_max", self.directories_max, 1, 100_000_000)?;
         match self.records {
             RecordRule::Fixed { bytes } => within("records", bytes, 1, self.record_bytes_max)?,
             RecordRule::Whole if self.finished == Finished::Never => {
@@ -220,10 +225,11 @@ mod tests {
     fn what_is_not_usable_is_named() {
         DirectorySourceConfig::default().validate().unwrap();
         type Spoil = fn(&mut DirectorySourceConfig);
-        let cases: [(&str, Spoil); 9] = [
+        let cases: [(&str, Spoil); 10] = [
             ("record_bytes_max", |c| c.record_bytes_max = 0),
             ("depth_max", |c| c.depth_max = 65),
             ("files_max", |c| c.files_max = 0),
+            ("directories_max", |c| c.directories_max = 0),
             ("records", |c| c.records = RecordRule::Fixed { bytes: c.record_bytes_max + 1 }),
             ("finished", |c| c.records = RecordRule::Whole),
             ("finished", |c| c.finished = Finished::UnchangedFor(Duration::MAX)),

@@ -64,6 +64,19 @@ pub enum DirectoryError {
         /// How many it may hold.
         limit: u64,
     },
+    /// More directories than memory was promised for. All are held, also those that are not entered: what may be below one of
+    /// them is neither gone nor lost.
+    #[error(
+        "{}: more than {limit} directories below it (directories_max): raise it, each takes its path and about 100 bytes of memory, \
+         or remove some",
+        path.display()
+    )]
+    TooManyDirectories {
+        /// The directory.
+        path: PathBuf,
+        /// How many there may be below it.
+        limit: u64,
+    },
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] Error),

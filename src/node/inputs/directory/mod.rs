@@ -42,10 +42,11 @@
 //!
 //! **Cost.** A plan is one pass over the names, one `statx` each; after a plan that was cut off the look is used again, for
 //! at most ten times as long as it took. While a look replaces the one before, it takes about 300 bytes of memory a file,
-//! beside what the ledger keeps of it. And one pass over the content it plans: it holds one record and one piece (1 MiB) at a
-//! time. And a flush of what it plans, whoever wrote it: up to 16 files each by itself, more of them with all of their file system,
-//! where that is one that is known to do it (ext4, XFS, btrfs, F2FS, tmpfs); their directories are flushed with them, all there are when
-//! something is gone. `latest` opens every file with bytes in no batch, to see
+//! beside what the ledger keeps of it, and about 100 and its path a directory, entered or not. And one pass over the content it
+//! plans: it holds one record and one piece (1 MiB) at a time. And a flush of what it plans, whoever wrote it: up to 16 files each
+//! by itself, more of them with all of their file system, where that is one that is known to do it (ext4, XFS, btrfs, F2FS, tmpfs);
+//! their directories are flushed with them, all there are when something is gone. `latest` opens every file with bytes in no
+//! batch, to see
 //! what waits.
 
 mod config;

@@ -24,7 +24,9 @@ pub(super) type Filter = Box<dyn Fn(&Path) -> bool + Send + Sync>;
 pub(super) struct Index {
     /// Paths relative to the directory; the first is empty.
     dirs: Vec<Box<[u8]>>,
-    /// Directories that were seen and, as the configuration says, not entered.
+    /// Directories that were seen and, as the configuration says, not entered. Nothing below one is gone or lost by this look, so
+    /// all of them are held, as the look saw them: asked again later, one that was renamed since would hide nothing any more.
+    /// `directories_max` bounds them together with those that are entered: a look that sees more ends, and tells of nothing.
     unentered: HashSet<Box<[u8]>>,
     pub(super) files: HashMap<FileId, Place>,
     /// Nothing was left out for trouble.
@@ -61,6 +63,10 @@ impl Index {
     /// Whether it is below a directory that was not entered: this look tells nothing of it.
     pub(super) fn is_out_of_sight(&self, path: &[u8]) -> bool {
         path.iter().enumerate().any(|(end, byte)| *byte == b'/' && self.unentered.contains(&path[..end]))
+    }
+
+    pub(super) fn unentered_count(&self) -> usize {
+        self.unentered.len()
     }
 
     /// One of the directories that were not entered.
@@ -111,7 +117,8 @@ pub(super) fn scan(
     filter: Option<&Filter>,
     troubles: &mut Troubles,
 ) -> Result<Index, InputError> {
-    let mut scan = Scan { dir, config, filter, index: Index::untroubled(), stamps: Vec::new(), to_do: Vec::new() };
+    let index = Index::untroubled();
+    let mut scan = Scan { dir, config, filter, index, stamps: Vec::new(), to_do: Vec::new(), below: 0 };
     scan.to_do.push((Vec::new(), 0));
     while let Some((path, depth)) = scan.to_do.pop() {
         if let Err(e) = scan.enter(&path, depth, troubles) {
@@ -127,7 +134,8 @@ pub(super) fn scan(
 
 fn is_of_all(error: &InputError) -> bool {
     let InputError::Other(error) = error else { return false };
-    matches!(error.downcast_ref(), Some(DirectoryError::NoBirthTime { .. } | DirectoryError::TooManyFiles { .. }))
+    use DirectoryError::{NoBirthTime, TooManyDirectories, TooManyFiles};
+    matches!(error.downcast_ref(), Some(NoBirthTime { .. } | TooManyFiles { .. } | TooManyDirectories { .. }))
 }
 
 struct Scan<'a> {
@@ -138,6 +146,8 @@ struct Scan<'a> {
     /// Of each directory, when it last changed before it was read.
     stamps: Vec<Stamp>,
     to_do: Vec<(Vec<u8>, u32)>,
+    /// Directories that were seen below the first.
+    below: u64,
 }
 
 /// The directory that is being read.
@@ -198,7 +208,7 @@ impl Scan<'_> {
             FileType::RegularFile | FileType::Unknown => match look(fd, name) {
                 Ok(stat) => match FileType::from_raw_mode(stat.stx_mode.into()) {
                     FileType::RegularFile => return self.file(at, name, &stat),
-                    FileType::Directory => self.directory(at, name),
+                    FileType::Directory => return self.directory(at, name),
                     FileType::Symlink => self.index.links += 1,
                     _ => self.index.others += 1,
                 },
@@ -206,19 +216,26 @@ impl Scan<'_> {
                 Err(e) => return Err(self.dir.io("looking at", &join(at.path, name), e)),
             },
             // Looked at when it is entered; one that is not may be whatever it is.
-            FileType::Directory => self.directory(at, name),
+            FileType::Directory => return self.directory(at, name),
             FileType::Symlink => self.index.links += 1,
             _ => self.index.others += 1,
         }
         Ok(())
     }
 
-    fn directory(&mut self, at: &At<'_>, name: &[u8]) {
+    fn directory(&mut self, at: &At<'_>, name: &[u8]) -> Result<(), InputError> {
+        // Before it is held, entered or not.
+        self.below += 1;
+        if self.below > self.config.directories_max {
+            let (path, limit) = (self.dir.full(b""), self.config.directories_max);
+            return Err(DirectoryError::TooManyDirectories { path, limit }.into());
+        }
         if at.depth < self.config.depth_max && !self.config.is_ignored(name) {
             self.to_do.push((join(at.path, name), at.depth + 1));
         } else {
             self.index.unentered.insert(join(at.path, name).into());
         }
+        Ok(())
     }
 
     fn file(&mut self, at: &At<'_>, name: &[u8], stat: &rustix::fs::Statx) -> Result<(), InputError> {

@@ -49,8 +49,10 @@ pub struct DirectoryStats {
     pub restless_looks: u64,
     /// Files at the last look, also those that are not begun.
     pub files: u64,
-    /// Directories at the last look.
+    /// Directories at the last look that were entered, itself among them.
     pub directories: u64,
+    /// Directories at the last look that were not, as the configuration says.
+    pub unentered: u64,
     /// Symbolic links at the last look: not followed.
     pub links: u64,
     /// Pipes, sockets, devices at the last look, and mounted files that would not be begun.
@@ -71,6 +73,7 @@ impl Memory {
         stats.looks += 1;
         stats.restless_looks += u64::from(!index.is_quiet);
         (stats.files, stats.directories) = (index.files.len() as u64, index.directories() as u64);
+        stats.unentered = index.unentered_count() as u64;
         (stats.links, stats.others) = (index.links, index.others);
         self.index = Arc::clone(index);
         self.looked = Some((Instant::now(), begin.elapsed()));
