@@ -121,6 +121,25 @@ fn a_renamed_file_is_found_behind_one_that_cannot_be_opened_under_its_old_name()
     is_lost(as_nobody(|| bed.read(batch)));
 }
 
+/// What stands under its name by now is another file, as the look has seen: that this one cannot be opened says nothing of it.
+#[test]
+fn a_file_that_is_gone_is_not_told_by_the_trouble_of_another_under_its_name() {
+    let mut bed = Bed::prompt();
+    mode(bed.dir.path(), 0o755);
+    fs::create_dir(bed.path("_not-entered")).unwrap();
+    bed.append("a", "1\n");
+    let batch = bed.allocate().unwrap();
+    bed.remove("a");
+    bed.append("a", "2\n");
+    mode(&bed.path("a"), 0);
+    tick();
+    let told = is_directory(as_nobody(|| bed.read(batch)));
+    assert!(told.contains("/_not-entered"), "{told}");
+    fs::remove_dir(bed.path("_not-entered")).unwrap();
+    tick();
+    is_lost(as_nobody(|| bed.read(batch)));
+}
+
 #[test]
 fn shortened_files_and_long_records_are_skipped_and_counted() {
     let mut bed = Bed::new(DirectorySourceConfig { record_bytes_max: 4, ..skipping() });

@@ -277,14 +277,16 @@ impl DirectorySource {
         Ok(())
     }
 
-    /// What a look does not find, it tells nothing of where it was not to go.
-    fn no_longer_seen(&self, index: &Index, failed: Option<InputError>) -> Result<(), InputError> {
+    /// What a look does not find, it tells nothing of where it was not to go. `failed` are names that were tried before: where
+    /// the look has been, it has seen whose they are by now.
+    fn no_longer_seen(&self, index: &Index, failed: Vec<(Vec<u8>, InputError)>) -> Result<(), InputError> {
         let Some(unentered) = index.unentered() else { return Ok(()) };
+        let mut out_of_sight = failed.into_iter().filter(|(path, _)| index.is_out_of_sight(path));
         let not_entered = || {
             let unentered = self.name(unentered).into();
             DirectoryError::NotEntered { path: self.root.path().to_owned(), unentered }.into()
         };
-        Err(failed.unwrap_or_else(not_entered))
+        Err(out_of_sight.next().map_or_else(not_entered, |(_, error)| error))
     }
 
     /// The file, wherever it is by now.
@@ -296,13 +298,13 @@ impl DirectorySource {
         };
         let at = |index: &Index| index.files.get(&id).map(|place| index.path(place));
         let seen = at(&self.state.lock().index);
-        let mut failed = None;
+        let mut failed = Vec::new();
         for path in hint.map(<[u8]>::to_vec).into_iter().chain(seen) {
             match try_at(&path) {
                 Ok(Some(found)) => return Ok(Some(found)),
                 Ok(None) => {}
                 // What cannot be opened there may be another file by now: the look tells.
-                Err(e) => failed = failed.or(Some(e)),
+                Err(e) => failed.push((path, e)),
             }
         }
         for look in 1..=LOOKS_MAX {
