@@ -65,6 +65,7 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::io::Errno;
 
 pub use config::{BadFiles, DirectorySourceConfig, FilesBy, Finished, RecordRule};
 pub use error::DirectoryError;
@@ -307,14 +308,18 @@ impl DirectorySource {
                 Err(e) => failed.push((path, e)),
             }
         }
-        for look in 1..=LOOKS_MAX {
+        let mut look = 0;
+        loop {
+            look += 1;
             // Trouble elsewhere keeps nobody from it.
             let mut troubles = Troubles::new(BadFiles::Skip);
             let index = self.look(&dir, &mut troubles)?;
             match at(&index) {
                 Some(path) => match try_at(&path)? {
                     Some(found) => return Ok(Some(found)),
-                    None => continue,
+                    None if look < LOOKS_MAX => continue,
+                    // It was there a moment ago: not lost as long as a look sees it.
+                    None => return Err(dir.io("opening", &path, Errno::NOENT)),
                 },
                 None if index.is_quiet || look == LOOKS_MAX => match troubles.last {
                     // It may be where this look could not.
@@ -324,7 +329,6 @@ impl DirectorySource {
                 None => std::thread::sleep(TICK),
             }
         }
-        Ok(None)
     }
 }
 
