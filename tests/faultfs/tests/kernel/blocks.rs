@@ -12,10 +12,10 @@ use crate::bed::sync_dir;
 use crate::skip::skipped;
 
 /// A recorded device with a loop device over it.
-struct Device {
+pub(crate) struct Device {
     // In this order: unmounted from the top.
     live: LoopDevice,
-    recorder: Recorder,
+    pub(crate) recorder: Recorder,
     dirs: [TempDir; 3],
 }
 
@@ -31,7 +31,7 @@ impl Device {
         Some(Device { live, recorder, dirs })
     }
 
-    fn with(kind: FsKind) -> Option<(Device, Mount)> {
+    pub(crate) fn with(kind: FsKind) -> Option<(Device, Mount)> {
         let device = Device::new(&[Need::Fs(kind)], kind.device_bytes())?;
         kind.make(device.live.path()).unwrap();
         let mount = Mount::new(device.live.path(), device.dirs[1].path(), kind, kind.options()).unwrap();
@@ -40,7 +40,7 @@ impl Device {
     }
 
     /// Mounts an image and looks at it.
-    fn look<T>(&self, image: CrashImage, kind: FsKind, look: impl FnOnce(&std::path::Path) -> T) -> T {
+    pub(crate) fn look<T>(&self, image: CrashImage, kind: FsKind, look: impl FnOnce(&std::path::Path) -> T) -> T {
         let device = LoopDevice::attach(image.path(), true).unwrap();
         let mount = Mount::new(device.path(), self.dirs[2].path(), kind, kind.options()).unwrap();
         let seen = look(mount.path());

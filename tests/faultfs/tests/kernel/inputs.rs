@@ -1,14 +1,20 @@
 //! What a directory input has told a ledger survives.
 
+use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::syncfs;
 use rustix::io::Errno;
 use seawall::ledger::{BatchLimits, InputError, Part, PartKey, Parts, Replayable, Share};
 use seawall::node::{BadFiles, DirectorySource, DirectorySourceConfig, FilesBy};
+use seawall_faultfs::machine::{FsKind, LoopDevice, Mount, Need, require};
 use seawall_faultfs::{Choice, Fault, Op, Options};
 
 use crate::bed::{Bed, sync_dir};
+use crate::blocks::Device;
+use crate::skip::skipped;
 
 /// A ledger that has no batch yet.
 struct Nothing;
@@ -62,6 +68,74 @@ fn bytes_that_are_planned_are_flushed_whoever_wrote_them() {
             assert_eq!(String::from_utf8(bed.read(name)).unwrap(), "durable\nin a cache\n", "{name}");
         }
     }
+}
+
+/// More files than are flushed each by itself.
+const MANY: usize = 40;
+
+/// All of them durable, and behind the first ones each with some bytes more in a cache.
+fn many_files(dir: &Path, first: usize) -> Vec<String> {
+    let names: Vec<String> = (0..MANY).map(|i| format!("{i:02}")).collect();
+    for name in &names {
+        std::fs::write(dir.join(name), "durable\n").unwrap();
+    }
+    syncfs(File::open(dir).unwrap()).unwrap();
+    for name in &names[first..] {
+        File::options().append(true).open(dir.join(name)).unwrap().write_all(b"in a cache\n").unwrap();
+    }
+    names
+}
+
+/// With names, on real file systems that are known to be flushed so.
+#[test]
+fn bytes_of_many_files_are_flushed_on_each_file_system_that_is_flushed_as_a_whole() {
+    for kind in FsKind::ALL {
+        let Some((device, mount)) = Device::with(kind) else { continue };
+        let names = many_files(mount.path(), 0);
+        let before = device.recorder.position();
+        let by_birth = DirectorySourceConfig { files_by: FilesBy::Birth, ..config() };
+        let source = DirectorySource::open(mount.path(), by_birth).unwrap();
+        let plan = source.plan(&Nothing, Share::of(&BatchLimits::default())).unwrap();
+        assert_eq!(plan.ranges.iter().map(|range| range.to).collect::<Vec<_>>(), [19; MANY]);
+        let position = device.recorder.position();
+        assert!(position > before, "{kind:?}: nothing was written before");
+        let image = device.recorder.image(position, Choice::AllLost);
+        device.look(image, kind, |dir| {
+            for name in &names {
+                let found = std::fs::read_to_string(dir.join(name)).unwrap();
+                assert_eq!(found, "durable\nin a cache\n", "{kind:?}, {name}");
+            }
+        });
+        mount.unmount().unwrap();
+    }
+}
+
+/// The same as after a flush of one file that failed.
+#[test]
+fn after_a_flush_of_a_whole_file_system_that_failed_nothing_is_planned() {
+    if let Err(why) = require(&[Need::Loop, Need::Fs(FsKind::Ext4)]) {
+        return skipped(why);
+    }
+    let Some(bed) = Bed::new(Options::default()) else { return };
+    let (image, on) = (bed.path("device"), tempfile::tempdir().unwrap());
+    File::create(&image).unwrap().set_len(FsKind::Ext4.device_bytes()).unwrap();
+    let device = LoopDevice::attach(&image, true).unwrap();
+    FsKind::Ext4.make(device.path()).unwrap();
+    // The first write of the flush is a file's: the journal waits, and what was flushed before asks for none.
+    let mount = Mount::new(device.path(), on.path(), FsKind::Ext4, "commit=300").unwrap();
+    many_files(mount.path(), 16);
+    let source = DirectorySource::open(mount.path(), config()).unwrap();
+    let plan = |source: &DirectorySource| source.plan(&Nothing, Share::of(&BatchLimits::default()));
+    bed.fs.fail(Fault::once(Op::Write, 1, Errno::IO));
+    for _ in 0..2 {
+        match plan(&source) {
+            Err(InputError::Io { op: "flushing the file system of", .. }) => {}
+            other => panic!("{:?}", other.map(|plan| plan.ranges.len())),
+        }
+    }
+    let again = DirectorySource::open(mount.path(), config()).unwrap();
+    assert_eq!(plan(&again).unwrap().ranges.len(), MANY);
+    mount.unmount().unwrap();
 }
 
 /// A file that was moved there is nowhere else after a power loss, nor one that was removed there again.
