@@ -93,7 +93,8 @@ pub enum BadFiles {
     /// Nothing is planned until somebody has looked.
     #[default]
     Stop,
-    /// The others go on. It is counted in the statistics, tried again each time, and taken when it can be.
+    /// The others go on. It is counted in the statistics, tried again each time, and taken when it can be. Not so one that cannot
+    /// be flushed: that may be all that tells of others' loss, and stops the plan.
     Skip,
 }
 

@@ -5,6 +5,10 @@
 //!
 //! A flush of one file costs a flush of the device, whether anything of the file is left to write or not. Many files are
 //! flushed by one call for all of their file system, with whatever others have left to write there.
+//!
+//! A flush that failed stops the whole source, also one of a single file, and also where bad files are skipped: nobody tells
+//! whether it was that file's bytes or the cache of the device, with bytes of others in it. Their own flushes find nothing left
+//! to write, and succeed (shown by a test of `tests/faultfs`).
 
 use std::collections::BTreeSet;
 use std::fs::File;

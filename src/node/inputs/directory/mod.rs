@@ -21,7 +21,7 @@
 //! | hard links | one file, under its first name |
 //! | symbolic links | never followed, counted: a missing target could not be told from a file that is gone |
 //! | unreadable | an error that names it, or skipped and counted, as [`BadFiles`] says; while a directory below is, nothing is gone |
-//! | it cannot be flushed | an error, at each plan until the source is opened again |
+//! | it cannot be flushed | an error, at each plan until the source is opened again, whatever [`BadFiles`] says: others may be lost with it |
 //! | a line above `record_bytes_max` | a `Limit` error that names file and position, or skipped; the lines before are taken, nothing is lost |
 //! | the directory itself is another one, not mounted | [`DirectoryError::Replaced`]: nothing is gone because of that |
 //! | a file system mounted below, or a single file that would be begun | [`DirectoryError::OtherFileSystem`], or skipped: give it an input of its own |

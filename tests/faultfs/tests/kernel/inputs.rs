@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,8 +12,9 @@ use seawall::ledger::{BatchLimits, InputError, Part, PartKey, Parts, Replayable,
 use seawall::node::{BadFiles, DirectorySource, DirectorySourceConfig, FilesBy};
 use seawall_faultfs::machine::{FsKind, LoopDevice, Mount, Need, require};
 use seawall_faultfs::{Choice, Fault, Op, Options};
+use tempfile::TempDir;
 
-use crate::bed::{Bed, sync_dir};
+use crate::bed::{Aligned, Bed, sync_dir};
 use crate::blocks::Device;
 use crate::skip::skipped;
 
@@ -110,23 +112,42 @@ fn bytes_of_many_files_are_flushed_on_each_file_system_that_is_flushed_as_a_whol
     }
 }
 
+/// ext4 on a device that fails on demand.
+struct Failing {
+    // In this order: unmounted from the top.
+    mount: Mount,
+    device: LoopDevice,
+    on: TempDir,
+    below: Bed,
+}
+
+impl Failing {
+    fn new() -> Option<Failing> {
+        if let Err(why) = require(&[Need::Loop, Need::Fs(FsKind::Ext4)]) {
+            skipped(why);
+            return None;
+        }
+        let below = Bed::new(Options::default())?;
+        let (image, on) = (below.path("device"), tempfile::tempdir().unwrap());
+        File::create(&image).unwrap().set_len(FsKind::Ext4.device_bytes()).unwrap();
+        sync_dir(below.fs.path());
+        let device = LoopDevice::attach(&image, true).unwrap();
+        FsKind::Ext4.make(device.path()).unwrap();
+        // Its journal writes nothing of its own accord.
+        let mount = Mount::new(device.path(), on.path(), FsKind::Ext4, "commit=300").unwrap();
+        Some(Failing { mount, device, on, below })
+    }
+}
+
 /// The same as after a flush of one file that failed.
 #[test]
 fn after_a_flush_of_a_whole_file_system_that_failed_nothing_is_planned() {
-    if let Err(why) = require(&[Need::Loop, Need::Fs(FsKind::Ext4)]) {
-        return skipped(why);
-    }
-    let Some(bed) = Bed::new(Options::default()) else { return };
-    let (image, on) = (bed.path("device"), tempfile::tempdir().unwrap());
-    File::create(&image).unwrap().set_len(FsKind::Ext4.device_bytes()).unwrap();
-    let device = LoopDevice::attach(&image, true).unwrap();
-    FsKind::Ext4.make(device.path()).unwrap();
-    // The first write of the flush is a file's: the journal waits, and what was flushed before asks for none.
-    let mount = Mount::new(device.path(), on.path(), FsKind::Ext4, "commit=300").unwrap();
+    let Some(Failing { mount, below, .. }) = &Failing::new() else { return };
     many_files(mount.path(), 16);
     let source = DirectorySource::open(mount.path(), config()).unwrap();
     let plan = |source: &DirectorySource| source.plan(&Nothing, Share::of(&BatchLimits::default()));
-    bed.fs.fail(Fault::once(Op::Write, 1, Errno::IO));
+    // A file's: those that were flushed before had nothing left to write.
+    below.fs.fail(Fault::once(Op::Write, 1, Errno::IO));
     for _ in 0..2 {
         match plan(&source) {
             Err(InputError::Io { op: "flushing the file system of", .. }) => {}
@@ -135,7 +156,32 @@ fn after_a_flush_of_a_whole_file_system_that_failed_nothing_is_planned() {
     }
     let again = DirectorySource::open(mount.path(), config()).unwrap();
     assert_eq!(plan(&again).unwrap().ranges.len(), MANY);
-    mount.unmount().unwrap();
+}
+
+/// Why one file's failed flush stops all, also where bad files are skipped: what failed may be the cache of the device, with
+/// another file's bytes in it, whose own flush then has nothing left to tell.
+#[test]
+fn a_failed_flush_of_one_file_may_be_all_that_tells_of_another_s_loss() {
+    let Some(failing) = Failing::new() else { return };
+    let Failing { mount, below, .. } = &failing;
+    let files = ["a", "b"].map(|name| {
+        let path = mount.path().join(name);
+        std::fs::write(&path, [1; 4096]).unwrap();
+        // Past the cache of the file system, into that of the device.
+        let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
+        File::options().read(true).write(true).custom_flags(direct).open(path).unwrap()
+    });
+    syncfs(&files[0]).unwrap();
+    files.iter().for_each(|file| file.write_all_at(&Box::new(Aligned([2; 4096])).0, 0).unwrap());
+    below.fs.fail(Fault::once(Op::Fsync, 1, Errno::IO));
+    files[0].sync_data().unwrap_err();
+    files[1].sync_data().unwrap();
+    below.fs.crash(Choice::AllLost);
+    // Whatever is open ends with the power.
+    drop((files, failing.mount, failing.device));
+    let device = LoopDevice::attach(&failing.below.path("device"), true).unwrap();
+    let mount = Mount::new(device.path(), failing.on.path(), FsKind::Ext4, "").unwrap();
+    assert_eq!(std::fs::read(mount.path().join("b")).unwrap(), [1; 4096]);
 }
 
 /// A file that was moved there is nowhere else after a power loss, nor one that was removed there again.
