@@ -63,5 +63,6 @@ fn bench_measures_and_leaves_nothing_behind() {
     let args = ["bench", "--dir", &dir, "--cold", "--cells", "threads-1", "--seconds", "0.05", "--rounds", "2"];
     let figures = seawall(&[&args[..], &["--format", "json"]].concat()).expect(0).json().remove(0);
     assert!(figures["loads"][0]["records_per_second"]["median"].as_f64().unwrap() > 0.0);
+    assert!(figures["others"]["disturbed"].is_boolean(), "{figures}");
     assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
 }

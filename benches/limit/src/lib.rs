@@ -40,6 +40,7 @@ mod clients;
 mod error;
 mod file;
 mod histogram;
+mod noise;
 mod pwrite;
 mod tally;
 mod uring;
@@ -51,6 +52,7 @@ use std::time::Duration;
 
 pub use error::LimitError;
 pub use histogram::Histogram;
+pub use noise::{Noise, Ticks};
 pub use usage::Usage;
 
 use aligned::AlignedBytes;

@@ -16,11 +16,10 @@ mod scratch;
 use std::process::ExitCode;
 
 use clap::Parser;
-use seawall_limit::{Limit, Load, Options};
+use seawall_limit::{Limit, Load, Options, Ticks};
 
 use arguments::{Arguments, Format};
 use contenders::{Contender, Failure, Kind};
-use machine::Ticks;
 use report::{CellReport, Entrant, Report};
 use run::Run;
 use scratch::Scratch;
@@ -118,7 +117,8 @@ fn compare_cell(
         }
     }
     cell.summarize();
-    cell.noise = Ticks::now().noise_since(before);
+    // Zeros where the kernel does not tell.
+    cell.noise = before.and_then(Ticks::noise_until_now).unwrap_or_default();
     drop(open);
     scratch.empty()?;
     Ok(cell)

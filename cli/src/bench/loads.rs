@@ -1,7 +1,7 @@
 //! The cells that append records: the limit and the log, in turns.
 
 use seawall::{Config, Log};
-use seawall_limit::{Cell, Limit, Load, Options};
+use seawall_limit::{Cell, Limit, Load, Options, Ticks};
 use serde::Serialize;
 
 use super::Bench;
@@ -94,6 +94,7 @@ pub(super) fn measure(bench: &Bench<'_>, cells: &[&LoadCell], table: &mut Table)
             Gathering { cell, load, limits: Vec::new(), rounds: Vec::new() }
         })
         .collect();
+    let before = Ticks::now();
     for round in 1..=bench.rounds {
         for gathering in &mut gatherings {
             bench.check_interrupt()?;
@@ -105,6 +106,7 @@ pub(super) fn measure(bench: &Bench<'_>, cells: &[&LoadCell], table: &mut Table)
             });
         }
     }
+    table.beside(before.and_then(Ticks::noise_until_now));
     if let Some(log) = steady {
         table.medium(&log.medium());
         log.close(std::time::Duration::from_secs(30)).in_log(bench.scratch.path())?;

@@ -10,6 +10,7 @@ mod figures;
 mod loads;
 mod many;
 mod opening;
+mod others;
 mod reading;
 mod rotation;
 mod scratch;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use seawall::{BackendChoice, Config};
+use seawall_limit::Ticks;
 
 use crate::Global;
 use crate::exit::{Ending, Failure};
@@ -33,7 +35,8 @@ use table::Table;
 ///
 /// Each round measures both, in turns. By default in a steady state: segments are written over again, as they are in a
 /// log that is trimmed. Scratch files go into --dir and are removed; up to 5 GiB are needed there. With the defaults it
-/// takes about four minutes: --rounds 3 --seconds 0.5 gives a first idea in one.
+/// takes about four minutes: --rounds 3 --seconds 0.5 gives a first idea in one. What other programs used of the CPUs
+/// meanwhile is said last.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// A directory on the device to measure.
@@ -122,13 +125,15 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
         loads::measure(&bench, &loads, &mut table)?;
     }
     for name in &args.cells {
+        let before = Ticks::now();
         match name {
             CellName::Rotation => table.rotation(rotation::measure(&bench)?),
             CellName::Open => table.opening(opening::measure(&bench)?),
             CellName::Read => table.reading(reading::measure(&bench)?),
             CellName::Logs64 => table.many(many::measure(&bench)?),
-            _ => {}
+            _ => continue,
         }
+        table.beside(before.and_then(Ticks::noise_until_now));
     }
     table.print(global)?;
     Ok(Ending::Done)

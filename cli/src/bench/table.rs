@@ -1,12 +1,14 @@
 //! What `bench` prints.
 
 use seawall::storage::Medium;
+use seawall_limit::Noise;
 use serde::Serialize;
 
 use super::figures::{Figure, Target};
 use super::loads::LoadFigures;
 use super::many::ManyFigures;
 use super::opening::{OpenFigures, OpeningFigures};
+use super::others::Others;
 use super::reading::ReadingFigures;
 use super::rotation::RotationFigures;
 use super::{Args, Bench};
@@ -26,6 +28,8 @@ pub(super) struct Table {
     opening: Option<OpeningFigures>,
     reading: Option<ReadingFigures>,
     many: Option<ManyFigures>,
+    /// Where the kernel tells.
+    others: Option<Others>,
 }
 
 impl Table {
@@ -40,6 +44,7 @@ impl Table {
             opening: None,
             reading: None,
             many: None,
+            others: None,
         }
     }
 
@@ -66,6 +71,11 @@ impl Table {
 
     pub(super) fn many(&mut self, figures: ManyFigures) {
         self.many = Some(figures);
+    }
+
+    /// What was used beside one of the measurements.
+    pub(super) fn beside(&mut self, noise: Option<Noise>) {
+        self.others = noise.map_or(self.others, |noise| Some(Others::of(noise).or_worse(self.others)));
     }
 
     pub(super) fn print(&self, global: &Global) -> Result<(), Failure> {
@@ -102,7 +112,10 @@ impl Table {
         if let Some(figures) = &self.many {
             many_lines(figures, out)?;
         }
-        Ok(())
+        match &self.others {
+            Some(others) => out.line(format_args!("\n{others}")),
+            None => Ok(()),
+        }
     }
 }
 
