@@ -4,9 +4,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+use seawall::ledger::{Part, PartKey, Parts, Replayable};
 use seawall::node::{DirectorySource, DirectorySourceConfig, FilesBy};
 
-use crate::bed::{Bed, Ledger, all, is_directory, is_lost, prompt, read, share, tick};
+use crate::bed::{Bed, Known, Ledger, all, is_directory, is_lost, prompt, read, share, tick};
 
 #[test]
 fn a_late_file_with_an_old_time_is_taken() {
@@ -182,6 +184,33 @@ fn what_is_below_a_directory_that_is_not_entered_any_more_is_not_gone() {
         tick();
         assert_eq!(bed.plan().gone.len(), 1);
     }
+}
+
+/// What the look saw decides, not what is there now.
+#[test]
+fn what_is_below_a_directory_that_is_renamed_after_the_look_is_not_gone() {
+    struct Renames<'a>(Known<'a>, &'a Bed);
+    impl Parts for Renames<'_> {
+        fn get(&self, key: &PartKey) -> Option<Part> {
+            self.0.get(key)
+        }
+        fn each(&self, take: &mut dyn FnMut(&PartKey, &Part)) {
+            self.0.each(take);
+            // It is asked for what is known when it has looked.
+            self.1.rename("day1", "day2");
+        }
+        fn label(&self, key: &PartKey) -> Option<Bytes> {
+            self.0.label(key)
+        }
+    }
+    let mut bed = Bed::new(DirectorySourceConfig { depth_max: 1, ..prompt() });
+    fs::create_dir(bed.path("day1")).unwrap();
+    bed.append("day1/a", "1\n");
+    assert_eq!(bed.take(), ["1"]);
+    bed.restart(prompt());
+    tick();
+    let plan = bed.source.plan(&Renames(bed.ledger.known(), &bed), all()).unwrap();
+    assert!(bed.path("day2/a").exists() && plan.gone.is_empty(), "{plan:?}");
 }
 
 /// It was seen each time, and had another name when it was to be opened.
@@ -443,7 +472,6 @@ fn the_way_files_are_recognized_is_part_of_the_identity() {
     bed.append("c", "3\n");
     assert_eq!(bed.take(), ["3"]);
     let by_birth = DirectorySource::open(bed.dir.path(), prompt()).unwrap();
-    use seawall::ledger::Replayable;
     assert_ne!(by_birth.identity().unwrap(), bed.source.identity().unwrap(), "or every file would be read again");
 }
 
