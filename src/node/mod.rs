@@ -93,3 +93,9 @@ pub use session::Session;
 pub use sinks::{DirectorySink, DirectorySinkConfig, OnRerun, OutputFile, OutputSum, Outputs, OutputsAfter, Writing};
 #[cfg(any(feature = "http", feature = "net"))]
 pub use tokens::TokenRule;
+
+// The one in `io` is that module's own.
+#[cfg(test)]
+#[allow(clippy::duplicate_mod)]
+#[path = "../../tests/support/skip.rs"]
+mod skip;

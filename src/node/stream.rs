@@ -77,3 +77,42 @@ pub(super) fn append<S: Storage>(log: &Log<S>, pieces: &[Checksummed]) -> Result
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::io::{Driver, DriverConfig};
+    use crate::node::skip::skipped;
+
+    /// Whoever writes a lone block may follow it behind the one that was placed next: that one, still on its way, hid that the
+    /// first was durable.
+    #[test]
+    fn a_block_that_is_followed_late_is_heard_before_those_behind_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // Nobody turns it: only what this thread writes itself becomes durable.
+        let (driver, _loop) = match Driver::in_event_loop(DriverConfig::default()) {
+            Ok(driver) => driver,
+            Err(e) => return skipped(format_args!("an event loop, which needs io_uring: {e}")),
+        };
+        let (log, _) = Log::open_with(dir.path(), Config::default(), &driver).expect("a log");
+        let mut context = Context::from_waker(Waker::noop());
+        let mut stream = Stream::new(&log);
+        // The first segment comes to be meanwhile.
+        let first = loop {
+            match log.try_append(b"first") {
+                Err(Error::Busy { .. }) => std::thread::yield_now(),
+                appended => break appended.expect("an append"),
+            }
+        };
+        first.write_lone();
+        let second = log.try_append(b"second").expect("there is room");
+        assert!(!stream.follow(second, &mut context), "nobody has written it");
+        assert!(stream.follow(first, &mut context));
+        let Poll::Ready(Ok(durable)) = stream.poll_durable(&mut context) else { panic!("the first is durable") };
+        assert_eq!(durable, Lsn::FIRST);
+        assert!(stream.poll_durable(&mut context).is_pending());
+    }
+}
