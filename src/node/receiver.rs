@@ -663,3 +663,78 @@ impl<S: Storage> fmt::Debug for Driver<S> {
         f.debug_struct("Driver").field("stream", &self.inner.stream_name).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::receiver::{Hello, Message, PayloadBuilder, Sequences, WaitFor};
+
+    #[derive(Default)]
+    struct Counts(AtomicUsize);
+
+    impl Wake for Counts {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A session that may send.
+    fn open(inner: &Arc<Inner<Disk>>) -> SessionKey {
+        let key = inner.with(|intake, now| intake.connect(now)).expect("a session");
+        let (sequences, wait_for) = (Sequences::None, WaitFor::Received);
+        let hello = Hello { version_min: 1, version_max: 1, sequences, wait_for, ..Hello::default() };
+        inner.with(|intake, now| intake.handle(now, key, Message::Hello(hello)));
+        assert!(inner.state.lock().intake.poll_output(key).is_some(), "it is welcomed");
+        key
+    }
+
+    fn send(record: &[u8]) -> Message {
+        let mut payload = PayloadBuilder::new(Sequences::None, Seq::ZERO);
+        payload.push(Seq::new(1), record).expect("a record");
+        Message::Send(payload.finish())
+    }
+
+    /// What finds no room while a block is not heard of has no timer: that block's end is to have it tried again. Its end may be
+    /// heard in the driver's place, and wakes nobody then.
+    #[test]
+    fn who_hears_in_the_drivers_place_has_it_try_again_what_found_no_room() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let segment = 64 << 10;
+        let config = Config {
+            segment_bytes_min: segment,
+            segment_bytes_max: segment,
+            byte_limit: Some(4 * segment),
+            ..Config::default()
+        };
+        let (log, _) = Log::open(dir.path(), config).expect("a log");
+        let limits = ReceiverConfig { block_bytes_max: 16 << 10, frame_bytes_max: 16 << 10, ..Default::default() };
+        let (receiver, _driver, _) = Receiver::open(log.clone(), "test", limits).expect("a receiver");
+        let inner = &receiver.inner;
+        let wakes = Arc::new(Counts::default());
+        *inner.task.lock() = Some(Waker::from(wakes.clone()));
+        let (first, second) = (open(inner), open(inner));
+        // As `carry` does it, with all that comes between.
+        let (_, block) = inner.change(|intake, now| intake.handle(now, first, send(b"first")));
+        let pieces = block.expect("a block");
+        let pending = loop {
+            if let Ok(pending) = append(&log, &pieces).expect("the log is well") {
+                break pending;
+            }
+        };
+        inner.state.lock().intake.placed(pending.lsn());
+        log.flush().expect("durable");
+        assert!(inner.stream.lock().follow(pending, &mut Context::from_waker(Waker::noop())));
+        // To the last byte.
+        for length in [10_000, 1000, 100, 1] {
+            while !matches!(log.try_append(&vec![0; length]), Err(Error::Full { .. })) {}
+        }
+        inner.with(|intake, now| intake.handle(now, second, send(b"second")));
+        assert!(inner.state.lock().intake.has_returned());
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
+        assert!(inner.hear_for_driver().is_none());
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    }
+}
