@@ -1,6 +1,8 @@
 //! The receiver on a real log, without a network.
 
 mod restart;
+#[path = "../support/skip.rs"]
+mod skip;
 mod store;
 #[path = "../support/streams.rs"]
 mod streams;

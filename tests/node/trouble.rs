@@ -1,12 +1,16 @@
 //! A receiver whose log is damaged, full or gone.
 
+use std::future::Future;
 use std::sync::mpsc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use seawall::node::{LocalSource, Receiver, ReceiverError};
 use seawall::receiver::{Poison, ReceiverConfig, RecordCheck, Sequences, WaitFor};
-use seawall::{Config, Log, RecoveryMode, Seq, SourceId};
+use seawall::storage::{Driver, DriverConfig};
+use seawall::{Config, Error, Log, Lsn, RecoveryMode, Seq, SourceId};
 
+use crate::skip::skipped;
 use crate::store::futures;
 use crate::{Running, records, reopen, small};
 
@@ -166,6 +170,42 @@ fn who_wants_to_end_does_not_wait_for_space() {
     let durable = running.receiver.source(&SourceId::new("a").unwrap()).unwrap().durable.get();
     assert!(durable > 0 && durable < 40, "{durable}");
     assert!(records(&running.log).len() as u64 >= durable);
+}
+
+/// Whoever wants to end does not wait for space, but for what has found some: it is told to be durable.
+#[test]
+fn who_wants_to_end_hears_first_of_what_is_on_its_way() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nobody turns it: what is on its way stays there.
+    let (io, io_loop) = match Driver::in_event_loop(DriverConfig::default()) {
+        Ok(both) => both,
+        Err(e) => return skipped(format_args!("an event loop, which needs io_uring: {e}")),
+    };
+    let (log, _) = Log::open_with(dir.path(), small(), &io).unwrap();
+    let (receiver, driver, _) = Receiver::open(log.clone(), "test", limits()).unwrap();
+    let open = || futures(receiver.local_with(None, Sequences::None, WaitFor::Durable)).unwrap();
+    let (mut one, mut other) = (open(), open());
+    let context = &mut Context::from_waker(Waker::noop());
+    // The first segment comes to be meanwhile.
+    while matches!(log.try_append(b"before"), Err(Error::Busy { .. })) {}
+    let mut first = Box::pin(one.store(&["first"]));
+    assert!(first.as_mut().poll(context).is_pending());
+    assert_eq!(receiver.stats().intake.blocks, 1);
+    // To the last byte.
+    for length in [10_000, 1000, 100, 1] {
+        while !matches!(log.try_append(&vec![0; length]), Err(Error::Full { .. })) {}
+    }
+    let mut second = Box::pin(other.store(&["second"]));
+    assert!(second.as_mut().poll(context).is_pending());
+    receiver.shut_down();
+    let mut runs = Box::pin(driver.run());
+    assert!(runs.as_mut().poll(context).is_pending(), "the first is on its way");
+    // Behind it, a thread does what there is to do.
+    drop(io_loop);
+    let error = futures(runs).unwrap_err();
+    assert!(matches!(error, ReceiverError::Log(Error::Full { .. })), "{error}");
+    assert_eq!(receiver.durable(), Lsn::new(2), "behind what was there before, the first");
+    assert!(futures(second).is_err());
 }
 
 /// One segment that could not be prepared ended the receiver, for all sources; nothing had been written.
