@@ -1,6 +1,7 @@
 //! Two drivers, other ledgers, other streams: who is refused.
 
 use seawall::node::{Ledger, LedgerError};
+use seawall::receiver::PidConfig;
 use seawall::{Config, Error, Log, Lsn};
 
 use super::*;
@@ -36,6 +37,48 @@ fn a_driver_that_was_taken_over_from_neither_allocates_nor_settles_nor_trims() {
     assert!(port.set_rate(old.ballot(), None).is_err());
     assert!(port.committed(old.ballot(), Lsn::new(1)).is_err());
     assert!(port.set_rate(new.ballot(), None).is_ok());
+}
+
+/// Nobody lifted it: streams do not obey the driver that had set it any more, and the next one knows nothing of it.
+#[test]
+fn a_rate_ends_with_the_driver_that_set_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = Stream::open(dir.path(), "stream");
+    let log = reopen(&dir.path().join("ledger"), Config::default());
+    let mut source = stream.receiver.local_blocking("s").unwrap();
+    let watch = stream.receiver.connect().unwrap();
+    let slow = PidConfig { records_per_second_first: 1.0, records_per_second_min: 1.0, ..PidConfig::default() };
+    let (old, _) =
+        Ledger::open(log.clone(), LedgerConfig { rate: Some(slow), record_bytes_first: 1, ..LedgerConfig::default() })
+            .unwrap();
+    old.add_stream("stream", stream.receiver.clone()).unwrap();
+    // It opens again in hours.
+    source.store_blocking(&[[7; 10_000]]).unwrap();
+    let waits = std::thread::spawn(move || source.store_blocking(&["waits"]).map(|_| source));
+    until("it waits", || watch.is_contended());
+    let (new, _) = Ledger::open(log.clone(), LedgerConfig::default()).unwrap();
+    assert!(watch.is_contended(), "the stream obeys the old one");
+    new.add_stream("stream", stream.receiver.clone()).unwrap();
+    assert!(!watch.is_contended());
+    let mut source = waits.join().unwrap().unwrap();
+    // A limit that was set by somebody else is not a driver's to lift.
+    stream.receiver.set_rate(Some(1.0));
+    source.store_blocking(&[[7; 10_000]]).unwrap();
+    let waits = std::thread::spawn(move || source.store_blocking(&["waits"]));
+    until("it waits", || watch.is_contended());
+    let (third, _) = Ledger::open(log, LedgerConfig::default()).unwrap();
+    third.add_stream("stream", stream.receiver.clone()).unwrap();
+    assert!(watch.is_contended());
+    stream.receiver.set_rate(None);
+    waits.join().unwrap().unwrap();
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < Duration::from_secs(60), "never: {what}");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

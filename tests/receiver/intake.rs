@@ -7,7 +7,7 @@ use seawall::receiver::{
     Block, Code, Hello, Intake, Message, Outbox, OutboxConfig, Oversized, Poison, Preview, RangeKind, ReceiverConfig,
     RecordCheck, Reject, RejectReason, Reservation, Sequences, SessionKey, SessionOutput, WaitFor,
 };
-use seawall::{Lsn, SourceEpoch};
+use seawall::{Ballot, Lsn, SourceEpoch};
 
 use crate::bed::{Bed, dense, hello, id, replay, seq, small, sparse};
 use crate::outbox::said;
@@ -355,6 +355,26 @@ fn what_is_passed_over_does_not_count_against_the_rate() {
     bed.pass(2 * SECOND);
     bed.intake.admit_waiting(bed.now);
     assert!(bed.intake.is_granted(other));
+}
+
+/// A driver that was about to set its rate when another one claimed the stream held everybody back for ever.
+#[test]
+fn a_rate_is_the_drivers_that_is_obeyed() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(hello("s", 1));
+    let [old, new] = [1, 2].map(|round| Ballot { round, proposer: 1 });
+    bed.intake.obey(bed.now, old);
+    bed.intake.set_rate_by(bed.now, old, Some(1.0)).unwrap();
+    bed.send(key, dense(0, &[&[b'r'; 1000]]));
+    bed.settle();
+    assert_eq!(bed.intake.reserve(bed.now, key, 100), Reservation::Waiting);
+    bed.intake.obey(bed.now, old);
+    assert!(!bed.intake.is_granted(key), "it is the same driver");
+    bed.intake.obey(bed.now, new);
+    assert!(bed.intake.is_granted(key));
+    assert_eq!(bed.intake.set_rate_by(bed.now, old, Some(1.0)), Err(new));
+    bed.send(key, dense(1, &[b"2"]));
+    assert_eq!(bed.intake.reserve(bed.now, key, 100), Reservation::Granted);
 }
 
 /// A gateway that did not know a body's length reserved the most it could have, and a hundred bytes counted as a mebibyte:

@@ -19,7 +19,8 @@ pub trait StreamPort: Send + Sync {
     /// What the stream is recognized by.
     fn id(&self) -> LogId;
 
-    /// The stream obeys this driver from now on, and belongs to its ledger. Durable when it returns.
+    /// The stream obeys this driver from now on, and belongs to its ledger. Durable when it returns; the rate that a driver
+    /// before it has set is lifted.
     ///
     /// # Errors
     /// [`Error::Fenced`], [`Error::OtherLedger`], and the log's.
@@ -62,7 +63,9 @@ impl<S: Storage> StreamPort for Receiver<S> {
     }
 
     fn claim(&self, promise: Promise) -> Result<()> {
-        self.log().promise(promise)
+        self.log().promise(promise)?;
+        self.inner.with(|intake, now| intake.obey(now, promise.ballot));
+        Ok(())
     }
 
     fn bounds(&self) -> (Lsn, Lsn) {
@@ -89,8 +92,9 @@ impl<S: Storage> StreamPort for Receiver<S> {
 
     fn set_rate(&self, ballot: Ballot, bytes_per_second: Option<f64>) -> Result<(), ReceiverError> {
         obey(self.log(), ballot)?;
-        Receiver::set_rate(self, bytes_per_second);
-        Ok(())
+        // Asked again: another driver may have claimed the stream since, which has lifted what was set before.
+        let set = self.inner.with(|intake, now| intake.set_rate_by(now, ballot, bytes_per_second));
+        set.map_err(|promised| Error::Fenced { ballot, promised }.into())
     }
 }
 

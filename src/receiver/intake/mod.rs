@@ -27,7 +27,7 @@ use super::builder::{Builder, Draft, Part};
 use super::config::ReceiverConfig;
 use super::message::{Code, Message, Nack};
 use super::sources::{SourceRef, Sources};
-use crate::types::{Lsn, Seq, SourceEpoch, SourceId};
+use crate::types::{Ballot, Lsn, Seq, SourceEpoch, SourceId};
 use lone::Lone;
 pub use send::{Oversized, RecordCheck};
 use session::Sessions;
@@ -55,6 +55,9 @@ pub struct Intake {
     flight: VecDeque<Flight>,
     lone: Lone,
     budget: Budget,
+    /// The driver of batches that is obeyed, and whose rate it is if it is one's.
+    driver: Ballot,
+    rated_by: Option<Ballot>,
     snapshots: Snapshots,
     durable_lsn: Lsn,
     committed_lsn: Lsn,
@@ -178,6 +181,8 @@ impl Intake {
             flight: VecDeque::new(),
             lone: Lone::default(),
             budget: Budget::new(config.in_flight_bytes_max),
+            driver: Ballot::ZERO,
+            rated_by: None,
             snapshots: Snapshots::new(
                 config.snapshot_interval_bytes,
                 config.block_bytes_max,

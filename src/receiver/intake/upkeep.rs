@@ -9,14 +9,37 @@ use super::super::builder::Part;
 use super::super::message::{Code, Nack, WaitFor};
 use super::session::{Farewell, Session, State};
 use super::{Draining, Intake, SessionKey, range_of};
-use crate::types::{Seq, SourceId};
+use crate::types::{Ballot, Seq, SourceId};
 
 impl Intake {
     /// Limits how many bytes a second are taken from all sources together; `None`: what the log takes. A message of
     /// which nothing is taken, as it was there before or is not its turn, does not count; one of which something is, does.
     pub fn set_rate(&mut self, now: Instant, bytes_per_second: Option<f64>) {
+        self.rated_by = None;
         self.budget.set_rate(now, bytes_per_second);
         self.admit(now);
+    }
+
+    /// As [`Intake::set_rate`], by a driver of batches: until another driver takes over.
+    ///
+    /// # Errors
+    /// The ballot of the one that has.
+    pub fn set_rate_by(&mut self, now: Instant, driver: Ballot, bytes_per_second: Option<f64>) -> Result<(), Ballot> {
+        if driver < self.driver {
+            return Err(self.driver);
+        }
+        self.set_rate(now, bytes_per_second);
+        self.rated_by = bytes_per_second.map(|_| driver);
+        Ok(())
+    }
+
+    /// The stream obeys this driver from now on. The rate that one before it has set is lifted: that one may not do so any
+    /// more, and this one knows nothing of it.
+    pub fn obey(&mut self, now: Instant, driver: Ballot) {
+        self.driver = self.driver.max(driver);
+        if self.rated_by.is_some_and(|by| by < self.driver) {
+            self.set_rate(now, None);
+        }
     }
 
     /// Tells every session to finish until then, and takes no new ones. [`Duration::MAX`]: whenever they do.
