@@ -53,6 +53,19 @@ pub enum ReceiverError {
         /// What is wrong, and what would be right.
         problem: String,
     },
+    /// What is said to be committed is not durable: no batch can hold it. Nothing was told of it.
+    #[error(
+        "everything up to frame {lsn} of {log} is said to be committed, and it is durable up to frame {durable} only: \
+         this is another stream's position, or the stream has lost its end"
+    )]
+    NotDurable {
+        /// What was said.
+        lsn: Lsn,
+        /// How far the stream is durable, as far as the receiver has heard.
+        durable: Lsn,
+        /// The log.
+        log: String,
+    },
     /// The source is refused.
     #[error("the receiver refuses ({code:?}): {text}")]
     Refused {

@@ -292,14 +292,21 @@ impl<S: Storage> Receiver<S> {
 
     /// Batches up to and including `lsn` are committed: sources that wait for it are told. Reads the blocks committed since
     /// the last call; the first time since the receiver was opened, and where one of those cannot be read or was trimmed,
-    /// the blocks behind `lsn` instead: what is not there is committed. Of an `lsn` that is not durable nothing is told.
+    /// the blocks behind `lsn` instead: what is not there is committed.
     ///
     /// # Errors
-    /// The log's, and [`ReceiverError::NotABlock`]. Where a frame behind `lsn` cannot be read either, only what was read is
+    /// [`ReceiverError::NotDurable`] for an `lsn` beyond [`Receiver::durable`], of which nothing is told; the log's, and
+    /// [`ReceiverError::NotABlock`]. Where a frame behind `lsn` cannot be read either, only what was read is
     /// told, and the next call tries again.
     pub fn committed(&self, lsn: Lsn) -> Result<(), ReceiverError> {
         let first = self.inner.log.first();
-        let before = self.inner.state.lock().intake.committed_lsn();
+        let (before, durable) = {
+            let state = self.inner.state.lock();
+            (state.intake.committed_lsn(), state.intake.durable_lsn())
+        };
+        if lsn > durable {
+            return Err(ReceiverError::NotDurable { lsn, durable, log: self.inner.log.describe() });
+        }
         let read = || -> Result<_, ReceiverError> {
             let mut positions = HashMap::new();
             let is_whole = self.each_block(before.next().max(first), lsn, |block| {

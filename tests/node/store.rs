@@ -292,6 +292,20 @@ fn committed_is_what_the_sequenced_records_of_its_blocks_reach() {
 
 /// A committed frame that could not be read, or was trimmed under the reader, was passed over: the sources whose last records
 /// it held were never told.
+/// Nothing was told of it, and nobody heard why.
+#[test]
+fn what_is_not_durable_cannot_be_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path(), ReceiverConfig::default());
+    let mut source = running.receiver.local_blocking("a").unwrap();
+    let durable = source.store_blocking(&["one"]).unwrap().durable_lsn;
+    let error = running.receiver.committed(durable.next()).unwrap_err().to_string();
+    assert!(error.contains(&format!("frame {durable}")) && error.contains(&durable.next().to_string()), "{error}");
+    running.receiver.committed(durable).unwrap();
+    drop(source);
+    running.close();
+}
+
 #[test]
 fn what_was_committed_and_cannot_be_read_is_told_by_what_comes_behind_it() {
     let dir = tempfile::tempdir().unwrap();
