@@ -107,7 +107,8 @@ fn a_stream_has_one_ledger() {
     let (other, _) =
         Ledger::open(reopen(&dir.path().join("other"), Config::default()), LedgerConfig::default()).unwrap();
     let error = other.add_stream("stream", stream.receiver.clone()).unwrap_err();
-    assert!(matches!(error, LedgerError::Log(Error::OtherLedger { .. })), "{error}");
+    let LedgerError::Stream { name, source: Error::OtherLedger { .. } } = &error else { panic!("{error}") };
+    assert_eq!(name, "stream");
     // Nor is another stream taken for it.
     let second = Stream::open(dir.path(), "second");
     let error = ledger.add_stream("stream", second.receiver.clone()).unwrap_err();

@@ -87,7 +87,7 @@ pub enum LedgerError {
         /// Its name.
         name: String,
     },
-    /// A stream's log cannot be read.
+    /// A stream's log cannot be read, or is claimed by others.
     #[error("stream {name}: {source}")]
     Stream {
         /// Its name.

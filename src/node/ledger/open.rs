@@ -125,8 +125,8 @@ impl<S: Storage> Ledger<S> {
     ///
     /// # Errors
     /// [`LedgerError::OtherInput`] when the name was another stream's, [`LedgerError::StreamDamaged`] when it does not hold
-    /// what was allocated, [`LedgerError::Stream`] when that cannot be read for now; [`Error::OtherLedger`] and
-    /// [`Error::Fenced`] from the stream.
+    /// what was allocated, [`LedgerError::Stream`] when that cannot be read for now, and when the stream obeys another
+    /// ledger or a later driver ([`Error::OtherLedger`], [`Error::Fenced`]).
     pub fn add_stream(&self, input: &str, port: impl StreamPort + 'static) -> Result<InputId, LedgerError> {
         let inner = &self.inner;
         let _planning = inner.planner.lock();
@@ -136,7 +136,8 @@ impl<S: Storage> Ledger<S> {
         if known.is_none() {
             inner.check_new(input, InputKind::Stream, identity)?;
         }
-        port.claim(Promise { ledger: inner.ledger, ballot: inner.ballot })?;
+        let claimed = port.claim(Promise { ledger: inner.ledger, ballot: inner.ballot });
+        claimed.map_err(|source| LedgerError::Stream { name: input.to_owned(), source })?;
         let id = match known {
             Some((id, known)) => {
                 check_stream(input, &known, &port)?;
