@@ -132,19 +132,30 @@ impl<S: Storage> Session<S> {
 
     /// The next thing to do on this connection.
     pub fn poll_output(&mut self, context: &mut Context<'_>) -> Poll<SessionOutput> {
-        let mut state = self.inner.state.lock();
-        match state.intake.poll_output(self.key) {
-            Some(output) => Poll::Ready(output),
-            None => {
+        let output = {
+            let mut state = self.inner.state.lock();
+            let output = state.intake.poll_output(self.key);
+            if output.is_none() {
                 state.listen(self.key, context.waker());
-                Poll::Pending
             }
-        }
+            output
+        };
+        self.note_end(output.as_ref());
+        output.map_or(Poll::Pending, Poll::Ready)
     }
 
     /// The next thing to do, if there is something now.
     pub fn try_output(&mut self) -> Option<SessionOutput> {
-        self.inner.state.lock().intake.poll_output(self.key)
+        let output = self.inner.state.lock().intake.poll_output(self.key);
+        self.note_end(output.as_ref());
+        output
+    }
+
+    /// Behind a BYE nothing is read: others have the room that was kept for it.
+    fn note_end(&self, output: Option<&SessionOutput>) {
+        if matches!(output, Some(SessionOutput::Message(Message::Bye))) {
+            self.inner.with(|_, _| ());
+        }
     }
 
     /// When [`Session::tick`] is to be called. Changes with every call of anything else.

@@ -433,6 +433,44 @@ fn a_lone_source_is_written_by_the_thread_that_brings_it_where_that_is_allowed()
     running.close();
 }
 
+/// What it had room for stayed charged until its peer had taken note of the end, and others waited for as long.
+#[test]
+fn a_session_that_has_said_bye_holds_no_room() {
+    use seawall::receiver::{Hello, Message, SessionOutput};
+    struct Wakes(std::sync::atomic::AtomicBool);
+    impl std::task::Wake for Wakes {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = ReceiverConfig::default();
+    let most = u32::try_from(config.in_flight_bytes_max).unwrap() - 1000;
+    let running = Running::open(dir.path(), config);
+    let open = || {
+        let mut session = running.receiver.connect().unwrap();
+        let sequences = Sequences::None;
+        session.handle(Message::Hello(Hello { version_min: 1, version_max: 1, sequences, ..Hello::default() }));
+        assert!(matches!(session.try_output(), Some(SessionOutput::Message(Message::Welcome(_)))));
+        session
+    };
+    let (mut ends, mut waits) = (open(), open());
+    // A SEND has begun to come when the end is said.
+    assert!(ends.poll_reserve(most, &mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready());
+    ends.handle(Message::Bye);
+    let woken = std::sync::Arc::new(Wakes(false.into()));
+    let waker = std::task::Waker::from(woken.clone());
+    let mut context = std::task::Context::from_waker(&waker);
+    assert!(waits.poll_reserve(most, &mut context).is_pending());
+    while ends.try_output() != Some(SessionOutput::Message(Message::Bye)) {}
+    assert!(woken.0.load(std::sync::atomic::Ordering::Relaxed), "there is room");
+    assert!(waits.poll_reserve(most, &mut context).is_ready());
+    drop(waits);
+    assert_eq!(running.receiver.stats().intake.charged_bytes, 0);
+    drop(ends);
+    running.close();
+}
+
 /// Waits for what the driver brings about.
 fn until(mut what: impl FnMut() -> bool) {
     let by = std::time::Instant::now() + Duration::from_secs(60);

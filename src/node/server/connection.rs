@@ -378,7 +378,10 @@ impl<'a, S: Storage> Connection<'a, S> {
                     self.must_arm |= matches!(message, Message::Welcome(_) | Message::GoAway { .. });
                     receiver::encode(&message, self.outgoing.buffer());
                 }
-                Poll::Ready(SessionOutput::Close) => self.is_closing = true,
+                Poll::Ready(SessionOutput::Close) => {
+                    self.is_closing = true;
+                    self.phase = self.become_deaf();
+                }
                 Poll::Pending => break,
             }
         }

@@ -235,8 +235,7 @@ impl Intake {
             }
         });
         if matches!(output, Some(SessionOutput::Message(Message::Bye))) {
-            self.detach(key);
-            self.sessions.get_mut(key)?.become_ending(Farewell::Close);
+            self.end(key, Farewell::Close);
         }
         output
     }
