@@ -8,7 +8,7 @@ pub(super) enum Line<'a> {
     TooLong(u64),
 }
 
-/// Holds the beginning of a line whose end has not come: never more than the limit and the piece at hand.
+/// Holds the beginning of a line whose end has not come: never more than the limit, in a buffer at most a quarter longer.
 #[derive(Debug)]
 pub(super) struct Splitter {
     line_bytes_max: usize,
@@ -33,21 +33,35 @@ impl Splitter {
         while let Some(at) = piece.iter().position(|byte| *byte == b'\n') {
             let (end, rest) = (&piece[..at], &piece[at + 1..]);
             piece = rest;
-            if self.begun.is_empty() && self.passed_bytes == 0 {
-                each(self.judge(end, 0))?;
-            } else {
-                self.begun.extend_from_slice(end);
+            if self.has_begun() {
+                self.hold(end);
                 self.flush(&mut each)?;
+            } else {
+                each(self.judge(end, 0))?;
             }
         }
-        self.begun.extend_from_slice(piece);
-        // One byte more may be the `\r` of a line that just fits.
-        if self.begun.len() > self.line_bytes_max + 1 || self.passed_bytes > 0 {
-            self.passed_bytes += self.begun.len() as u64;
-            self.passed_cr = self.begun.last().map_or(self.passed_cr, |last| *last == b'\r');
-            self.begun.clear();
-        }
+        self.hold(piece);
         Ok(())
+    }
+
+    /// The line at hand goes on with these bytes.
+    fn hold(&mut self, more: &[u8]) {
+        let bytes = self.begun.len() + more.len();
+        // One byte more may be the `\r` of a line that just fits.
+        let held_max = self.line_bytes_max + 1;
+        if bytes > held_max || self.passed_bytes > 0 {
+            self.passed_bytes += bytes as u64;
+            let last = more.last().or(self.begun.last());
+            self.passed_cr = last.map_or(self.passed_cr, |last| *last == b'\r');
+            self.begun = Vec::new();
+            return;
+        }
+        if bytes > self.begun.capacity() {
+            // Not twice as long, as it would grow by itself: nobody is charged for it.
+            let longer = bytes.saturating_add(bytes / 4).min(held_max);
+            self.begun.reserve_exact(longer - self.begun.len());
+        }
+        self.begun.extend_from_slice(more);
     }
 
     /// Nothing comes any more: what was begun is a line.
@@ -63,6 +77,11 @@ impl Splitter {
     /// The line at hand is known to be too long, its end has not come.
     pub(super) fn is_too_long(&self) -> bool {
         self.passed_bytes > 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.begun.capacity()
     }
 
     fn flush<E>(&mut self, each: &mut impl FnMut(Line<'_>) -> Result<(), E>) -> Result<(), E> {
@@ -99,6 +118,23 @@ mod tests {
         }
         splitter.finish(&mut each).unwrap();
         found
+    }
+
+    /// A line that came in pieces was held in up to twice its length, charged to nobody; one that was too long in up to twice the
+    /// limit, for nothing.
+    #[test]
+    fn a_line_that_comes_in_pieces_is_held_once() {
+        const LIMIT: usize = 1 << 20;
+        let mut splitter = Splitter::new(LIMIT);
+        let mut each = |_: Line<'_>| Err("no line has ended");
+        let piece = [b'a'; 16 << 10];
+        while !splitter.is_too_long() {
+            splitter.feed(&piece, &mut each).unwrap();
+            let (held, capacity) = (splitter.begun.len(), splitter.begun.capacity());
+            assert!(capacity <= (held + held / 4).min(LIMIT + 1), "{capacity} bytes for {held}");
+        }
+        assert_eq!(splitter.begun.capacity(), 0);
+        assert_eq!(splitter.feed(b"\n", |line| Err(line == Line::TooLong(LIMIT as u64 + 16384))), Err(true));
     }
 
     #[test]

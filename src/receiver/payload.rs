@@ -188,6 +188,11 @@ impl PayloadBuilder {
         self.bytes.len()
     }
 
+    #[cfg(all(test, feature = "http"))]
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// How many records it holds.
     #[must_use]
     pub fn records(&self) -> u32 {

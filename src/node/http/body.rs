@@ -218,9 +218,6 @@ impl<'a> Records<'a> {
 
     fn take(&mut self, piece: &[u8]) -> Result<(), BodyError> {
         let Records { terms, limits, splitter, payload } = self;
-        if payload.builder.records() == 0 {
-            payload.builder.reserve(terms.room_bytes);
-        }
         if terms.kind == Kind::Whole {
             return payload.go_on(piece, terms, limits);
         }
@@ -297,6 +294,10 @@ impl Payload {
             return Err(BodyError::PayloadTooLong { limit_bytes });
         }
         let seq = self.last.checked_add(1).ok_or(BodyError::Sequences)?;
+        // Not before: a line that is on its way is held until its end comes.
+        if self.builder.records() == 0 {
+            self.builder.reserve(terms.room_bytes);
+        }
         self.builder.push(seq, record).map_err(|_| BodyError::Sequences)?;
         self.last = seq;
         Ok(())
@@ -354,6 +355,28 @@ mod tests {
             records(&terms(Kind::Lines), &narrow, b"123456789\n1234567\n", 99),
             Err(BodyError::PayloadTooLong { limit_bytes: 18 })
         );
+    }
+
+    /// The room for all records was taken beside the one line that had begun to come, and was charged once.
+    #[test]
+    fn a_long_line_is_held_once_while_it_comes() {
+        const LONG: usize = 1 << 20;
+        let terms = Terms {
+            body_bytes_max: LONG as u64,
+            room_bytes: LONG,
+            record_bytes_max: LONG as u64,
+            ..terms(Kind::Lines)
+        };
+        let limits = ReceiverConfig::default();
+        let mut records = Records::new(&terms, &limits);
+        let mut came = 0;
+        for piece in [b'a'; LONG - 1].chunks(16 << 10) {
+            records.take(piece).unwrap();
+            came += piece.len();
+            let held = records.splitter.capacity() + records.payload.builder.capacity();
+            assert!(held <= came + came / 4, "{held} bytes are held for {came}");
+        }
+        assert_eq!(records.finish().unwrap().payload.len(), LONG + 3);
     }
 
     #[test]
