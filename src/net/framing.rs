@@ -89,8 +89,10 @@ impl FrameReader {
         stream: &mut S,
         bytes: usize,
     ) -> Poll<Result<Bytes, NetError>> {
+        // Little of what comes behind it would lengthen a long one's buffer, to twice that as it grows.
+        let is_long = bytes > 2 * READ_AHEAD_BYTES;
         while self.buffer.len() < bytes {
-            let read = match bytes - self.buffer.len() <= READ_AHEAD_BYTES {
+            let read = match !is_long && bytes - self.buffer.len() <= READ_AHEAD_BYTES {
                 true => ready!(self.poll_ahead(cx, stream))?,
                 false => ready!(self.poll_grow(cx, stream, bytes))?,
             };
@@ -367,17 +369,34 @@ mod tests {
         }
     }
 
+    /// A few bytes of the next frame doubled the memory of the last one, which was charged for itself.
+    #[tokio::test]
+    async fn behind_a_long_frame_nothing_is_read_ahead() {
+        for missing in [100, READ_AHEAD_BYTES - 1] {
+            let (mut near, mut far) = duplex(LONG + 7);
+            let mut reader = FrameReader::default();
+            near.write_all(&vec![7; LONG - missing]).await.unwrap();
+            assert!(poll_once(|cx| reader.poll_frame(cx, &mut far, LONG)).is_pending());
+            near.write_all(&vec![7; missing + 7]).await.unwrap();
+            let long = frame(&mut reader, &mut far, LONG).await.unwrap();
+            assert_eq!(long.try_into_mut().expect("nobody else has it").capacity(), LONG);
+            assert_eq!(reader.buffer.capacity(), 0, "nothing is kept between frames");
+            assert_eq!(frame(&mut reader, &mut far, 7).await.unwrap(), [7; 7][..]);
+        }
+    }
+
     /// A few bytes of the next frame kept the memory of the last one, which was charged no more.
     #[tokio::test]
-    async fn what_is_read_ahead_behind_a_long_frame_keeps_none_of_its_memory() {
-        let (mut near, mut far) = duplex(LONG + 7);
+    async fn what_is_read_ahead_keeps_none_of_the_memory_of_the_frame_before() {
+        const BYTES: usize = 2 * READ_AHEAD_BYTES;
+        let (mut near, mut far) = duplex(LONG);
         let mut reader = FrameReader::default();
-        near.write_all(&vec![7; LONG - 100]).await.unwrap();
-        assert!(poll_once(|cx| reader.poll_frame(cx, &mut far, LONG)).is_pending());
+        near.write_all(&[7; BYTES - 100]).await.unwrap();
+        assert!(poll_once(|cx| reader.poll_frame(cx, &mut far, BYTES)).is_pending());
         near.write_all(&[7; 107]).await.unwrap();
-        drop(frame(&mut reader, &mut far, LONG).await.unwrap());
+        drop(frame(&mut reader, &mut far, BYTES).await.unwrap());
         assert_eq!(reader.buffer.len(), 7);
-        assert!(!reader.buffer.try_reclaim(1 << 20), "it is still there");
+        assert!(!reader.buffer.try_reclaim(BYTES), "it is still there");
         // Nor is it taken for what the next frame stands in.
         near.write_all(&[7; 93]).await.unwrap();
         let next = frame(&mut reader, &mut far, 100).await.unwrap();
