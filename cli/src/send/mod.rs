@@ -46,6 +46,9 @@ const PIECE_BYTES_MAX: usize = 1 << 20;
 /// offset at which a run goes on is not looked at. Another file of that name, or one that was written anew, is taken for
 /// the rest of the first. Lines of more than 1 MiB are cut into records of that length; --block says how long records are
 /// instead, up to as much.
+///
+/// What the receiver rejects, and keeps outside the data, is told by the run that hears of it, with the exit code for that,
+/// and by no later run of the same file. `seawall verify` of the receiver's log lists what it keeps so.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// The file or directory to send; `-` is standard input.
