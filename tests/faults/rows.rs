@@ -683,6 +683,29 @@ fn what_an_enlarging_that_failed_has_taken_is_counted() {
     });
 }
 
+/// What a failed enlarging has left is the file's also behind a smaller one that went well. Forgotten, it stood against the limit
+/// beside itself, and a large record found no room where there was enough.
+#[test]
+fn a_large_record_finds_what_an_enlarging_that_failed_has_left_also_behind_a_smaller_one() {
+    both(|options| {
+        let segment = 64 << 10;
+        let mut story = Story::new(options);
+        // The one in use, the one in reserve, and one of 256 KiB.
+        story.config.byte_limit = Some(6 * segment);
+        let log = story.open();
+        story.append(&log, &[100]);
+        story.disk.fail(Fault::new(OpKind::Flush, 0, errno::EIO));
+        assert!(matches!(log.try_append(&[1; 200_000]).map(drop), Err(Error::Busy { .. })));
+        story.disk.pump();
+        assert_eq!(log.stats().used_bytes, 6 * segment, "the large one is as long as it was to be");
+        // A smaller one goes well; who asked for it does not come back.
+        assert!(matches!(log.try_append(&[1; 70_000]).map(drop), Err(Error::Busy { .. })));
+        story.disk.pump();
+        story.append(&log, &[200_000]);
+        assert_eq!(log.stats().used_bytes, 6 * segment);
+    });
+}
+
 /// A write that meets the disk's end is short, and only the next one is told why.
 #[test]
 fn zeros_that_meet_the_disk_s_end_tell_that_it_is_full() {
