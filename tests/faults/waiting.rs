@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake};
 use std::time::{Duration, Instant};
 
-use seawall::Config;
+use seawall::{Config, Error, Log, Lsn, WhenFull};
 
-use crate::sim::DiskOptions;
+use crate::sim::{DiskOptions, Fault, KillChoice, OpKind, errno};
 use crate::story::Story;
 
 #[derive(Default)]
@@ -89,4 +89,73 @@ fn who_waits_no_more_leaves_nothing_behind() {
     story.disk.set_manual(false);
     drop(pending);
     story.disk.pump();
+}
+
+/// The one who waits is looked after again and again, and the driver is asleep in between: neither may cost the other anything.
+#[test]
+fn an_idle_log_is_proven_while_somebody_waits_for_room_who_is_looked_after_all_the_same() {
+    let idle = Duration::from_millis(300);
+    let mut story = Story::new(DiskOptions::DIRECT);
+    story.config = Config { when_full: WhenFull::Block, idle_proof_after: idle, ..story.config.clone() };
+    let log = story.open();
+    story.append(&log, &[100]);
+    story.disk.set_capacity(Some((story.disk.used_bytes(), errno::ENOSPC)));
+    while story.try_append(&log, &[20_000]).is_ok() {}
+    let calls = Arc::new(Calls::default());
+    let waker = calls.clone().into();
+    let mut context = Context::from_waker(&waker);
+    let mut reserving = std::pin::pin!(log.reserve(20_000));
+    story.disk.set_manual(true);
+    wait_until("the marker is on its way", || {
+        assert!(reserving.as_mut().poll(&mut context).is_pending());
+        story.disk.tick();
+        !story.disk.pending().is_empty()
+    });
+    let due = story.disk.due().expect("somebody waits");
+    assert!(due < Instant::now() + idle / 3, "who waits is looked after when the log is next proven");
+    story.disk.set_manual(false);
+    story.disk.pump();
+    // The driver has nothing to do any more but for who waits.
+    let proven = Instant::now();
+    wait_until("the log is idle again", || {
+        assert!(reserving.as_mut().poll(&mut context).is_pending());
+        story.disk.tick();
+        proven.elapsed() > 2 * idle
+    });
+    assert!(reserving.as_mut().poll(&mut context).is_pending());
+    calls.0.store(0, Ordering::Relaxed);
+    story.disk.set_capacity(None);
+    wait_until("it is told of the room", || {
+        story.disk.tick();
+        calls.0.load(Ordering::Relaxed) > 0
+    });
+    let end = log.flushed();
+    story.disk.kill(&KillChoice::Landed);
+    let (_, recovery) = Log::open_on(story.disk.open(), story.config.clone()).unwrap();
+    assert_eq!((recovery.end, recovery.ambiguous_tail), (end, None));
+}
+
+/// Nothing is written while a truncation is under way. One that came to nothing left the log unproven for as long as nobody
+/// appended: the driver had looked in vain, and was asleep.
+#[test]
+fn what_a_truncation_kept_from_being_proven_is_proven_behind_it() {
+    let idle = Duration::from_millis(50);
+    let mut story = Story::new(DiskOptions::DIRECT);
+    story.config.idle_proof_after = idle;
+    let log = story.open();
+    story.append(&log, &[100]);
+    story.append(&log, &[200]);
+    story.disk.tick();
+    std::thread::sleep(idle);
+    let disk = story.disk.clone();
+    story.disk.before(OpKind::Read, ".seg", move || {
+        disk.tick();
+        assert_eq!(disk.due(), None, "the driver is not asleep");
+    });
+    story.disk.fail(Fault::new(OpKind::Read, 0, errno::EIO));
+    assert!(matches!(log.truncate(Lsn::FIRST), Err(Error::Io { .. })));
+    story.disk.tick();
+    story.disk.kill(&KillChoice::Landed);
+    let (_, recovery) = Log::open_on(story.disk.open(), story.config.clone()).unwrap();
+    assert_eq!((recovery.end, recovery.ambiguous_tail), (Lsn::new(2), None));
 }

@@ -154,6 +154,11 @@ impl SimDisk {
         self.pump()
     }
 
+    /// When the first client wants to be driven without a kick.
+    pub fn due(&self) -> Option<Instant> {
+        self.shared.state.lock().sessions.iter().filter_map(|session| session.due).min()
+    }
+
     /// Pumps, and ends every submitted write, in order, also on a manual disk and those of killed processes.
     pub fn run(&self) {
         loop {
