@@ -324,6 +324,35 @@ fn a_control_is_not_rebuilt_from_the_segments_of_two_logs() {
     });
 }
 
+/// A segment whose header cannot be read tells of no other log; that it could not be read kept the control file from being
+/// rebuilt from all the others.
+#[test]
+fn a_control_is_rebuilt_beside_a_header_that_cannot_be_read() {
+    let (disk, config) = (SimDisk::new(DiskOptions::DIRECT), direct());
+    let (log, _) = Log::open_on(disk.open(), config.clone()).unwrap();
+    let records: Vec<Vec<u8>> = (0..8).map(|i| sized(i, 25_000)).collect();
+    for record in &records {
+        // Segments are prepared by the pump.
+        disk.pump();
+        log.try_append(record).unwrap().wait().unwrap();
+    }
+    assert!(log.stats().segments > 2, "{:?}", log.stats());
+    disk.kill(&KillChoice::Landed);
+    drop(log);
+    disk.remove_file("control");
+    disk.make_unreadable("00000000000000000001.seg", 0..4096);
+    let rebuilding = in_mode(&config, RecoveryMode::Quarantine);
+    let (log, recovery) = Log::open_on(disk.open(), rebuilding).unwrap();
+    assert!(recovery.control_rebuilt && recovery.damage.is_empty(), "{recovery:?}");
+    assert_eq!(recovery.end, Lsn::new(8));
+    for (i, record) in records.iter().enumerate() {
+        match log.read(Lsn::new(i as u64 + 1)) {
+            Ok(frame) => assert!(frame.payload == record[..], "record {i}"),
+            told => assert!(i < 2 && matches!(told, Err(Error::Io { .. })), "record {i}: {told:?}"),
+        }
+    }
+}
+
 /// A number far above the first, with everything between them missing: each was counted, and there was no end of them.
 #[test]
 fn a_file_with_a_made_up_number_is_refused() {
