@@ -419,7 +419,8 @@ impl<S: Storage> Log<S> {
     }
 
     /// Reads every byte of every segment and checks it: headers, seals, checksums, chain, padding. Works on a live log;
-    /// `progress` gets (bytes done, bytes in all) now and then. Begins again when the log is truncated meanwhile.
+    /// `progress` gets (bytes done, bytes in all) now and then. Where the log is truncated meanwhile it goes back to the cut, and
+    /// ends with [`Report::cut`] when it comes no further for that.
     ///
     /// # Errors
     /// Only when nothing can be checked at all: damage is in the report.

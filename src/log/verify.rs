@@ -16,6 +16,9 @@ use crate::segment::{
 };
 use crate::types::{Lsn, LsnRange, SegmentNumber};
 
+/// So often in a row a check goes back behind a truncation without having come further.
+const LOOKS_IN_VAIN_MAX: u32 = 16;
+
 /// Something that is not as it was written.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -67,53 +70,129 @@ pub struct Report {
     pub chain: Chain,
     /// Frames checked.
     pub frames: u64,
+    /// The log was truncated so often that the check did not come to its end, last to here: what is told is of the segments up
+    /// to `end`, and nothing is known of others.
+    pub cut: Option<Lsn>,
 }
 
 impl Report {
     /// True when nothing is wrong but what was set aside before: every byte is as it was written.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.findings.iter().all(|finding| finding.quarantined)
+        self.cut.is_none() && self.findings.iter().all(|finding| finding.quarantined)
     }
 
     /// True when every frame that was not set aside can be read. Bytes that no frame needs may have changed: the medium
     /// is then not to be trusted, and nothing is lost yet.
     #[must_use]
     pub fn is_readable(&self) -> bool {
-        self.findings.iter().all(|finding| finding.quarantined || finding.lsns.is_empty())
+        self.cut.is_none() && self.findings.iter().all(|finding| finding.quarantined || finding.lsns.is_empty())
+    }
+}
+
+/// A check under way.
+struct Walk {
+    report: Report,
+    /// What the segment before ended with; `None` before the first and behind a missing one.
+    before: Option<(Lsn, Chain)>,
+    /// Sealed segments that were checked, oldest first: where to go on behind a truncation that leaves them as they are.
+    milestones: Vec<Milestone>,
+}
+
+/// The walk as it was behind a segment.
+#[derive(Clone, Copy)]
+struct Milestone {
+    number: SegmentNumber,
+    segments: usize,
+    findings: usize,
+    end: Lsn,
+    chain: Chain,
+    frames: u64,
+    before: Option<(Lsn, Chain)>,
+}
+
+impl Walk {
+    fn new(trimmed: Lsn) -> Walk {
+        let (segments, findings) = (Vec::new(), Vec::new());
+        let report = Report { segments, findings, end: trimmed, chain: Chain::default(), frames: 0, cut: None };
+        Walk { report, before: None, milestones: Vec::new() }
+    }
+
+    /// Behind a segment that was checked.
+    fn note(&mut self) {
+        let report = &self.report;
+        let Some(segment) = report.segments.last().filter(|segment| !segment.active) else { return };
+        self.milestones.push(Milestone {
+            number: segment.number,
+            segments: report.segments.len(),
+            findings: report.findings.len(),
+            end: report.end,
+            chain: report.chain,
+            frames: report.frames,
+            before: self.before,
+        });
+    }
+
+    /// Goes back to what ends at `cut` or before it: a truncation to there has changed nothing of that.
+    fn go_back(&mut self, cut: Lsn, trimmed: Lsn) {
+        while self.milestones.last().is_some_and(|milestone| milestone.end > cut) {
+            self.milestones.pop();
+        }
+        let Some(to) = self.milestones.last() else {
+            *self = Walk::new(trimmed);
+            return;
+        };
+        let report = &mut self.report;
+        report.segments.truncate(to.segments);
+        report.findings.truncate(to.findings);
+        (report.end, report.chain, report.frames) = (to.end, to.chain, to.frames);
+        self.before = to.before;
     }
 }
 
 impl<S: Storage> Shared<S> {
     pub(super) fn verify(&self, mut progress: impl FnMut(u64, u64)) -> Result<Report> {
+        let quarantined: Vec<LsnRange> = self.control.lock().quarantined.iter().map(|range| range.lsns).collect();
+        let mut walk = Walk::new(self.trimmed());
+        let (mut furthest, mut in_vain) = (0, 0);
+        // Before the look before: a truncation that was under way when a look began had begun since.
+        let mut since = None;
         loop {
-            if let Some(report) = self.verify_uncut(&mut progress) {
-                return Ok(report);
+            let (era, _) = self.cuts_since(0);
+            if self.verify_uncut(&mut walk, &mut progress) {
+                break;
+            }
+            // The first look may have met one that had begun before it, nobody knows to where.
+            let cut = since.and_then(|since| self.cuts_since(since).1).unwrap_or(Lsn::ZERO);
+            since = Some(era);
+            walk.go_back(cut, self.trimmed());
+            in_vain = if walk.milestones.len() > furthest { 0 } else { in_vain + 1 };
+            furthest = furthest.max(walk.milestones.len());
+            if in_vain > LOOKS_IN_VAIN_MAX {
+                walk.report.cut = Some(cut);
+                break;
             }
         }
+        Ok(self.judged(walk.report, &quarantined))
     }
 
-    /// `None` when the log was truncated meanwhile: what was found of the old end says nothing of the new one.
-    fn verify_uncut(&self, progress: &mut impl FnMut(u64, u64)) -> Option<Report> {
+    /// False when the log was truncated meanwhile: what was found of the old end says nothing of the new one.
+    fn verify_uncut(&self, walk: &mut Walk, progress: &mut impl FnMut(u64, u64)) -> bool {
         let truncations = self.truncations.load(Ordering::Acquire);
         let numbers = self.catalog.numbers();
         let total: u64 = numbers.iter().map(|(_, bytes)| bytes).sum();
-        let quarantined: Vec<LsnRange> = self.control.lock().quarantined.iter().map(|range| range.lsns).collect();
-        let mut report = Report {
-            segments: Vec::new(),
-            findings: Vec::new(),
-            end: self.trimmed(),
-            chain: Chain::default(),
-            frames: 0,
-        };
+        let checked = walk.milestones.last().map(|milestone| milestone.number);
         let mut done = 0;
-        // What the segment before ended with; `None` before the first and behind a missing one.
-        let mut before: Option<(Lsn, Chain)> = None;
         for (number, bytes) in numbers {
-            if let Err(error) = self.verify_segment(number, bytes, &mut before, &mut report) {
+            done += bytes;
+            if checked.is_some_and(|checked| number <= checked) {
+                continue;
+            }
+            let told = self.verify_segment(number, bytes, &mut walk.before, &mut walk.report);
+            if let Err(error) = &told {
                 // What cannot be read is a finding like any other: the check goes on behind it.
-                let lsns = self.frames_of(number, before);
-                report.findings.push(Finding {
+                let lsns = self.frames_of(number, walk.before);
+                walk.report.findings.push(Finding {
                     segment: number,
                     offset: 0,
                     lsns,
@@ -121,15 +200,22 @@ impl<S: Storage> Shared<S> {
                     quarantined: false,
                     unread: matches!(error, Error::Io { .. }),
                 });
-                report.end = report.end.max(lsns.end.previous());
-                before = None;
+                walk.report.end = walk.report.end.max(lsns.end.previous());
+                walk.before = None;
             }
             if self.truncations.load(Ordering::Acquire) != truncations {
-                return None;
+                return false;
             }
-            done += bytes;
+            if told.is_ok() {
+                walk.note();
+            }
             progress(done, total);
         }
+        true
+    }
+
+    /// The findings that count, and which of them an operator knows.
+    fn judged(&self, mut report: Report, quarantined: &[LsnRange]) -> Report {
         // Segments that were given up while they were checked may be in use again.
         self.look_for_trim();
         let first = self.control.lock().trim.first_segment;
@@ -140,7 +226,7 @@ impl<S: Storage> Shared<S> {
             finding.quarantined = !finding.lsns.is_empty()
                 && quarantined.iter().any(|q| q.start <= finding.lsns.start && finding.lsns.end <= q.end);
         }
-        Some(report)
+        report
     }
 
     fn verify_segment(

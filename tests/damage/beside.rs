@@ -91,6 +91,47 @@ fn a_check_beside_a_truncation_tells_of_the_log_as_it_is() {
     }
 }
 
+/// Every look began again at the first segment: beside a writer that truncates all the time none came to its end.
+#[test]
+fn a_check_goes_on_beside_truncations_behind_what_it_has_checked() {
+    let (disk, log) = nine_segments();
+    let end = log.flushed();
+    let mut told = 0;
+    let report = log.verify(|_, _| {
+        told += 1;
+        assert!(told < 1000, "it begins again for ever");
+        append(&disk, &log, b"not for long");
+        log.truncate(end).unwrap();
+        disk.pump();
+    });
+    let report = report.unwrap();
+    assert!(report.is_sound() && report.cut.is_none(), "{report:?}");
+    assert_eq!((report.end, report.frames, report.chain), (end, end.get(), log.chain_at(end).unwrap()), "{report:?}");
+    let numbers: Vec<_> = report.segments.iter().map(|segment| segment.number).collect();
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
+}
+
+/// Nor does it look for ever at a segment that is cut under each look.
+#[test]
+fn a_check_that_is_cut_short_again_and_again_says_how_far_it_came() {
+    fn cut_at_each_read(disk: SimDisk, log: Log<SimStorage>, end: Lsn, cuts: usize) {
+        assert!(cuts < 1000, "it begins again for ever");
+        let (again, name) = (disk.clone(), segment_of(&disk, 7));
+        disk.before(OpKind::Read, &name, move || {
+            append(&again, &log, b"not for long");
+            log.truncate(end).unwrap();
+            again.pump();
+            cut_at_each_read(again, log, end, cuts + 1);
+        });
+    }
+    let (disk, log) = nine_segments();
+    cut_at_each_read(disk, log.clone(), Lsn::new(7), 0);
+    let report = log.verify(|_, _| {}).unwrap();
+    assert_eq!((report.cut, report.end, report.frames), (Some(Lsn::new(7)), Lsn::new(6), 6), "{report:?}");
+    assert_eq!(report.chain, log.chain_at(report.end).unwrap());
+    assert!(report.findings.is_empty() && !report.is_sound() && !report.is_readable(), "{report:?}");
+}
+
 /// How far damage reaches is asked of the log as it was when that was read.
 #[test]
 fn what_is_appended_behind_damage_is_not_counted_with_it() {
