@@ -1,50 +1,99 @@
 //! After a failure nothing is acknowledged, of the control file and of the directory neither.
 
+use std::future::Future;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use seawall::{Ballot, Error, LedgerId, Log, Lsn, LsnRange, Promise};
 
 use super::rows::{both, started};
-use super::sim::{CrashChoice, Fault, KillChoice, OpKind, SimStorage, errno};
+use super::sim::{CrashChoice, DiskOptions, Fault, KillChoice, OpKind, SimStorage, errno};
 use super::story::Story;
 
 fn promise(round: u64) -> Promise {
     Promise { ledger: LedgerId::new(7), ballot: Ballot { round, proposer: 1 } }
 }
 
+/// Every call that changes a log, after its end: what it asks for is not done, and is said to be only where it was before.
 #[test]
-fn a_poisoned_log_writes_nothing_into_its_control_file() {
+fn what_is_asked_of_a_log_that_has_ended_is_done_already_or_refused() {
+    type Ask = fn(&Log<SimStorage>) -> Result<(), Error>;
+    const NEW: bool = false;
+    const SO_ALREADY: bool = true;
+    let asks: [(&str, bool, Ask); 15] = [
+        ("append", NEW, |log| log.append(b"x").map(drop)),
+        ("try_append", NEW, |log| log.try_append(b"x").map(drop)),
+        ("append_many", NEW, |log| log.append_many(&[b"x", b"y"]).map(drop)),
+        ("reserve", NEW, |log| match std::pin::pin!(log.reserve(1)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(told) => told.map(drop),
+            Poll::Pending => panic!("it waits"),
+        }),
+        ("flush", NEW, |log| log.flush().map(drop)),
+        ("trim", NEW, |log| log.trim(Lsn::new(2))),
+        ("trim, the same", SO_ALREADY, |log| log.trim(Lsn::new(1))),
+        ("trim, less", SO_ALREADY, |log| log.trim(Lsn::ZERO)),
+        ("truncate", NEW, |log| log.truncate(Lsn::new(2)).map(drop)),
+        ("truncate, nothing", NEW, |log| log.truncate(log.flushed()).map(drop)),
+        ("quarantine", NEW, |log| log.quarantine(LsnRange::inclusive(Lsn::new(2), Lsn::new(2)))),
+        ("quarantine, the same", SO_ALREADY, |log| log.quarantine(LsnRange::inclusive(Lsn::new(3), Lsn::new(3)))),
+        ("promise", NEW, |log| log.promise(promise(2))),
+        ("promise, the same", SO_ALREADY, |log| log.promise(promise(1))),
+        ("close", NEW, |log| log.clone().close(Duration::from_secs(1))),
+    ];
+    let ends: [(&str, fn(&mut Story, &Log<SimStorage>)); 3] = [
+        ("closed", |story, log| story.close(log.clone())),
+        ("a group failed", |story, log| {
+            story.disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO));
+            assert!(story.try_append(log, &[300]).is_err());
+        }),
+        ("the control file failed", |story, log| {
+            story.disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO).on("control"));
+            assert!(log.promise(promise(9)).is_err());
+        }),
+    ];
     both(|options| {
-        let (mut story, log) = started(options);
-        story.disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO));
-        assert!(story.try_append(&log, &[300]).is_err());
-        let before = story.disk.read_file("control");
-        let poisoned = |told: Result<(), Error>| assert!(matches!(&told, Err(Error::Poisoned { .. })), "{told:?}");
-        poisoned(log.trim(Lsn::new(1)));
-        poisoned(log.quarantine(LsnRange::inclusive(Lsn::new(1), Lsn::new(1))));
-        poisoned(log.promise(promise(1)));
-        poisoned(log.truncate(Lsn::new(1)).map(drop));
-        assert!(story.disk.read_file("control") == before);
-        assert!(log.read(Lsn::new(1)).is_ok(), "{:?}", log.read(Lsn::new(1)));
+        for (end, end_it) in ends {
+            let (mut story, log) = started(options);
+            story.append(&log, &[300]);
+            story.trim(&log, 1);
+            log.quarantine(LsnRange::inclusive(Lsn::new(3), Lsn::new(3))).unwrap();
+            log.promise(promise(1)).unwrap();
+            end_it(&mut story, &log);
+            let (control, marks) = (story.disk.read_file("control"), log.watermarks());
+            for (what, so_already, ask) in asks {
+                match ask(&log) {
+                    Err(Error::Closed) => assert_eq!(end, "closed", "{what}"),
+                    Err(Error::Poisoned { .. }) => assert_ne!(end, "closed", "{what}"),
+                    told => assert!(told.is_ok() && so_already, "{end}, {what}: {told:?}"),
+                }
+            }
+            story.disk.tick();
+            assert!(story.disk.read_file("control") == control && log.watermarks() == marks, "{end}");
+            assert!(log.read(Lsn::new(2)).is_ok(), "{end}: {:?}", log.read(Lsn::new(2)));
+        }
     });
 }
 
+/// It may be there when the log is opened again; whoever asked is not told that it is.
 #[test]
-fn a_closed_log_says_that_it_is_closed() {
-    both(|options| {
-        let (mut story, log) = started(options);
-        story.close(log.clone());
-        let before = story.disk.read_file("control");
-        let closed = |told: Result<(), Error>| assert!(matches!(&told, Err(Error::Closed)), "{told:?}");
-        closed(log.append(b"x").map(drop));
-        closed(log.flush().map(drop));
-        closed(log.trim(Lsn::new(1)));
-        closed(log.quarantine(LsnRange::inclusive(Lsn::new(1), Lsn::new(1))));
-        closed(log.promise(promise(1)));
-        closed(log.truncate(Lsn::new(1)).map(drop));
-        closed(log.close(Duration::from_secs(1)));
-        assert!(story.disk.read_file("control") == before);
-    });
+fn what_was_on_its_way_to_the_control_file_at_a_close_is_not_acknowledged() {
+    type Ask = fn(&Log<SimStorage>) -> Result<(), Error>;
+    let asks: [Ask; 3] = [
+        |log| log.promise(promise(1)),
+        |log| log.trim(Lsn::new(1)),
+        |log| log.quarantine(LsnRange::inclusive(Lsn::new(1), Lsn::new(1))),
+    ];
+    for ask in asks {
+        let (story, log) = started(DiskOptions::DIRECT);
+        let other = log.clone();
+        story.disk.before(OpKind::WriteFlushed, "control", move || {
+            drop(other.append(b"queued").unwrap());
+            let told = other.close(Duration::ZERO);
+            assert!(matches!(told, Err(Error::TimedOut { .. })), "{told:?}");
+        });
+        let told = ask(&log);
+        assert!(matches!(told, Err(Error::Closed)), "{told:?}");
+    }
 }
 
 /// A device may tell its loss to one of two flushes, and to the other that all is well.
