@@ -8,6 +8,7 @@
 //! | `open` | recovery acted upon |
 //! | `control` | the control file, written |
 //! | `space` | segments prepared, settled, recycled |
+//! | `retention` | what is given up unasked |
 //! | `catalog` | which segment holds which frames |
 //! | `reader` | frames back out, verified |
 //! | `promise` | which ledger the log belongs to, and who drives it |
@@ -25,6 +26,7 @@ mod promise;
 mod reader;
 mod readers;
 mod recovery;
+mod retention;
 mod shared;
 mod source;
 mod space;
