@@ -162,14 +162,21 @@ fn a_vanished_file_is_forgotten_when_it_is_committed() {
     assert_eq!(bed.source.stats().vanished_files, 0, "all of it was in batches");
 }
 
-#[test]
-fn what_is_below_a_directory_that_is_not_entered_any_more_is_not_gone() {
+/// A file in "day1"; what it is found with, and what that directory is not entered with.
+fn entered_no_more() -> impl Iterator<Item = (Bed, DirectorySourceConfig, DirectorySourceConfig)> {
     let entered = DirectorySourceConfig { depth_max: 1, ..prompt() };
     let narrower = [prompt(), DirectorySourceConfig { ignored_prefixes: vec!["day".into()], ..entered.clone() }];
-    for config in narrower {
-        let mut bed = Bed::new(entered.clone());
+    narrower.into_iter().map(move |narrower| {
+        let bed = Bed::new(entered.clone());
         fs::create_dir(bed.path("day1")).unwrap();
         bed.append("day1/a", "1\n");
+        (bed, entered.clone(), narrower)
+    })
+}
+
+#[test]
+fn what_is_below_a_directory_that_is_not_entered_any_more_is_not_gone() {
+    for (mut bed, entered, config) in entered_no_more() {
         bed.append("b", "2\n");
         assert_eq!(bed.take().len(), 2);
         bed.remove("b");
@@ -245,12 +252,7 @@ fn a_file_that_is_renamed_faster_than_it_is_opened_is_not_lost() {
 /// Whoever is told `Lost` gives the batch up.
 #[test]
 fn what_may_be_below_a_directory_that_is_not_entered_any_more_is_not_lost() {
-    let entered = DirectorySourceConfig { depth_max: 1, ..prompt() };
-    let narrower = [prompt(), DirectorySourceConfig { ignored_prefixes: vec!["day".into()], ..entered.clone() }];
-    for config in narrower {
-        let mut bed = Bed::new(entered.clone());
-        fs::create_dir(bed.path("day1")).unwrap();
-        bed.append("day1/a", "1\n");
+    for (mut bed, entered, config) in entered_no_more() {
         assert_eq!(bed.take(), ["1"]);
         bed.append("day1/a", "2\n");
         // Only its first range tells its name.

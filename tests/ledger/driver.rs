@@ -1,6 +1,9 @@
 //! What a driver does from day to day.
 
-use seawall::ledger::{BatchLimits, BatchStatus, Identity, SinkError};
+use seawall::ledger::{
+    BatchLimits, BatchStatus, Identity, InputError, Latest, PartKey, Parts, Plan, Range, Replayable, ReplayedRecords,
+    Share, SinkError,
+};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +12,7 @@ use seawall::node::{
     ReceiverError, StreamPort,
 };
 use seawall::receiver::PidConfig;
-use seawall::{Ballot, BatchId, Chain, Config, LogId, Lsn, LsnRange, Promise, WhenFull};
+use seawall::{Ballot, BatchId, Chain, Config, InputId, LogId, Lsn, LsnRange, Promise, WhenFull};
 
 use super::*;
 
@@ -698,44 +701,42 @@ fn what_is_committed_goes_also_when_nothing_new_comes() {
     assert!(stream.receiver.log().first() >= Lsn::new(90), "{}", stream.receiver.log().first());
 }
 
-/// Says that a part is gone, and plans it.
-struct Contrary;
+/// An input that only plans, what it is told to, and has nothing to read.
+pub(super) struct Plans(pub(super) fn(&dyn Parts) -> Plan);
 
-impl seawall::ledger::Replayable for Contrary {
-    fn identity(&self) -> Result<seawall::ledger::Identity, seawall::ledger::InputError> {
-        Ok(seawall::ledger::Identity(77))
+impl Replayable for Plans {
+    fn identity(&self) -> Result<Identity, InputError> {
+        Ok(Identity(77))
     }
-    fn latest(&self, _: &dyn seawall::ledger::Parts) -> Result<seawall::ledger::Latest, seawall::ledger::InputError> {
-        Ok(seawall::ledger::Latest::default())
+    fn latest(&self, _: &dyn Parts) -> Result<Latest, InputError> {
+        Ok(Latest::default())
     }
-    fn plan(
-        &self,
-        known: &dyn seawall::ledger::Parts,
-        _: seawall::ledger::Share,
-    ) -> Result<seawall::ledger::Plan, seawall::ledger::InputError> {
-        let part = seawall::ledger::PartKey::default();
-        let from = known.get(&part).map(|part| part.allocated);
-        let opens = from.is_none().then(|| bytes::Bytes::from_static(b"part"));
-        let from = from.unwrap_or(0);
-        let input = seawall::InputId::default();
-        let range = seawall::ledger::Range {
-            input,
-            part: part.clone(),
-            opens,
-            from,
-            to: from + 1,
-            digest: 1,
-            records: 0,
-            bytes: 0,
-        };
-        Ok(seawall::ledger::Plan { ranges: vec![range], gone: vec![part], has_more: false })
+    fn plan(&self, known: &dyn Parts, _: Share) -> Result<Plan, InputError> {
+        Ok(self.0(known))
     }
-    fn read(
-        &self,
-        _: &seawall::ledger::Range,
-    ) -> Result<seawall::ledger::ReplayedRecords, seawall::ledger::InputError> {
+    fn read(&self, _: &Range) -> Result<ReplayedRecords, InputError> {
         Ok(Box::new(std::iter::empty()))
     }
+}
+
+/// One unit of a part, from `from` on.
+fn unit(part: PartKey, opens: bool, from: u64) -> Range {
+    let opens = opens.then(|| bytes::Bytes::from_static(b"part"));
+    Range { input: InputId::default(), part, opens, from, to: from + 1, digest: 1, records: 0, bytes: 0 }
+}
+
+/// Says that a part is gone, and plans it.
+fn contrary(known: &dyn Parts) -> Plan {
+    let part = PartKey::default();
+    let from = known.get(&part).map(|part| part.allocated);
+    let range = unit(part.clone(), from.is_none(), from.unwrap_or(0));
+    Plan { ranges: vec![range], gone: vec![part], has_more: false }
+}
+
+/// Plans more ranges than it may, and than an event has room for.
+pub(super) fn greedy(_: &dyn Parts) -> Plan {
+    let range = |part: u32| unit(PartKey::new(part.to_le_bytes().to_vec()).unwrap(), true, 0);
+    Plan { ranges: (0..1000).map(range).collect(), gone: Vec::new(), has_more: false }
 }
 
 #[test]
@@ -743,7 +744,7 @@ fn a_part_that_is_planned_is_not_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     for life in 0..3 {
         let ledger = open_ledger(dir.path());
-        ledger.add_input("contrary", Arc::new(Contrary)).unwrap();
+        ledger.add_input("contrary", Arc::new(Plans(contrary))).unwrap();
         for round in 0..3 {
             let batch = ledger.allocate(&ALL).unwrap().expect("a range");
             assert_eq!(batch.ranges()[0].from, life * 3 + round);
@@ -780,7 +781,7 @@ fn what_may_go_goes_also_when_the_next_batch_is_refused() {
         let batch = ledger.allocate(&ALL).unwrap().unwrap();
         ledger.commit(batch.id(), "").unwrap();
     }
-    ledger.add_input("greedy", Arc::new(Greedy)).unwrap();
+    ledger.add_input("greedy", Arc::new(Plans(greedy))).unwrap();
     let began = Instant::now();
     while stream.receiver.log().first() < Lsn::new(100) && began.elapsed() < Duration::from_secs(20) {
         let error = ledger.allocate(&ALL).unwrap_err();
@@ -788,41 +789,6 @@ fn what_may_go_goes_also_when_the_next_batch_is_refused() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(stream.receiver.log().first() >= Lsn::new(100), "{}", stream.receiver.log().first());
-}
-
-/// Plans more ranges than it may, and than an event has room for.
-pub(super) struct Greedy;
-
-impl seawall::ledger::Replayable for Greedy {
-    fn identity(&self) -> Result<Identity, seawall::ledger::InputError> {
-        Ok(Identity(78))
-    }
-    fn latest(&self, _: &dyn seawall::ledger::Parts) -> Result<seawall::ledger::Latest, seawall::ledger::InputError> {
-        Ok(seawall::ledger::Latest::default())
-    }
-    fn plan(
-        &self,
-        _: &dyn seawall::ledger::Parts,
-        _: seawall::ledger::Share,
-    ) -> Result<seawall::ledger::Plan, seawall::ledger::InputError> {
-        let range = |part: u32| seawall::ledger::Range {
-            input: seawall::InputId::default(),
-            part: seawall::ledger::PartKey::new(part.to_le_bytes().to_vec()).unwrap(),
-            opens: Some(bytes::Bytes::from_static(b"part")),
-            from: 0,
-            to: 1,
-            digest: 1,
-            records: 0,
-            bytes: 0,
-        };
-        Ok(seawall::ledger::Plan { ranges: (0..1000).map(range).collect(), gone: Vec::new(), has_more: false })
-    }
-    fn read(
-        &self,
-        _: &seawall::ledger::Range,
-    ) -> Result<seawall::ledger::ReplayedRecords, seawall::ledger::InputError> {
-        Ok(Box::new(std::iter::empty()))
-    }
 }
 
 #[test]

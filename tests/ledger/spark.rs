@@ -57,7 +57,7 @@ fn spark_23991_an_allocation_that_fails_to_log_keeps_the_blocks() {
         stream.store("s", 0..3);
     }
     // An input that plans more than it may: the event is too long for a frame.
-    ledger.add_input("greedy", std::sync::Arc::new(super::driver::Greedy)).unwrap();
+    ledger.add_input("greedy", std::sync::Arc::new(super::driver::Plans(super::driver::greedy))).unwrap();
     let error = ledger.allocate(&ALL).unwrap_err();
     assert!(matches!(error, LedgerError::Log(Error::RecordTooLarge { .. })), "{error}");
     assert!(ledger.pending().is_empty());

@@ -13,12 +13,31 @@ use crate::bed::{Bed, carried, hello, id, seq, small};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// An outbox that was welcomed.
-fn welcomed(bed: &Bed, config: OutboxConfig, welcome: Welcome) -> Outbox {
+/// The outbox of "s", whose connection stands.
+fn connected(config: OutboxConfig) -> Outbox {
     let mut outbox = Outbox::new(OutboxConfig { source: Some(id("s")), ..config });
     outbox.connect();
+    outbox
+}
+
+/// An outbox that was welcomed.
+fn welcomed(bed: &Bed, config: OutboxConfig, welcome: Welcome) -> Outbox {
+    let mut outbox = connected(config);
     outbox.handle(bed.now, Message::Welcome(welcome));
     outbox
+}
+
+/// Its connection is lost, and it is welcomed on another.
+fn comes_back(bed: &Bed, outbox: &mut Outbox, welcome: Welcome) {
+    outbox.disconnected();
+    outbox.connect();
+    outbox.handle(bed.now, Message::Welcome(welcome));
+}
+
+/// A receiver that has an earlier life's records up to `expected`.
+fn mismatch(expected: u64) -> Message {
+    let (at, expected) = (seq(10), seq(expected));
+    Message::Nack(Nack { code: Code::Mismatch, at, expected, retry_after_millis: 0, fatal: false, text: String::new() })
 }
 
 fn welcome(durable: u64) -> Welcome {
@@ -102,23 +121,13 @@ fn an_outbox_goes_back_before_what_an_earlier_life_had_sent() {
     let mut outbox = welcomed(&bed, config, welcome(10));
     outbox.push_at(seq(20), Bytes::from_static(b"20")).unwrap();
     said(&bed, &mut outbox);
-    let earlier = Nack {
-        code: Code::Mismatch,
-        at: seq(10),
-        expected: seq(15),
-        retry_after_millis: 0,
-        fatal: false,
-        text: String::new(),
-    };
-    outbox.handle(bed.now, Message::Nack(earlier));
+    outbox.handle(bed.now, mismatch(15));
     let previous = |outbox: &mut Outbox| match &said(&bed, outbox)[..] {
         [Message::Send(send)] => send.previous,
         other => panic!("{other:?}"),
     };
     assert_eq!(previous(&mut outbox), seq(15));
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(welcome(10)));
+    comes_back(&bed, &mut outbox, welcome(10));
     assert_eq!(outbox.failure(), None);
     assert_eq!(previous(&mut outbox), seq(10));
 }
@@ -139,19 +148,9 @@ fn an_outbox_forgets_where_an_earlier_life_had_been_when_the_receiver_does() {
         said.iter().filter_map(|m| if let Message::Send(send) = m { Some(send.previous.get()) } else { None }).collect()
     };
     assert_eq!(chain(&mut outbox), [10, 20, 60]);
-    let earlier = Nack {
-        code: Code::Mismatch,
-        at: seq(10),
-        expected: seq(100),
-        retry_after_millis: 0,
-        fatal: false,
-        text: String::new(),
-    };
-    outbox.handle(bed.now, Message::Nack(earlier));
+    outbox.handle(bed.now, mismatch(100));
     assert_eq!(chain(&mut outbox), [100]);
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(welcome(10)));
+    comes_back(&bed, &mut outbox, welcome(10));
     assert_eq!(chain(&mut outbox), [10, 20, 60]);
 }
 
@@ -164,9 +163,7 @@ fn a_bridge_over_records_lost_at_most_once_is_sent() {
     (0..3).for_each(|_| assert!(outbox.push(Bytes::from_static(b"r")).is_ok()));
     said(&bed, &mut outbox);
     outbox.handle(bed.now, ack(2, 0));
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(welcome(1)));
+    comes_back(&bed, &mut outbox, welcome(1));
     let [Message::Skip { previous, to }, Message::Send(send)] = &said(&bed, &mut outbox)[..] else { panic!() };
     assert_eq!((*previous, *to, send.previous), (seq(1), seq(2), seq(2)));
     bed.pass(SECOND);
@@ -222,9 +219,7 @@ fn losses_that_nobody_asks_for_grow_together() {
         (0..2).for_each(|_| assert!(outbox.push(Bytes::from_static(b"r")).is_ok()));
         said(&bed, &mut outbox);
         outbox.handle(bed.now, ack(2 * round + 2, 2 * round));
-        outbox.disconnected();
-        outbox.connect();
-        outbox.handle(bed.now, Message::Welcome(welcome(2 * round + 1)));
+        comes_back(&bed, &mut outbox, welcome(2 * round + 1));
         said(&bed, &mut outbox);
         outbox.handle(bed.now, ack(2 * round + 2, 2 * round + 2));
     }
@@ -261,9 +256,7 @@ fn durable_is_not_said_of_records_a_lost_session_left_behind() {
     said(&bed, &mut outbox);
     outbox.handle(bed.now, ack(3, 1));
     assert_eq!(outbox.positions().durable, seq(1));
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(welcome(0)));
+    comes_back(&bed, &mut outbox, welcome(0));
     outbox.push(Bytes::from_static(b"r")).unwrap();
     said(&bed, &mut outbox);
     outbox.handle(bed.now, ack(1, 1));
@@ -275,8 +268,7 @@ fn durable_is_not_said_of_records_a_lost_session_left_behind() {
 #[test]
 fn a_receiver_may_go_away_before_it_has_welcomed() {
     let mut bed = Bed::new(small());
-    let mut outbox = Outbox::new(OutboxConfig { source: Some(id("s")), ..OutboxConfig::default() });
-    outbox.connect();
+    let mut outbox = connected(OutboxConfig::default());
     let key = bed.connect();
     bed.intake.drain(bed.now, SECOND, "restart");
     bed.say(key, outbox.hello());
@@ -329,9 +321,7 @@ fn an_outbox_does_not_go_on_behind_a_loss() {
     (0..3).for_each(|_| assert!(outbox.push(Bytes::from_static(b"r")).is_ok()));
     said(&bed, &mut outbox);
     outbox.handle(bed.now, ack(3, 2));
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(welcome(1)));
+    comes_back(&bed, &mut outbox, welcome(1));
     assert!(matches!(outbox.failure(), Some(OutboxError::AckedLoss { .. })), "{:?}", outbox.failure());
     assert_eq!(outbox.poll_output(bed.now), Some(OutboxOutput::Close));
 }
@@ -346,9 +336,7 @@ fn an_outbox_repeats_that_it_has_seen_a_reject() {
     assert_eq!(outbox.take_rejects(), [told]);
     let seen = Message::Ping { nonce: 1, rejects_seen: seq(5) };
     assert_eq!(said(&bed, &mut outbox), std::slice::from_ref(&seen));
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(again()));
+    comes_back(&bed, &mut outbox, again());
     assert_eq!(said(&bed, &mut outbox), [seen]);
     assert_eq!(outbox.take_rejects(), [], "told once");
 }
@@ -363,9 +351,7 @@ fn what_an_earlier_life_was_told_is_not_this_one_s_without_sequences() {
         let mut outbox = Outbox::new(config);
         assert_eq!(outbox.push(Bytes::from_static(b"x")), Ok(seq(1)));
         assert!(outbox.held_bytes() > 0, "nobody was ever connected");
-        outbox.disconnected();
-        outbox.connect();
-        outbox.handle(bed.now, Message::Welcome(welcome(0)));
+        comes_back(&bed, &mut outbox, welcome(0));
         assert_eq!((outbox.positions().durable, outbox.positions().received), (seq(0), seq(0)));
         assert!(matches!(said(&bed, &mut outbox)[..], [Message::Send(_)]));
     }
@@ -397,9 +383,7 @@ fn an_outbox_does_not_take_what_somebody_else_sent_for_its_own() {
 
     // It was given behind the WELCOME.
     let mut outbox = has_sent_six();
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(welcome(7)));
+    comes_back(&bed, &mut outbox, welcome(7));
     assert!(is_told(&outbox) && outbox.push(Bytes::from_static(b"7")).is_err());
 
     // Or it waits for credit.
@@ -414,9 +398,7 @@ fn an_outbox_does_not_take_what_somebody_else_sent_for_its_own() {
     outbox.push(Bytes::from_static(b"7")).unwrap();
     outbox.skip(seq(9)).unwrap();
     said(&bed, &mut outbox);
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(welcome(9)));
+    comes_back(&bed, &mut outbox, welcome(9));
     assert_eq!((outbox.failure(), outbox.held_bytes()), (None, 0));
 }
 
@@ -462,9 +444,7 @@ fn what_was_let_go_of_had_been_received_also_behind_a_reconnect() {
     (0..3).for_each(|_| assert!(outbox.push(Bytes::from_static(b"r")).is_ok()));
     said(&bed, &mut outbox);
     outbox.handle(bed.now, ack(2, 0));
-    outbox.disconnected();
-    outbox.connect();
-    outbox.handle(bed.now, Message::Welcome(welcome(0)));
+    comes_back(&bed, &mut outbox, welcome(0));
     assert_eq!((outbox.positions().received, outbox.positions().durable), (seq(2), seq(0)));
 }
 
