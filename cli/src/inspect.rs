@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use seawall::{Chain, Log, Lsn, LsnRange, Recovery, Report};
+use seawall::{Log, LsnRange, Recovery, Report};
 use serde::Serialize;
 
 use crate::Global;
@@ -132,12 +132,7 @@ fn inspected(dir: &Path, log: &Log, recovery: &Recovery, files: Vec<File>) -> In
 /// The chain of the last frame that is shown. What recovery found may reach behind it: a tail that nothing proves.
 fn chain(log: &Log, recovery: &Recovery) -> String {
     let last = log.flushed();
-    let chain = match last {
-        _ if last == recovery.end => Ok(recovery.chain),
-        // Nothing is shown yet, and before the first frame there is one chain only.
-        Lsn::ZERO => Ok(Chain::default()),
-        _ => log.chain_at(last),
-    };
+    let chain = if last == recovery.end { Ok(recovery.chain) } else { log.chain_at(last) };
     chain.map_or_else(|error| format!("unknown: {error}"), |chain| chain.to_string())
 }
 

@@ -146,3 +146,17 @@ fn the_chain_that_is_shown_is_that_of_the_last_frame_shown() {
         assert_eq!(json[0]["chain"], chain.as_str(), "{command}");
     }
 }
+
+/// Before the first frame there is one chain only, which nothing that is shown tells.
+#[test]
+fn the_chain_of_a_log_that_shows_nothing_yet_is_that_of_an_empty_one() {
+    let place = Place::new();
+    let config = seawall::Config { idle_proof_after: std::time::Duration::from_secs(3600), ..Default::default() };
+    let (log, _) = seawall::Log::open(place.path("log"), config).unwrap();
+    let empty = log.chain_at(seawall::Lsn::ZERO).unwrap().to_string();
+    log.append(b"nothing proves it").unwrap().wait().unwrap();
+    for command in ["inspect", "verify"] {
+        let json = seawall(&[command, "--log", &place.arg("log"), "--format", "json"]).expect(0).json();
+        assert_eq!((&json[0]["last_lsn"], &json[0]["chain"]), (&0.into(), &empty.as_str().into()), "{command}");
+    }
+}
