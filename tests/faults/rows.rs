@@ -706,6 +706,38 @@ fn a_large_record_finds_what_an_enlarging_that_failed_has_left_also_behind_a_sma
     });
 }
 
+/// A file that an enlarging left longer than it is used to takes all of it along, under whatever name it goes.
+#[test]
+fn what_an_enlarging_that_failed_has_left_goes_with_its_file() {
+    both(|options| {
+        let segment = 64 << 10;
+        // Under a limit a long segment is removed when it was trimmed; else it is used again first.
+        for limit in [Some(15 * segment), None] {
+            let mut story = Story::new(options);
+            story.config.byte_limit = limit;
+            let log = story.open();
+            story.disk.fail(Fault::new(OpKind::Flush, 0, errno::EIO));
+            assert!(matches!(log.try_append(&[1; 200_000]).map(drop), Err(Error::Busy { .. })));
+            story.disk.pump();
+            story.append(&log, &[70_000]);
+            for round in 0..2 {
+                for _ in 0..16 {
+                    story.append(&log, &[20_000]);
+                }
+                if round == 1 {
+                    story.disk.fail(Fault::new(OpKind::Hold, 0, errno::EIO).forever());
+                }
+                story.trim(&log, log.flushed().get());
+                story.disk.heal();
+                let files = story.disk.names();
+                let on_disk: u64 =
+                    files.iter().filter(|(name, _)| name.ends_with(".seg")).map(|(_, bytes)| bytes).sum();
+                assert_eq!(log.stats().used_bytes, on_disk, "{limit:?}, round {round}: {files:?}");
+            }
+        }
+    });
+}
+
 /// A write that meets the disk's end is short, and only the next one is told why.
 #[test]
 fn zeros_that_meet_the_disk_s_end_tell_that_it_is_full() {
