@@ -18,6 +18,7 @@ fn promise(round: u64) -> Promise {
 #[test]
 fn what_is_asked_of_a_log_that_has_ended_is_done_already_or_refused() {
     type Ask = fn(&Log<SimStorage>) -> Result<(), Error>;
+    type End = fn(&mut Story, &Log<SimStorage>);
     const NEW: bool = false;
     const SO_ALREADY: bool = true;
     let asks: [(&str, bool, Ask); 15] = [
@@ -40,7 +41,7 @@ fn what_is_asked_of_a_log_that_has_ended_is_done_already_or_refused() {
         ("promise, the same", SO_ALREADY, |log| log.promise(promise(1))),
         ("close", NEW, |log| log.clone().close(Duration::from_secs(1))),
     ];
-    let ends: [(&str, fn(&mut Story, &Log<SimStorage>)); 3] = [
+    let ends: [(&str, End); 3] = [
         ("closed", |story, log| story.close(log.clone())),
         ("a group failed", |story, log| {
             story.disk.fail(Fault::new(OpKind::WriteFlushed, 0, errno::EIO));
