@@ -33,6 +33,7 @@ impl<S: Storage> Shared<S> {
             Ok(()) => {
                 self.check_poison()?;
                 *self.facts.lock() = ControlFacts::of(&next);
+                self.set_aside.replace(next.quarantined.iter().map(|range| range.lsns));
                 *control = next;
                 Ok(())
             }

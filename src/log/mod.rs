@@ -11,6 +11,7 @@
 //! | `retention` | what is given up unasked |
 //! | `catalog` | which segment holds which frames |
 //! | `reader` | frames back out, verified |
+//! | `set_aside` | quarantined ranges, as readers ask about them |
 //! | `promise` | which ledger the log belongs to, and who drives it |
 //! | `trim` | giving up a prefix, removing a suffix |
 //! | `verify` | every byte checked |
@@ -27,6 +28,7 @@ mod reader;
 mod readers;
 mod recovery;
 mod retention;
+mod set_aside;
 mod shared;
 mod source;
 mod space;

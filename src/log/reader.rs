@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::catalog::Located;
+use super::set_aside::Clear;
 use super::shared::Shared;
 use crate::codec::{Chain, crc32c};
 use crate::error::{Error, Result};
@@ -104,6 +105,8 @@ pub(super) struct Cursor<S: Storage> {
     truncations: u64,
     /// Suffix truncations whose ends it has been told, or that came before it.
     era: u64,
+    /// Where no frame is set aside, as far as it has looked.
+    clear: Clear,
     /// One frame is looked for: a read of some blocks is cheaper than a map.
     one: bool,
 }
@@ -126,7 +129,8 @@ impl<S: Storage> Cursor<S> {
         let truncations = shared.truncations.load(Ordering::Acquire);
         // A child must not wait for a lock that nobody there gives back; it reads nothing.
         let era = if is_forked_child() { 0 } else { shared.cuts_since(0).0 };
-        Cursor { shared, next: next.max(Lsn::FIRST), chain: None, window: None, truncations, era, one: false }
+        let (next, clear) = (next.max(Lsn::FIRST), Clear::EVERYTHING);
+        Cursor { shared, next, chain: None, window: None, truncations, era, clear, one: false }
     }
 
     /// The next frame that is flushed; `None`: there is none yet. After an error that names frames, the cursor stands
@@ -202,7 +206,7 @@ impl<S: Storage> Cursor<S> {
     }
 
     fn read_here(&mut self) -> Result<Option<Frame>> {
-        if let Some(lsns) = self.shared.quarantined_at(self.next) {
+        if let Some(lsns) = self.shared.set_aside.at(self.next, &mut self.clear) {
             self.window = None;
             self.chain = None;
             self.next = lsns.end;
@@ -597,14 +601,6 @@ impl<S: Storage> Shared<S> {
         of_writer
             .or_else(|| located.end.and_then(|_| self.catalog.index(&self.storage, located).ok()?.at_or_before(lsn)))
             .map(|entry| entry.offset)
-    }
-
-    /// The quarantined range that holds a frame.
-    pub(super) fn quarantined_at(&self, lsn: Lsn) -> Option<LsnRange> {
-        if !self.has_quarantine.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.control.lock().quarantined.iter().map(|range| range.lsns).find(|range| range.contains(lsn))
     }
 
     /// Remembers damage that a reader met.

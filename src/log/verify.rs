@@ -429,8 +429,6 @@ impl<S: Storage> Shared<S> {
         self.update_control(|control| {
             control.quarantined.push(Quarantined { lsns, chain_after: Chain::default() });
             control.quarantined.sort_by_key(|range| range.lsns.start);
-        })?;
-        self.has_quarantine.store(true, std::sync::atomic::Ordering::Relaxed);
-        Ok(())
+        })
     }
 }

@@ -192,6 +192,48 @@ fn no_more_ranges_are_set_aside_than_can_be_recorded() {
     }
 }
 
+/// Where ranges are set aside a reader asks about them; a device that takes its time over another one is not waited for.
+#[test]
+fn a_range_that_is_being_recorded_holds_up_no_reader_and_counts_when_that_is_told() {
+    let disk = SimDisk::new(DiskOptions::DIRECT);
+    let (log, _) = open(&disk, STRICT);
+    (0..9).for_each(|i| _ = append(&disk, &log, &record(i)));
+    log.quarantine(lsns(2, 2)).unwrap();
+    // It stands between the two ranges and knows that nothing up to the end is set aside.
+    let mut standing = log.reader(Lsn::new(3));
+    assert_eq!(standing.next().unwrap().unwrap().lsn, Lsn::new(3));
+    let (reading, (tell, told)) = (log.clone(), std::sync::mpsc::channel());
+    disk.before(OpKind::WriteFlushed, "control", move || {
+        let (tell_count, count) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tell_count.send(reading.reader(Lsn::FIRST).filter(Result::is_ok).count()));
+        tell.send(count.recv_timeout(Duration::from_secs(20))).unwrap();
+    });
+    log.quarantine(lsns(4, 6)).unwrap();
+    assert_eq!(told.recv().unwrap(), Ok(8), "a reader waits for the device that records a range");
+    let gap = standing.next().unwrap();
+    assert!(matches!(gap, Err(Error::Quarantined { lsns: gap }) if gap == lsns(4, 6)), "{gap:?}");
+    assert_eq!(standing.next().unwrap().unwrap().lsn, Lsn::new(7));
+    assert_eq!(log.reader(Lsn::FIRST).filter(Result::is_ok).count(), 5);
+    // A trim and a truncation leave what is still there set aside.
+    log.truncate(Lsn::new(5)).unwrap();
+    append(&disk, &log, b"another 6");
+    log.trim(Lsn::new(2)).unwrap();
+    let read: Vec<_> = log.reader(Lsn::new(3)).map(|read| read.map(|frame| frame.lsn).map_err(|e| e.lsns())).collect();
+    assert_eq!(read, [Ok(Lsn::new(3)), Err(Some(lsns(4, 5))), Ok(Lsn::new(6))]);
+}
+
+#[test]
+fn ranges_that_overlap_are_told_as_one() {
+    let disk = SimDisk::new(DiskOptions::DIRECT);
+    let (log, _) = open(&disk, STRICT);
+    (0..9).for_each(|i| _ = append(&disk, &log, &record(i)));
+    [lsns(2, 4), lsns(3, 7), lsns(5, 5)].into_iter().for_each(|range| log.quarantine(range).unwrap());
+    let read = |lsn| log.read(Lsn::new(lsn)).map(|frame| frame.lsn).map_err(|error| error.to_string());
+    let told = Err("frames 2..8 are quarantined; the next readable frame is 8".to_owned());
+    assert_eq!([read(2), read(5), read(7)], [told.clone(), told.clone(), told]);
+    assert_eq!((read(1), read(8)), (Ok(Lsn::new(1)), Ok(Lsn::new(8))));
+}
+
 #[test]
 fn a_time_behind_the_last_frame_is_found_without_a_walk() {
     let (disk, log) = nine_segments();

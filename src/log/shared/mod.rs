@@ -22,6 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::catalog::Catalog;
 use super::commit::{ControlFacts, Part, Pipe, Waiters};
 use super::cuts::Cuts;
+use super::set_aside::SetAside;
 use super::space::Space;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -77,7 +78,8 @@ pub(super) struct Shared<S: Storage> {
     pub(super) counters: Counters,
     /// Damage that readers met, for the statistics.
     pub(super) faults: Mutex<Vec<LsnRange>>,
-    pub(super) has_quarantine: AtomicBool,
+    /// What `control` says of quarantined ranges: a copy for readers, made when the file is written.
+    pub(super) set_aside: SetAside,
     /// Blocking readers at the head sleep here.
     pub(super) news: Condvar,
     pub(super) news_lock: Mutex<()>,
@@ -107,7 +109,7 @@ impl<S: Storage> Shared<S> {
     pub(super) fn new(parts: Parts<S>) -> Arc<Shared<S>> {
         let flushed = parts.pipe.flushed().0;
         let trimmed = parts.control.trim.lsn;
-        let has_quarantine = !parts.control.quarantined.is_empty();
+        let set_aside = SetAside::new(parts.control.quarantined.iter().map(|range| range.lsns));
         Arc::new_cyclic(|me| Shared {
             storage: parts.storage,
             config: parts.config,
@@ -136,7 +138,7 @@ impl<S: Storage> Shared<S> {
             pool: parts.pool,
             counters: Counters::default(),
             faults: Mutex::default(),
-            has_quarantine: AtomicBool::new(has_quarantine),
+            set_aside,
             news: Condvar::new(),
             news_lock: Mutex::new(()),
             news_tasks: Mutex::default(),
