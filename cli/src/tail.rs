@@ -2,11 +2,15 @@
 //!
 //! The log may be another process's. A read-only open shows what that process has proven; following it is opening
 //! again, a few times a second, and going on behind what was printed.
+//!
+//! Its writer may truncate it meanwhile and give the numbers to other records. The chain tells: what was read is in the
+//! log as long as the last frame's chain is.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use seawall::{Error, Log, LogId, Lsn, LsnRange};
+use seawall::{Chain, Error, Log, LogId, Lsn, LsnRange, Recovery};
 
 use crate::Global;
 use crate::dump::parse_lsn;
@@ -18,6 +22,9 @@ use crate::walk::{Met, Walk};
 
 /// Opening takes at most this share of the time: the unsealed tail is read each time, and the device has other work.
 const OPEN_SHARE: u32 = 10;
+
+/// Frames whose chains are remembered: a truncation that goes back further is told from there on.
+const REMEMBERED_FRAMES_MAX: usize = 65_536;
 
 /// Print the newest records, and with --follow those that come
 ///
@@ -46,13 +53,22 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
     let show = Show { format: global.format, columns: Columns::None, source: args.source.as_deref() };
-    let mut tail = Tail { dir: &args.log.dir, show, out: Out::new(), next: args.from, id: None, ending: Ending::Done };
+    let mut tail = Tail {
+        dir: &args.log.dir,
+        show,
+        out: Out::new(),
+        next: args.from,
+        known: VecDeque::new(),
+        id: None,
+        ending: Ending::Done,
+    };
     let mut waiting = false;
     loop {
         let began = Instant::now();
         match open::read_only(tail.dir, global) {
             Ok((log, recovery)) => {
                 let open_time = began.elapsed();
+                tail.look_for_truncation(&log, &recovery)?;
                 tail.print(&log, args, global)?;
                 drop(log);
                 if !args.follow {
@@ -77,6 +93,8 @@ struct Tail<'a> {
     out: Out,
     /// The frame to print next, once that is known.
     next: Option<Lsn>,
+    /// The chains at the newest frames that were read, and before the first of them.
+    known: VecDeque<(Lsn, Chain)>,
     id: Option<LogId>,
     ending: Ending,
 }
@@ -89,11 +107,17 @@ impl Tail<'_> {
         }
         let newest = Lsn::new((log.flushed().get() + 1).saturating_sub(args.frames));
         let first = *self.next.get_or_insert(newest.max(log.first()));
+        if self.known.is_empty()
+            && let Ok(chain) = log.chain_at(first.previous())
+        {
+            self.remember(first.previous(), chain);
+        }
         for met in Walk::read_only(log, self.dir, LsnRange::inclusive(first, log.flushed()), global) {
             let (next, what) = match met? {
                 Met::Frame(frame) => {
                     self.show.frame(&frame, &mut self.out)?;
                     self.next = Some(frame.lsn.next());
+                    self.remember(frame.lsn, frame.chain);
                     continue;
                 }
                 Met::Damage(lsns, error) => {
@@ -109,5 +133,38 @@ impl Tail<'_> {
             self.next = Some(next);
         }
         self.out.flush()
+    }
+
+    fn remember(&mut self, lsn: Lsn, chain: Chain) {
+        if self.known.len() == REMEMBERED_FRAMES_MAX {
+            self.known.pop_front();
+        }
+        self.known.push_back((lsn, chain));
+    }
+
+    /// Goes back to where the log was truncated since the last look, and says so.
+    fn look_for_truncation(&mut self, log: &Log, recovery: &Recovery) -> Result<(), Failure> {
+        // Damage hides frames that are still the log's.
+        if log.id() != *self.id.get_or_insert(log.id()) || !recovery.damage.is_empty() {
+            return Ok(());
+        }
+        let is_gone = |&(lsn, chain): &(Lsn, Chain)| {
+            // A chain that cannot be read tells nothing.
+            lsn > log.flushed() || log.chain_at(lsn).is_ok_and(|now| now != chain)
+        };
+        let (Some(end), Some(last)) = (self.next, self.known.back()) else { return Ok(()) };
+        if !is_gone(last) {
+            return Ok(());
+        }
+        let kept = self.known.partition_point(|known| !is_gone(known));
+        let next = match kept.checked_sub(1) {
+            Some(at) => self.known[at].0.next(),
+            None => self.known[0].0.min(log.flushed().next()),
+        };
+        self.known.truncate(kept);
+        self.next = Some(next);
+        self.out.flush()?;
+        tell(format_args!("frames {} were truncated, going on with frame {next}", LsnRange::new(next, end)));
+        Ok(())
     }
 }

@@ -45,6 +45,70 @@ fn a_busy_log_is_followed_without_a_gap() {
     assert!(followed == bytes, "what was followed is not what was appended");
 }
 
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Follows a log: what is told and what is shown in one stream, so many lines at a time.
+fn following(args: &[&str]) -> (Killed, impl FnMut(usize) -> Vec<String> + use<>) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut follow = command(&[&["tail", "--follow", "--every", "20ms"], args].concat());
+    follow.stdout(writer.try_clone().unwrap()).stderr(writer);
+    let child = follow.spawn().unwrap();
+    drop(follow);
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(reader));
+        lines.map_while(Result::ok).try_for_each(|line| tell.send(line))
+    });
+    (Killed(child), move |count| (0..count).map(|_| told.recv_timeout(support::PATIENCE).expect("a line")).collect())
+}
+
+#[test]
+fn who_follows_is_told_of_a_truncation_and_shown_what_comes_instead() {
+    let place = Place::new();
+    let (log, _) = seawall::Log::open(place.path("log"), seawall::Config::default()).unwrap();
+    let append = |what: &str, lsns: std::ops::RangeInclusive<u64>| {
+        let lines: Vec<String> = lsns.map(|lsn| format!("{what} {lsn}")).collect();
+        log.append_many(&lines).unwrap().wait().unwrap();
+        lines
+    };
+    let (_running, mut read) = following(&["--log", &place.arg("log")]);
+    let first = append("first", 1..=5);
+    assert_eq!(read(5), first);
+    // Told while nothing new is there.
+    log.truncate(seawall::Lsn::new(3)).unwrap();
+    assert_eq!(read(1), ["seawall: frames 4..6 were truncated, going on with frame 4"]);
+    let second = append("second", 4..=5);
+    assert_eq!(read(2), second);
+    // And when there are as many again before anybody looked.
+    log.truncate(seawall::Lsn::new(1)).unwrap();
+    let third = append("third", 2..=9);
+    assert_eq!(read(1), ["seawall: frames 2..6 were truncated, going on with frame 2"]);
+    assert_eq!(read(8), third);
+    log.close(support::PATIENCE).unwrap();
+}
+
+/// It began behind the place where the log was cut.
+#[test]
+fn a_truncation_below_the_first_record_shown_is_gone_on_behind() {
+    let place = Place::new();
+    let (log, _) = seawall::Log::open(place.path("log"), seawall::Config::default()).unwrap();
+    log.append_many(&["1", "2", "3", "4", "5"]).unwrap().wait().unwrap();
+    let (_running, mut read) = following(&["--log", &place.arg("log"), "--from", "4"]);
+    assert_eq!(read(2), ["4", "5"]);
+    log.truncate(seawall::Lsn::new(2)).unwrap();
+    assert_eq!(read(1), ["seawall: frames 3..6 were truncated, going on with frame 3"]);
+    log.append(b"another 3").unwrap().wait().unwrap();
+    assert_eq!(read(1), ["another 3"]);
+    log.close(support::PATIENCE).unwrap();
+}
+
 #[test]
 fn the_last_frames_or_those_from_a_place_on() {
     let place = Place::new();
