@@ -107,20 +107,20 @@ pub(super) struct Cursor<S: Storage> {
     era: u64,
     /// Where no frame is set aside, as far as it has looked.
     clear: Clear,
+    /// What the last [`Step::Frame`] has found, and where. Kept here: handed on from result to result it was moved three
+    /// times, and that took as long as the checksum of a header.
+    found: Option<(FrameHeader, u64)>,
     /// One frame is looked for: a read of some blocks is cheaper than a map.
     one: bool,
 }
 
 enum Step {
-    Frame(FrameHeader, u64),
+    /// The next frame: it is in `found`.
+    Frame,
     /// The window is used up.
     EndOfWindow,
     /// Frames before `resume` cannot be read.
-    Damage {
-        offset: u64,
-        resume: Option<(Lsn, u64)>,
-        what: &'static str,
-    },
+    Damage { offset: u64, resume: Option<(Lsn, u64)>, what: &'static str },
 }
 
 impl<S: Storage> Cursor<S> {
@@ -130,7 +130,7 @@ impl<S: Storage> Cursor<S> {
         // A child must not wait for a lock that nobody there gives back; it reads nothing.
         let era = if is_forked_child() { 0 } else { shared.cuts_since(0).0 };
         let (next, clear) = (next.max(Lsn::FIRST), Clear::EVERYTHING);
-        Cursor { shared, next, chain: None, window: None, truncations, era, clear, one: false }
+        Cursor { shared, next, chain: None, window: None, truncations, era, clear, found: None, one: false }
     }
 
     /// The next frame that is flushed; `None`: there is none yet. After an error that names frames, the cursor stands
@@ -145,16 +145,16 @@ impl<S: Storage> Cursor<S> {
                 return Ok(None);
             }
             let before = self.next;
-            let read = self.read_here();
+            let found = self.find_here();
             // Truncated meanwhile: it may be of before or of after, an error as well as a frame.
             if self.is_cut() {
-                read.err().iter().for_each(|error| self.shared.forget_fault(error));
+                found.err().iter().for_each(|error| self.shared.forget_fault(error));
                 self.next = before;
                 continue;
             }
-            let error = match read {
+            let error = match found.and_then(|()| self.take()) {
                 Err(error) => error,
-                read => return read,
+                Ok(frame) => return Ok(Some(frame)),
             };
             // The segment may have been trimmed, and its file used again, under our eyes: then what was read there
             // says nothing about the log.
@@ -205,7 +205,8 @@ impl<S: Storage> Cursor<S> {
         Ok(())
     }
 
-    fn read_here(&mut self) -> Result<Option<Frame>> {
+    /// Finds the next frame; without one, where the log was truncated meanwhile.
+    fn find_here(&mut self) -> Result<()> {
         if let Some(lsns) = self.shared.set_aside.at(self.next, &mut self.clear) {
             self.window = None;
             self.chain = None;
@@ -217,9 +218,9 @@ impl<S: Storage> Cursor<S> {
                 self.open_window()?;
             }
             match self.step()? {
-                Step::Frame(header, offset) => return self.take(&header, offset).map(Some),
+                Step::Frame => return Ok(()),
                 // The segment that has to hold the frame by now may be one that nothing was appended to yet.
-                Step::EndOfWindow if self.is_cut() => return Ok(None),
+                Step::EndOfWindow if self.is_cut() => return Ok(()),
                 Step::EndOfWindow => self.window = None,
                 Step::Damage { offset, resume, what } => return Err(self.damaged(offset, resume, what)),
             }
@@ -458,7 +459,8 @@ impl<S: Storage> Cursor<S> {
                     });
                 }
             }
-            return Ok(Step::Frame(header, at));
+            self.found = Some((header, at));
+            return Ok(Step::Frame);
         }
     }
 
@@ -505,7 +507,9 @@ impl<S: Storage> Cursor<S> {
         Ok(true)
     }
 
-    fn take(&mut self, header: &FrameHeader, offset: u64) -> Result<Frame> {
+    /// Takes the frame that was found.
+    fn take(&mut self) -> Result<Frame> {
+        let (header, offset) = self.found.as_ref().expect("a frame was found");
         let window = self.window.as_ref().expect("the frame was found in it");
         let start = (offset - window.base) as usize + HEADER_BYTES;
         let stored = window.bytes.slice(start..start + header.payload_bytes as usize);
@@ -523,7 +527,7 @@ impl<S: Storage> Cursor<S> {
             }
             decompress(&stored, header.raw_bytes).ok_or(Error::Corrupt {
                 segment: window.segment,
-                offset,
+                offset: *offset,
                 lsns: LsnRange::inclusive(header.lsn, header.lsn),
                 what: "the compressed payload does not decompress",
             })?
@@ -632,7 +636,8 @@ impl<S: Storage> Shared<S> {
         }
         loop {
             match cursor.step()? {
-                Step::Frame(header, offset) => {
+                Step::Frame => {
+                    let (header, offset) = cursor.found.expect("it was found");
                     let segment = cursor.window.as_ref().expect("the frame was found in it").segment;
                     return Ok(FoundFrame { header, segment, offset });
                 }
