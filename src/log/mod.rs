@@ -11,6 +11,7 @@
 //! | `retention` | what is given up unasked |
 //! | `catalog` | which segment holds which frames |
 //! | `reader` | frames back out, verified |
+//! | `window` | what a reader has of a segment at a time |
 //! | `set_aside` | quarantined ranges, as readers ask about them |
 //! | `promise` | which ledger the log belongs to, and who drives it |
 //! | `trim` | giving up a prefix, removing a suffix |
@@ -35,6 +36,7 @@ mod space;
 mod stats;
 mod trim;
 mod verify;
+mod window;
 
 pub use handle::{Log, Permit};
 pub use open::Recovery;

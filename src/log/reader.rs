@@ -12,18 +12,17 @@ use bytes::Bytes;
 use super::catalog::Located;
 use super::set_aside::Clear;
 use super::shared::Shared;
+use super::window::{self, Window};
 use crate::codec::{Chain, crc32c};
 use crate::error::{Error, Result};
 use crate::events::{self, event};
-use crate::io::{Mapping, Storage, is_forked_child};
+use crate::io::{Storage, is_forked_child};
 use crate::metrics::add;
-use crate::segment::{FLAG_LZ4, FRAME_ALIGN, FileName, FrameHeader, HEADER_BYTES, Kind, Salt, round_up};
+use crate::segment::{FLAG_LZ4, FRAME_ALIGN, FileName, FrameHeader, HEADER_BYTES, Kind, round_up};
 use crate::types::{Lsn, LsnRange, SegmentNumber};
 
 /// Bytes of the active segment read at a time.
 const READ_BYTES: u64 = 1024 * 1024;
-/// Mapped bytes are made safe to read in steps of this.
-const POPULATE_BYTES: usize = 2 * 1024 * 1024;
 
 /// A record as it was appended, with its place.
 #[derive(Clone, PartialEq, Eq)]
@@ -58,40 +57,6 @@ pub(super) struct FoundFrame {
     pub(super) header: FrameHeader,
     pub(super) segment: SegmentNumber,
     pub(super) offset: u64,
-}
-
-struct Window {
-    bytes: Bytes,
-    /// Where the window starts in its segment.
-    base: u64,
-    /// Where reading goes on, as an offset in the segment.
-    at: u64,
-    segment: SegmentNumber,
-    salt: Salt,
-    /// Already checked when it was written: served from memory.
-    trusted: bool,
-    /// Kept for `populate`; how far it is safe to read.
-    map: Option<(Arc<Mapping>, usize)>,
-    /// The window ends where its segment's data ends.
-    whole: bool,
-    /// The file ended before the segment's data did: somebody cut it.
-    short: bool,
-    /// The segment's last frame: what stands behind it, perhaps in the same block, was truncated or never acknowledged.
-    /// [`Lsn::MAX`]: the segment had no end yet.
-    last: Lsn,
-    /// The last frame that was flushed when the window was read: none behind it can be missed here.
-    flushed: Lsn,
-}
-
-impl Window {
-    fn end(&self) -> u64 {
-        self.base + self.bytes.len() as u64
-    }
-
-    fn slice(&self, offset: u64, bytes: usize) -> Option<&[u8]> {
-        let at = offset.checked_sub(self.base)? as usize;
-        self.bytes.get(at..at.checked_add(bytes)?)
-    }
 }
 
 /// Reads frames in order; made by [`crate::Log::reader`] and its kin.
@@ -232,9 +197,8 @@ impl<S: Storage> Cursor<S> {
         let shared = &self.shared;
         let flushed = shared.flushed();
         if let Some(chunk) = shared.pipe.lock().tail.find(self.next) {
-            let bytes = Bytes::from_owner(SharedBuffer(chunk.buffer));
             self.window = Some(Window {
-                bytes,
+                bytes: window::shared(chunk.buffer),
                 base: chunk.offset,
                 at: chunk.offset,
                 segment: chunk.segment,
@@ -337,7 +301,7 @@ impl<S: Storage> Cursor<S> {
         let short = valid < wanted;
         let whole = short || base + valid as u64 >= end;
         Ok(Window {
-            bytes: Bytes::from_owner(SharedBuffer(Arc::new(buffer))),
+            bytes: window::shared(Arc::new(buffer)),
             base,
             at,
             segment: located.number,
@@ -359,15 +323,8 @@ impl<S: Storage> Cursor<S> {
         let mut tried_behind_seal = false;
         loop {
             let window = self.window.as_mut().expect("opened by the caller");
-            if let Some((map, safe)) = &mut window.map {
-                let need = ((window.at - window.base) as usize + HEADER_BYTES).min(window.bytes.len());
-                if need > *safe {
-                    let to = (need + POPULATE_BYTES).min(window.bytes.len());
-                    populate(&self.shared.storage, map, *safe..to, window.segment)?;
-                    *safe = to;
-                }
-            }
             let at = window.at;
+            window.make_safe(&self.shared.storage, at + HEADER_BYTES as u64)?;
             if self.next > window.last {
                 return Ok(Step::EndOfWindow);
             }
@@ -422,14 +379,7 @@ impl<S: Storage> Cursor<S> {
                 }
                 return if self.widen(at, frame_end)? { self.step() } else { Ok(Step::EndOfWindow) };
             }
-            if let Some((map, safe)) = &mut window.map {
-                let need = (frame_end - window.base) as usize;
-                if need > *safe {
-                    let to = (need + POPULATE_BYTES).min(window.bytes.len());
-                    populate(&self.shared.storage, map, *safe..to, window.segment)?;
-                    *safe = to;
-                }
-            }
+            window.make_safe(&self.shared.storage, frame_end)?;
             let after = round_up(frame_end, FRAME_ALIGN);
             if header.kind != Kind::Data || header.lsn < self.next {
                 window.at = after;
@@ -556,25 +506,6 @@ impl<S: Storage> Cursor<S> {
             self.window = Some(Window { at, ..window });
         }
         Error::Corrupt { segment, offset, lsns, what }
-    }
-}
-
-fn populate<S: Storage>(
-    storage: &S,
-    map: &Mapping,
-    range: std::ops::Range<usize>,
-    segment: SegmentNumber,
-) -> Result<()> {
-    let offset = range.start as u64;
-    storage.populate(map, range).map_err(|e| Error::io_at("read", FileName::Segment(segment), offset, e))
-}
-
-/// A pooled buffer as the owner of `Bytes`.
-struct SharedBuffer(Arc<crate::io::Buffer>);
-
-impl AsRef<[u8]> for SharedBuffer {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
     }
 }
 
