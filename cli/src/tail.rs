@@ -40,7 +40,8 @@ pub(crate) struct Args {
     /// Begin with the last N frames.
     #[arg(short = 'n', long = "frames", value_name = "N", default_value_t = 10, conflicts_with = "from")]
     frames: u64,
-    /// Go on for ever: print records as they become durable. Waits for the log if there is none yet.
+    /// Go on for ever: print records as they become durable. Waits for the log if there is none yet; where it is
+    /// truncated, says so and goes on with what is appended instead.
     #[arg(long, short)]
     follow: bool,
     /// How often to look for new records.
