@@ -29,6 +29,8 @@ struct Entry<F> {
     file: Option<Arc<F>>,
     /// What its own seal says; outer `None`: not read yet, inner: not readable.
     seal: Option<Option<Seal>>,
+    /// The first frame it may hold, where its own seal does not tell: made up for once, by scans.
+    start: Option<Lsn>,
     /// `None` for the active segment, and until the successor's seal is read.
     end: Option<End>,
     index: Option<Arc<SparseIndex>>,
@@ -93,6 +95,7 @@ impl<S: Storage> Catalog<S> {
                     bytes: *bytes,
                     file: None,
                     seal: None,
+                    start: None,
                     end: None,
                     index: None,
                     map: None,
@@ -117,6 +120,7 @@ impl<S: Storage> Catalog<S> {
             bytes,
             file: Some(file),
             seal: Some(Some(seal)),
+            start: None,
             end: None,
             index: None,
             map: None,
@@ -236,6 +240,9 @@ impl<S: Storage> Catalog<S> {
         // A damaged seal is made up for by what stands before it and behind it.
         let (bytes, before) = {
             let state = self.state.lock();
+            if let Some(start) = state.segments.get(&number).and_then(|entry| entry.start) {
+                return Ok((start, None));
+            }
             let bytes = state.segments.get(&number).map_or(0, |entry| entry.bytes);
             (bytes, state.segments.range(..number).next_back().map(|(number, entry)| (*number, entry.bytes)))
         };
@@ -243,7 +250,12 @@ impl<S: Storage> Catalog<S> {
         let Some((before, bytes)) = before else { return Ok((Lsn::FIRST, None)) };
         let least = self.start_of(storage, before)?.0;
         let after = self.scan(storage, before, bytes)?.last_run().last.next();
-        Ok((after.min(told.unwrap_or(after)).max(least), None))
+        let start = after.min(told.unwrap_or(after)).max(least);
+        // What stands before it never changes while it is there: nothing is written below the newest segment.
+        if let Some(entry) = self.state.lock().segments.get_mut(&number) {
+            entry.start = Some(start);
+        }
+        Ok((start, None))
     }
 
     fn scan(&self, storage: &S, number: SegmentNumber, bytes: u64) -> Result<SegmentScan> {

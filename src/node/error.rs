@@ -56,7 +56,7 @@ pub enum ReceiverError {
     /// What is said to be committed is not durable: no batch can hold it. Nothing was told of it.
     #[error(
         "everything up to frame {lsn} of {log} is said to be committed, and it is durable up to frame {durable} only: \
-         this is another stream's position, or the stream has lost its end"
+         this is another stream's position, or the stream has lost its end, or the receiver has not heard of it yet"
     )]
     NotDurable {
         /// What was said.

@@ -281,6 +281,30 @@ fn only_of(log: &Log<super::sim::SimStorage>, expected: &[Vec<u8>], must: &[u64]
     assert!(!log.verify(|_, _| {}).unwrap().is_sound());
 }
 
+/// Each damaged seal was made up for by scans of the segments before it, all the way down the run, at each look.
+#[test]
+fn a_long_run_of_damaged_seals_costs_a_few_reads_a_segment() {
+    const SEGMENTS: u64 = 40;
+    let disk = SimDisk::new(DiskOptions::DIRECT);
+    let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+    disk.pump();
+    while log.stats().segments < SEGMENTS {
+        log.append(&[7; 20_000]).unwrap().wait().unwrap();
+        disk.pump();
+    }
+    let frames = log.flushed().get();
+    log.close(std::time::Duration::from_secs(1)).unwrap();
+    disk.pump();
+    for number in 2..SEGMENTS {
+        disk.flip_bit(&format!("{number:020}.seg"), (BLOCK + 10) * 8);
+    }
+    let (log, _) = Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::ReadOnly)).unwrap();
+    let before = disk.count(OpKind::Read);
+    assert_eq!(log.reader(Lsn::FIRST).flatten().count() as u64, frames);
+    let reads = disk.count(OpKind::Read) - before;
+    assert!(reads < 12 * SEGMENTS, "{reads} reads of {SEGMENTS} segments");
+}
+
 /// The open that set a lost segment's numbers aside ended before its seal was written.
 #[test]
 fn numbers_set_aside_by_an_open_that_failed_are_not_given_again() {

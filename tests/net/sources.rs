@@ -283,7 +283,7 @@ async fn a_record_that_is_rejected_is_never_told_to_be_committed() {
     assert_eq!((taken[0].seq, taken[0].reason), (Seq::new(1), RejectReason::Oversized));
     let id = SourceId::new("a").unwrap();
     until("it was taken note of", || node.receiver.source(&id).unwrap().rejects_unseen == 0).await;
-    node.receiver.committed(node.log.flushed()).unwrap();
+    node.receiver.committed(node.receiver.durable()).unwrap();
     let error = soon(rejected).await.unwrap_err();
     assert!(matches!(error, ClientError::Rejected(reject) if reject.seq == Seq::new(1)), "{error}");
     soon(client.close(LONG)).await.unwrap();
@@ -325,10 +325,10 @@ async fn however_many_are_rejected_none_is_told_to_be_committed() {
     let (mut good, mut first) = (std::pin::pin!(good), std::pin::pin!(first));
     assert!(good.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     assert!(first.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    receiver.committed(log.flushed()).unwrap();
+    receiver.committed(receiver.durable()).unwrap();
     let last = soon(client.push("refused")).await.unwrap();
     until("it is told", || !client.take_rejects().is_empty()).await;
-    receiver.committed(log.flushed()).unwrap();
+    receiver.committed(receiver.durable()).unwrap();
     assert!(matches!(soon(last).await, Err(ClientError::Rejected(_))));
     assert_eq!(soon(good).await.unwrap(), Seq::new(1), "awaited in time, and nothing was said against it");
     let error = soon(first).await.unwrap_err();

@@ -290,8 +290,6 @@ fn committed_is_what_the_sequenced_records_of_its_blocks_reach() {
     running.close();
 }
 
-/// A committed frame that could not be read, or was trimmed under the reader, was passed over: the sources whose last records
-/// it held were never told.
 /// Nothing was told of it, and nobody heard why.
 #[test]
 fn what_is_not_durable_cannot_be_committed() {
@@ -306,6 +304,8 @@ fn what_is_not_durable_cannot_be_committed() {
     running.close();
 }
 
+/// A committed frame that could not be read, or was trimmed under the reader, was passed over: the sources whose last records
+/// it held were never told.
 #[test]
 fn what_was_committed_and_cannot_be_read_is_told_by_what_comes_behind_it() {
     let dir = tempfile::tempdir().unwrap();

@@ -363,14 +363,14 @@ fn a_rate_is_the_drivers_that_is_obeyed() {
     let mut bed = Bed::new(small());
     let (key, _) = bed.open(hello("s", 1));
     let [old, new] = [1, 2].map(|round| Ballot { round, proposer: 1 });
-    bed.intake.obey(bed.now, old);
+    bed.intake.obey(old);
     bed.intake.set_rate_by(bed.now, old, Some(1.0)).unwrap();
     bed.send(key, dense(0, &[&[b'r'; 1000]]));
     bed.settle();
     assert_eq!(bed.intake.reserve(bed.now, key, 100), Reservation::Waiting);
-    bed.intake.obey(bed.now, old);
-    assert!(!bed.intake.is_granted(key), "it is the same driver");
-    bed.intake.obey(bed.now, new);
+    bed.intake.obey(new);
+    assert!(!bed.intake.is_granted(key), "the new one has said nothing yet");
+    bed.intake.set_rate_by(bed.now, new, None).unwrap();
     assert!(bed.intake.is_granted(key));
     assert_eq!(bed.intake.set_rate_by(bed.now, old, Some(1.0)), Err(new));
     bed.send(key, dense(1, &[b"2"]));

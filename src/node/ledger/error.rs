@@ -87,7 +87,7 @@ pub enum LedgerError {
         /// Its name.
         name: String,
     },
-    /// A stream's log cannot be read, or is claimed by others.
+    /// A stream's log cannot be read, or claimed: it obeys others, or the claim cannot be written down.
     #[error("stream {name}: {source}")]
     Stream {
         /// Its name.

@@ -125,8 +125,8 @@ impl<S: Storage> Ledger<S> {
     ///
     /// # Errors
     /// [`LedgerError::OtherInput`] when the name was another stream's, [`LedgerError::StreamDamaged`] when it does not hold
-    /// what was allocated, [`LedgerError::Stream`] when that cannot be read for now, and when the stream obeys another
-    /// ledger or a later driver ([`Error::OtherLedger`], [`Error::Fenced`]).
+    /// what was allocated, [`LedgerError::Stream`] when that cannot be read for now, or the claim not be written down, and when
+    /// the stream obeys another ledger or a later driver ([`Error::OtherLedger`], [`Error::Fenced`]).
     pub fn add_stream(&self, input: &str, port: impl StreamPort + 'static) -> Result<InputId, LedgerError> {
         let inner = &self.inner;
         let _planning = inner.planner.lock();

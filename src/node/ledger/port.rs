@@ -50,7 +50,7 @@ pub trait StreamPort: Send + Sync {
     /// [`Error::Fenced`], and the receiver's.
     fn trim(&self, ballot: Ballot, lsn: Lsn) -> Result<Lsn, ReceiverError>;
 
-    /// Sources may send so many bytes a second; `None`: no limit.
+    /// Sources may send so many bytes a second; `None`: the limit that a driver has set is lifted, this one or one before it.
     ///
     /// # Errors
     /// [`Error::Fenced`].
@@ -64,7 +64,7 @@ impl<S: Storage> StreamPort for Receiver<S> {
 
     fn claim(&self, promise: Promise) -> Result<()> {
         self.log().promise(promise)?;
-        self.inner.with(|intake, now| intake.obey(now, promise.ballot));
+        self.inner.with(|intake, _| intake.obey(promise.ballot));
         Ok(())
     }
 
@@ -92,7 +92,7 @@ impl<S: Storage> StreamPort for Receiver<S> {
 
     fn set_rate(&self, ballot: Ballot, bytes_per_second: Option<f64>) -> Result<(), ReceiverError> {
         obey(self.log(), ballot)?;
-        // Asked again: another driver may have claimed the stream since, which has lifted what was set before.
+        // Asked again: another driver may have claimed the stream since.
         let set = self.inner.with(|intake, now| intake.set_rate_by(now, ballot, bytes_per_second));
         set.map_err(|promised| Error::Fenced { ballot, promised }.into())
     }

@@ -157,11 +157,12 @@ impl<S: Storage> Inner<S> {
         if let Some(upto) = upto.filter(|upto| upto.next() >= first) {
             port.committed(self.ballot, upto)?;
         }
-        // Without a rate of ours, a limit that somebody else has set stays.
-        match self.rate_of() {
-            Some(rate) => port.set_rate(self.ballot, Some(rate)),
-            None => Ok(()),
+        let rate = self.rate_of();
+        // As long as ours is not known, what the driver before has set stays.
+        if rate.is_some() || self.config.rate.is_none() {
+            port.set_rate(self.ballot, rate)?;
         }
+        Ok(())
     }
 
     /// Bytes a second that a stream's sources may send.

@@ -55,9 +55,9 @@ pub struct Intake {
     flight: VecDeque<Flight>,
     lone: Lone,
     budget: Budget,
-    /// The driver of batches that is obeyed, and whose rate it is if it is one's.
+    /// The driver of batches that is obeyed, and whether the rate is one's.
     driver: Ballot,
-    rated_by: Option<Ballot>,
+    is_rate_of_driver: bool,
     snapshots: Snapshots,
     durable_lsn: Lsn,
     committed_lsn: Lsn,
@@ -182,7 +182,7 @@ impl Intake {
             lone: Lone::default(),
             budget: Budget::new(config.in_flight_bytes_max),
             driver: Ballot::ZERO,
-            rated_by: None,
+            is_rate_of_driver: false,
             snapshots: Snapshots::new(
                 config.snapshot_interval_bytes,
                 config.block_bytes_max,

@@ -15,31 +15,30 @@ impl Intake {
     /// Limits how many bytes a second are taken from all sources together; `None`: what the log takes. A message of
     /// which nothing is taken, as it was there before or is not its turn, does not count; one of which something is, does.
     pub fn set_rate(&mut self, now: Instant, bytes_per_second: Option<f64>) {
-        self.rated_by = None;
+        self.is_rate_of_driver = false;
         self.budget.set_rate(now, bytes_per_second);
         self.admit(now);
     }
 
-    /// As [`Intake::set_rate`], by a driver of batches: until another driver takes over.
+    /// As [`Intake::set_rate`], by a driver of batches. `None` lifts what a driver has set, this one or one before it that may
+    /// not do so any more; a limit that somebody else has set stays.
     ///
     /// # Errors
-    /// The ballot of the one that has.
+    /// The ballot of a later driver that the stream obeys.
     pub fn set_rate_by(&mut self, now: Instant, driver: Ballot, bytes_per_second: Option<f64>) -> Result<(), Ballot> {
         if driver < self.driver {
             return Err(self.driver);
         }
-        self.set_rate(now, bytes_per_second);
-        self.rated_by = bytes_per_second.map(|_| driver);
+        if bytes_per_second.is_some() || self.is_rate_of_driver {
+            self.set_rate(now, bytes_per_second);
+            self.is_rate_of_driver = bytes_per_second.is_some();
+        }
         Ok(())
     }
 
-    /// The stream obeys this driver from now on. The rate that one before it has set is lifted: that one may not do so any
-    /// more, and this one knows nothing of it.
-    pub fn obey(&mut self, now: Instant, driver: Ballot) {
+    /// The stream obeys this driver from now on. A rate stands until it says another.
+    pub fn obey(&mut self, driver: Ballot) {
         self.driver = self.driver.max(driver);
-        if self.rated_by.is_some_and(|by| by < self.driver) {
-            self.set_rate(now, None);
-        }
     }
 
     /// Tells every session to finish until then, and takes no new ones. [`Duration::MAX`]: whenever they do.

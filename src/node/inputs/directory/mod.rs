@@ -308,7 +308,7 @@ impl DirectorySource {
                 Err(e) => failed.push((path, e)),
             }
         }
-        let mut look = 0;
+        let (mut look, mut was_at) = (0, None);
         loop {
             look += 1;
             // Trouble elsewhere keeps nobody from it.
@@ -317,10 +317,14 @@ impl DirectorySource {
             match at(&index) {
                 Some(path) => match try_at(&path)? {
                     Some(found) => return Ok(Some(found)),
-                    None if look < LOOKS_MAX => continue,
-                    // It was there a moment ago: not lost as long as a look sees it.
+                    None if look < LOOKS_MAX => was_at = Some(path),
                     None => return Err(dir.io("opening", &path, Errno::NOENT)),
                 },
+                // It was there a moment ago: not lost until a look that cannot have missed it does not see it.
+                None if look == LOOKS_MAX && !index.is_quiet && was_at.is_some() => {
+                    let path = was_at.unwrap_or_default();
+                    return Err(dir.io("opening", &path, Errno::NOENT));
+                }
                 None if index.is_quiet || look == LOOKS_MAX => match troubles.last {
                     // It may be where this look could not.
                     Some(trouble) if !index.is_complete => return Err(trouble),
