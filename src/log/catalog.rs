@@ -238,15 +238,14 @@ impl<S: Storage> Catalog<S> {
             return Ok((seal.end.next(), Some(seal.end_chain)));
         }
         // A damaged seal is made up for by what stands before it and behind it.
-        let (bytes, before) = {
+        let before = {
             let state = self.state.lock();
             if let Some(start) = state.segments.get(&number).and_then(|entry| entry.start) {
                 return Ok((start, None));
             }
-            let bytes = state.segments.get(&number).map_or(0, |entry| entry.bytes);
-            (bytes, state.segments.range(..number).next_back().map(|(number, entry)| (*number, entry.bytes)))
+            state.segments.range(..number).next_back().map(|(number, entry)| (*number, entry.bytes))
         };
-        let told = self.scan(storage, number, bytes)?.told().map(|told| told.last.next());
+        let told = self.told_from(storage, number)?.0.map(|told| told.last.next());
         let Some((before, bytes)) = before else { return Ok((Lsn::FIRST, None)) };
         let least = self.start_of(storage, before)?.0;
         let after = self.scan(storage, before, bytes)?.last_run().last.next();
@@ -297,23 +296,35 @@ impl<S: Storage> Catalog<S> {
 
     /// The end of a segment that no seal tells.
     fn believed_end(&self, storage: &S, number: SegmentNumber, bytes: u64) -> Result<End> {
-        let (mut told, mut at, mut count_behind) = (None, self.next_after(number), None);
-        while let (None, Some(behind)) = (count_behind, at) {
+        let (told, count_behind) = match self.next_after(number) {
+            Some(next) => self.told_from(storage, next)?,
+            None => (None, None),
+        };
+        let was_truncated = count_behind.unwrap_or(self.truncation_count) != self.truncations_at(storage, number)?;
+        let scan = self.scan(storage, number, bytes)?;
+        let mut window = self.window(storage, number, bytes)?;
+        let run = believed_end(&mut window, (self.salt(number), self.block_bytes), &scan, told, was_truncated)?;
+        Ok(End { last: run.last, offset: run.frames_end, time_micros: run.time_micros })
+    }
+
+    /// What a segment, or else one behind it, tells of the frames before it; and how often the log had been truncated when the first
+    /// of them was begun whose seal can be read.
+    fn told_from(&self, storage: &S, number: SegmentNumber) -> Result<(Option<Told>, Option<u64>)> {
+        let (mut told, mut at) = (None, Some(number));
+        while let Some(behind) = at {
             let seal = self.seal_of(storage, behind)?;
-            count_behind = seal.map(|seal| seal.truncation_count);
             if told.is_none() {
                 told = match seal {
                     Some(seal) => Some(Told::by_seal(&seal)),
                     None => self.scan(storage, behind, self.bytes_of(behind))?.told(),
                 };
             }
+            if let Some(seal) = seal {
+                return Ok((told, Some(seal.truncation_count)));
+            }
             at = self.next_after(behind);
         }
-        let was_truncated = count_behind.unwrap_or(self.truncation_count) != self.truncations_at(storage, number)?;
-        let scan = self.scan(storage, number, bytes)?;
-        let mut window = self.window(storage, number, bytes)?;
-        let run = believed_end(&mut window, (self.salt(number), self.block_bytes), &scan, told, was_truncated)?;
-        Ok(End { last: run.last, offset: run.frames_end, time_micros: run.time_micros })
+        Ok((told, None))
     }
 
     /// How often the log had been truncated when the segment was begun; less where its own seal does not tell.

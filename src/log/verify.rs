@@ -313,11 +313,13 @@ impl<S: Storage> Shared<S> {
             }
             _ => {}
         }
-        if scan.seal.is_none()
-            && let Some(first) = scan.first_data
-            && first > start
-        {
-            tell(u64::from(block), LsnRange::new(start, first), "frames behind a damaged seal are gone".into());
+        if scan.seal.is_none() {
+            // Where the one before it is believed to end; of that one more may stand there than counts.
+            let begin = before.map_or(start, |(lsn, _)| lsn.next().max(trimmed.next()));
+            let first = scan.first_data.unwrap_or(start);
+            if begin < first {
+                tell(u64::from(block), LsnRange::new(begin, first), "frames behind a damaged seal are gone".into());
+            }
         }
         for gap in &scan.gaps {
             tell(gap.offset, gap.lsns, gap.what.into());

@@ -98,7 +98,8 @@ fn truncated_frames_stay_away_when_a_sealed_segments_seal_rots() {
 /// before it ends. What was cut there is as valid as ever, and has the numbers of those that are lost.
 #[test]
 fn truncated_frames_do_not_take_the_place_of_lost_ones() {
-    for (lost_frames, before) in [(1, 20), (2, 20), (1, 8), (2, 8)] {
+    // Up to all of them.
+    for (lost_frames, before) in [(1, 20), (2, 20), (4, 20), (1, 8), (2, 8), (4, 8)] {
         let (disk, log) = cut_back_from(before);
         let cut = newest(&disk);
         let new: Vec<Vec<u8>> = (50..54).map(record).collect();
@@ -165,6 +166,8 @@ fn numbers_that_a_lost_truncation_may_have_kept_are_not_given_again() {
         log.append(&record(i)).unwrap().wait().unwrap();
         disk.pump();
     }
+    log.trim(Lsn::new(3)).unwrap();
+    disk.pump();
     let spare = "00000000000000000002.seg";
     let blank = disk.read_file(spare);
     log.truncate(Lsn::new(5)).unwrap();
@@ -175,11 +178,17 @@ fn numbers_that_a_lost_truncation_may_have_kept_are_not_given_again() {
     disk.write_file(spare, &blank);
     let (log, recovery) = Log::open_on(disk.open(), direct()).unwrap();
     assert!(!recovery.damage.is_empty(), "{recovery:?}");
+    // What was trimmed was there.
+    assert_eq!((recovery.end, log.flushed(), log.trimmed()), (Lsn::new(3), Lsn::new(3), Lsn::new(3)));
     drop(log);
     let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::Quarantine)).unwrap();
     disk.pump();
-    assert_eq!(recovery.quarantined, [seawall::LsnRange::inclusive(Lsn::new(1), Lsn::new(8))], "{recovery:?}");
-    assert_eq!(log.append(b"new").unwrap().wait().unwrap(), Lsn::new(9));
+    // As many as the segment can have held, too.
+    let config = direct();
+    let may_have_held = config.record_bytes_max.max(config.segment_bytes_max) / 64;
+    let given_up = seawall::LsnRange::inclusive(Lsn::new(4), Lsn::new(8 + may_have_held));
+    assert_eq!(recovery.quarantined, [given_up], "{recovery:?}");
+    assert_eq!(log.append(b"new").unwrap().wait().unwrap(), given_up.end);
     disk.pump();
     let payloads: Vec<_> = log.reader(Lsn::FIRST).flatten().map(|frame| frame.payload).collect();
     assert_eq!(payloads, [&b"new"[..]]);
@@ -278,7 +287,131 @@ fn only_of(log: &Log<super::sim::SimStorage>, expected: &[Vec<u8>], must: &[u64]
             Err(error) => assert!(error.lsns().is_some_and(|lsns| lsns.contains(Lsn::new(lsn))), "{lsn}: {error}"),
         }
     }
-    assert!(!log.verify(|_, _| {}).unwrap().is_sound());
+    let report = log.verify(|_, _| {}).unwrap();
+    assert!(!report.is_sound());
+    for lsn in (1..=expected.len() as u64).map(Lsn::new).filter(|lsn| !read.contains(&lsn.get())) {
+        assert!(report.findings.iter().any(|finding| finding.lsns.contains(lsn)), "{lsn} is not named: {report:?}");
+    }
+}
+
+/// The seal rots, and what stands behind it is one group, which claims nothing of itself.
+#[test]
+fn what_a_truncation_was_followed_by_stays_when_its_seal_rots() {
+    for (closed, frames) in [(false, 1), (true, 1), (false, 25), (true, 25)] {
+        let (disk, log) = cut_back_from(8);
+        let cut = newest(&disk);
+        let new: Vec<Vec<u8>> = (0..frames).map(|i| format!("new {i}").into_bytes()).collect();
+        let appended = log.append_many(&new).unwrap();
+        disk.pump();
+        appended.wait().unwrap();
+        if closed {
+            log.close(std::time::Duration::from_secs(1)).unwrap();
+            disk.pump();
+        } else {
+            disk.kill(&KillChoice::Landed);
+            drop(log);
+        }
+        disk.flip_bit(&cut, (BLOCK + 10) * 8);
+        let expected = [first_five(), new].concat();
+        for mode in [RecoveryMode::ReadOnly, RecoveryMode::Strict, RecoveryMode::Quarantine] {
+            let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), mode)).unwrap();
+            disk.pump();
+            assert!(!recovery.damage.is_empty(), "{mode:?}: {recovery:?}");
+            // Nothing proves the last group to who only looks.
+            let shown = if mode == RecoveryMode::ReadOnly && !closed { 5 } else { expected.len() };
+            holds(&log, &expected[..shown], &[]).unwrap_or_else(|what| panic!("{mode:?} {closed} {frames}: {what}"));
+            if mode == RecoveryMode::Quarantine {
+                let lsn = log.append(b"behind").unwrap().wait().unwrap();
+                assert_eq!(lsn.get(), expected.len() as u64 + 1);
+            }
+            disk.kill(&KillChoice::Landed);
+            drop(log);
+        }
+    }
+}
+
+/// A close flushed what it closed, also where the only group of its segment has lost its seal, or the segment all it held.
+#[test]
+fn what_was_closed_is_not_dropped_with_its_seal() {
+    for is_all_lost in [false, true] {
+        let disk = SimDisk::new(DiskOptions::DIRECT);
+        let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+        disk.pump();
+        let mut records = Vec::new();
+        // The last one begins a segment.
+        while records.len() < 2 || newest(&disk) == "00000000000000000001.seg" {
+            records.push(record(records.len() as u64));
+            log.append(records.last().unwrap()).unwrap().wait().unwrap();
+            disk.pump();
+        }
+        let last = records.len() as u64;
+        log.close(std::time::Duration::from_secs(1)).unwrap();
+        disk.pump();
+        let rotten = newest(&disk);
+        if is_all_lost {
+            disk.write_at(&rotten, BLOCK, &vec![0xa5; 4 * BLOCK as usize]);
+        } else {
+            disk.flip_bit(&rotten, (BLOCK + 10) * 8);
+        }
+        for mode in [RecoveryMode::ReadOnly, RecoveryMode::Strict, RecoveryMode::Quarantine] {
+            let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), mode)).unwrap();
+            disk.pump();
+            assert!(!recovery.damage.is_empty(), "{mode:?}: {recovery:?}");
+            let named =
+                recovery.damage.iter().filter_map(seawall::Error::lsns).any(|lsns| lsns.contains(Lsn::new(last)));
+            assert_eq!(named, is_all_lost, "{mode:?}: {recovery:?}");
+            if !is_all_lost {
+                holds(&log, &records, &[]).unwrap_or_else(|what| panic!("{mode:?}: {what}"));
+            }
+            if mode == RecoveryMode::Quarantine {
+                let lsn = log.append(b"behind").unwrap().wait().unwrap();
+                assert_eq!(lsn.get(), last + 1, "{recovery:?}");
+            }
+            disk.kill(&KillChoice::Landed);
+            drop(log);
+        }
+    }
+}
+
+/// The marker that an open writes behind its seal is whole, and the frames behind it are not: no other names them.
+#[test]
+fn frames_lost_behind_an_opens_marker_are_named() {
+    // Some frames are left behind the lost ones, or none is, and a close tells of them.
+    for (left, closed) in [(2, false), (0, true)] {
+        let disk = SimDisk::new(DiskOptions::DIRECT);
+        for round in 0..2 {
+            let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+            disk.pump();
+            for i in 0..if round == 0 { 5 } else { 2 + left } {
+                log.append(&record(i)).unwrap().wait().unwrap();
+                disk.pump();
+            }
+            if round == 1 && closed {
+                log.close(std::time::Duration::from_secs(1)).unwrap();
+                disk.pump();
+            }
+            disk.kill(&KillChoice::Landed);
+        }
+        let rotten = newest(&disk);
+        disk.flip_bit(&rotten, (BLOCK + 10) * 8);
+        let frames = super::bytes::data_frames(&disk.read_file(&rotten));
+        let lost: Vec<u64> = frames.iter().map(|frame| frame.lsn).take(2).collect();
+        for frame in &frames[..2] {
+            disk.flip_bit(&rotten, (frame.offset as u64 + 10) * 8);
+        }
+        for mode in [RecoveryMode::Strict, RecoveryMode::Quarantine] {
+            let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), mode)).unwrap();
+            disk.pump();
+            for lsn in &lost {
+                let is_of = |lsns: &seawall::LsnRange| lsns.contains(Lsn::new(*lsn));
+                let named = recovery.damage.iter().filter_map(seawall::Error::lsns).any(|lsns| is_of(&lsns));
+                assert!(named, "{lsn} {mode:?} {closed}: {recovery:?}");
+                assert_eq!(recovery.quarantined.iter().any(is_of), mode == RecoveryMode::Quarantine, "{recovery:?}");
+            }
+            disk.kill(&KillChoice::Landed);
+            drop(log);
+        }
+    }
 }
 
 /// Each damaged seal was made up for by scans of the segments before it, all the way down the run, at each look.
@@ -288,7 +421,7 @@ fn a_long_run_of_damaged_seals_costs_a_few_reads_a_segment() {
     let disk = SimDisk::new(DiskOptions::DIRECT);
     let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
     disk.pump();
-    while log.stats().segments < SEGMENTS {
+    while (log.stats().segments as u64) < SEGMENTS {
         log.append(&[7; 20_000]).unwrap().wait().unwrap();
         disk.pump();
     }

@@ -299,6 +299,11 @@ impl<S: Storage> Opening<S> {
         let reaches_back = seal.is_some_and(|(number, seal)| seal.sealed_segment.next() < number);
         let tail = active.map(|state| Tail { state, verdict, clean });
         let tail_in_place = shared.begin(tail, is_whole)?;
+        // Its seal is flushed by now, or the one of a segment that takes its place.
+        let count = seal.map_or(0, |(_, seal)| seal.truncation_count);
+        if count > shared.control.lock().truncation_count {
+            shared.update_control(|control| control.truncation_count = count)?;
+        }
         // The newest header is flushed: what it does not reach back to is debris. Without space for one nothing goes yet.
         let is_begun = shared.pipe.lock().writer().is_some();
         if is_begun && (!debris.is_empty() || reaches_back) {
@@ -312,16 +317,16 @@ impl<S: Storage> Opening<S> {
     fn count_open(&mut self) -> Result<S::File> {
         let quarantine = self.config.recovery == RecoveryMode::Quarantine;
         let control = &mut self.findings.control;
+        // A crash between the seal of a truncation and its entry here: the seal counts. How often the log was truncated is
+        // entered when a seal that says so is flushed: that many are looked for from then on.
+        let seal = self.findings.active.as_ref().and_then(|state| state.scan.seal);
+        if let Some(seal) = seal.filter(|seal| seal.truncation_count > control.truncation_count) {
+            control.cut_quarantined(seal.end);
+        }
         if quarantine {
             let gaps = self.findings.verdict.damage.iter().filter(|gap| !gap.lsns.is_empty());
             control.set_aside(gaps.map(|gap| Quarantined { lsns: gap.lsns, chain_after: gap.next.chain }));
             self.findings.damage.clear();
-        }
-        // A crash between the seal of a truncation and its entry here: the seal counts.
-        let seal = self.findings.active.as_ref().and_then(|state| state.scan.seal);
-        if let Some(seal) = seal.filter(|seal| seal.truncation_count > control.truncation_count) {
-            control.truncation_count = seal.truncation_count;
-            control.cut_quarantined(seal.end);
         }
         control.open_count += 1;
         control.generation += 1;
@@ -425,7 +430,9 @@ impl<S: Storage> Shared<S> {
         let (number, file, bytes) = (spare.number, spare.file.clone(), spare.bytes);
         let (mut seal, mut writer) = {
             let pipe = self.pipe.lock();
-            let seal = seal_after(&pipe, &self.facts.lock(), &spare);
+            let mut seal = seal_after(&pipe, &self.facts.lock(), &spare);
+            let of_tail = tail.as_ref().and_then(|tail| tail.state.scan.seal);
+            seal.truncation_count = seal.truncation_count.max(of_tail.map_or(0, |seal| seal.truncation_count));
             (seal, Writer::new(pipe.config(), spare, 2 * u64::from(self.catalog.block_bytes)))
         };
         if let (Some(tail), Some(carry)) = (&tail, &carry) {

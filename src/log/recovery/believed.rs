@@ -8,7 +8,9 @@
 use super::plan::judge;
 use super::scan::{Run, SegmentScan};
 use crate::codec::Chain;
-use crate::segment::{ByteSource, Found, FrameHeader, Kind, Salt, Scanner, Seal, TrimPoint, frame_bytes, round_up};
+use crate::segment::{
+    ByteSource, FlushMarker, Found, FrameHeader, Kind, Salt, Scanner, Seal, TrimPoint, frame_bytes, round_up,
+};
 use crate::types::{Lsn, SegmentNumber};
 
 /// What something behind a segment tells of the last frame before it.
@@ -30,6 +32,10 @@ pub(crate) enum Witness {
 impl Told {
     pub(crate) fn by_seal(seal: &Seal) -> Told {
         Told { last: seal.end, witness: Witness::Chain(seal.end_chain) }
+    }
+
+    pub(crate) fn by_marker(marker: &FlushMarker) -> Told {
+        Told { last: marker.flushed_through, witness: Witness::Chain(marker.chain) }
     }
 
     fn is_of(&self, run: &Run) -> bool {

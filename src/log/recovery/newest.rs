@@ -77,13 +77,18 @@ impl<S: Storage> Look<'_, S> {
             states.push(state);
         }
         let was_cut = newest.as_ref().is_some_and(|(_, seal)| self.was_cut_behind(seal));
+        let lowest = above.first().map_or(SegmentNumber::NONE, |(number, _)| *number);
         let mut without_seal = None;
         let mut is_used_above = false;
         for state in states.into_iter().rev() {
             let SegmentState { number, bytes, .. } = state;
             found.segments.remove(&number);
             let proven = state.scan.claims.max(self.control.trim.lsn);
-            let unsealed_claims = state.scan.first_data.is_some_and(|lsn| proven >= lsn)
+            // Numbers are used in their order: where the log was closed, and where it was cut back, a seal was flushed.
+            let was_closed_behind = self.control.clean_close.is_some_and(|at| at.segment >= number);
+            let was_sealed = was_closed_behind || was_cut && (!state.scan.says_blank || number == lowest);
+            let unsealed_claims = (was_sealed && !state.scan.is_blank())
+                || state.scan.first_data.is_some_and(|lsn| proven >= lsn)
                 || state.scan.marker.is_some()
                 || self.claims_beyond(newest, &state.scan, found)?;
             let corrupt = |offset, what| Error::Corrupt { segment: number, offset, lsns: LsnRange::NONE, what };
@@ -102,8 +107,8 @@ impl<S: Storage> Look<'_, S> {
                 // Numbers are used in their order: what is blank below one that was used has lost what it held, and
                 // would now come after it.
                 HeaderState::Valid if state.scan.is_blank() && is_used_above => found.debris.push(number),
-                // The seal that cut the log back stood somewhere here, and nothing else needs to have.
-                HeaderState::Valid if state.scan.is_blank() && was_cut && !state.scan.says_blank => {
+                // Nothing else needs to have stood here.
+                HeaderState::Valid if state.scan.is_blank() && was_sealed => {
                     found.damage.push(corrupt(u64::from(self.block), "the seal is damaged"));
                     found.debris.push(number);
                     gone.segments.insert(number);
@@ -190,7 +195,7 @@ impl<S: Storage> Look<'_, S> {
         let number = state.number;
         // A close proved everything, also what its segment's damaged seal does not let us find.
         if let (Some(at), false) = (self.control.clean_close, found.clean)
-            && at.segment == number
+            && at.segment >= number
         {
             state.scan.claims = state.scan.claims.max(at.lsn);
             if state.scan.marker.is_none_or(|marker| marker.flushed_through < at.lsn) {
@@ -206,9 +211,10 @@ impl<S: Storage> Look<'_, S> {
         self.claim_quarantined(state);
         if state.scan.seal.is_none() && state.scan.first_data.is_none() {
             // Nothing here says where it begins: where the segment before it ends.
-            let before = self.end_before(newest, &state.scan, found)?;
-            // A marker tells also where the segment before cannot be believed.
-            let before = match state.scan.marker {
+            let told_elsewhere = state.scan.marker.map(|marker| Told::by_marker(&marker));
+            let before = self.end_before(newest, state.scan.told().or(told_elsewhere), found)?;
+            // The first marker tells also where the segment before cannot be believed; what a later one proves stood here.
+            let before = match state.scan.first_marker {
                 Some(marker) => Run { last: marker.flushed_through, chain: marker.chain, ..before },
                 None => before,
             };
@@ -270,12 +276,16 @@ impl<S: Storage> Look<'_, S> {
         // But where the log was closed behind it.
         let closed = self.control.clean_close.filter(|at| at.segment > state.number);
         let told = closed.map(|at| Told { last: at.lsn, witness: Witness::Chain(at.chain) });
-        let end = self.believed_end(state, told, true)?;
+        let mut end = self.believed_end(state, told, true)?;
         gone.numbers_to = verdict.end.last;
         if end.last == seal.end {
             let lsns = LsnRange::new(seal.end.next(), Lsn::MAX);
             let what = "the log was cut back in this segment or behind it, and the seal that tells where is lost";
             found.damage.push(Error::Corrupt { segment: state.number, offset: u64::from(self.block), lsns, what });
+        }
+        // Nothing above the trim point is in doubt below it.
+        if end.last < self.control.trim.lsn {
+            (end.last, end.chain) = (self.control.trim.lsn, self.control.trim.chain);
         }
         *verdict = Verdict::clean(end);
         Ok(())
@@ -354,16 +364,18 @@ impl<S: Storage> Look<'_, S> {
         newest: &Newest,
         found: &mut Findings<S::File>,
     ) -> Result<LsnRange> {
-        let end = self.end_before(newest, &state.scan, found)?.last.max(self.control.trim.lsn);
-        let lost = state.scan.told().map_or(LsnRange::NONE, |told| LsnRange::inclusive(end.next(), told.last.max(end)));
+        let end = self.end_before(newest, state.scan.told(), found)?.last.max(self.control.trim.lsn);
+        let by_frame = state.scan.first_data.map(Lsn::previous);
+        let upto = by_frame.or(state.scan.told().map(|told| told.last));
+        let lost = upto.map_or(LsnRange::NONE, |upto| LsnRange::inclusive(end.next(), upto.max(end)));
         Ok(if lost.is_empty() { LsnRange::NONE } else { lost })
     }
 
     /// Where the log ends before a segment whose own seal does not tell.
-    fn end_before(&self, newest: &Newest, behind: &SegmentScan, found: &mut Findings<S::File>) -> Result<Run> {
+    fn end_before(&self, newest: &Newest, told: Option<Told>, found: &mut Findings<S::File>) -> Result<Run> {
         let Some((number, seal)) = newest else { return Ok(empty_run(&self.control)) };
         let state = self.examine(*number, found.segments[number], true, &mut found.bytes_scanned)?;
-        self.believed_end(&state, behind.told(), self.was_cut_behind(seal))
+        self.believed_end(&state, told, self.was_cut_behind(seal))
     }
 
     /// The log was cut back in a segment above the newest one with a seal: there is no other seal left that tells where.
@@ -383,7 +395,7 @@ impl<S: Storage> Look<'_, S> {
         if scan.seal.is_some() || scan.claims <= self.control.trim.lsn {
             return Ok(false);
         }
-        Ok(newest.is_none() || scan.claims > self.end_before(newest, scan, found)?.last)
+        Ok(newest.is_none() || scan.claims > self.end_before(newest, scan.told(), found)?.last)
     }
 
     fn file(&self, number: SegmentNumber) -> Result<Arc<S::File>> {

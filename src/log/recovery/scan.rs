@@ -81,9 +81,7 @@ impl SegmentScan {
     pub(crate) fn told(&self) -> Option<Told> {
         let by_frame =
             self.first_header.map(|header| Told { last: header.lsn.previous(), witness: Witness::Frame(header) });
-        let by_marker = self
-            .first_marker
-            .map(|marker| Told { last: marker.flushed_through, witness: Witness::Chain(marker.chain) });
+        let by_marker = self.first_marker.map(|marker| Told::by_marker(&marker));
         [by_frame, by_marker].into_iter().flatten().min_by_key(|told| told.last)
     }
 
