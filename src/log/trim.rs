@@ -255,10 +255,10 @@ impl<'a, S: Storage> Pause<'a, S> {
 impl<S: Storage> Drop for Pause<'_, S> {
     fn drop(&mut self) {
         self.0.pipe.lock().paused = false;
-        // The driver may have wanted to prove what is flushed, and sleeps since.
-        self.0.storage.kick();
         self.0.announce_room();
         self.0.announce_news();
+        // The driver may have wanted to prove what is flushed, and sleeps since. Last: it may be a foreign waker's turn.
+        self.0.storage.kick();
     }
 }
 
