@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::io::Storage;
 use crate::segment::{
     ByteSource, FileName, FrameHeader, HEADER_BYTES, Kind, QUARANTINED_MAX, Quarantined, Seal, SegmentHeader,
-    frame_bytes, is_zero, round_up, was_index,
+    TrimPoint, frame_bytes, is_zero, round_up, was_index,
 };
 use crate::types::{Lsn, LsnRange, SegmentNumber};
 
@@ -150,43 +150,69 @@ impl Walk {
     }
 }
 
+/// When a look begins.
+struct Moment {
+    /// Asked for first: a truncation that is in it has changed `truncations`.
+    era: u64,
+    truncations: u64,
+}
+
 impl<S: Storage> Shared<S> {
     pub(super) fn verify(&self, mut progress: impl FnMut(u64, u64)) -> Result<Report> {
-        let quarantined: Vec<LsnRange> = self.control.lock().quarantined.iter().map(|range| range.lsns).collect();
         let mut walk = Walk::new(self.trimmed());
         let (mut furthest, mut in_vain) = (0, 0);
         // Before the look before: a truncation that was under way when a look began had begun since.
         let mut since = None;
+        let mut moment = self.moment();
         loop {
-            let (era, _) = self.cuts_since(0);
-            if self.verify_uncut(&mut walk, &mut progress) {
-                break;
+            let total = self.look(moment.truncations, &mut walk, &mut progress);
+            // Before the counter is asked: both are of the log that was looked at.
+            let (trim, quarantined) = self.given_up();
+            if self.truncations.load(Ordering::Acquire) == moment.truncations {
+                progress(total, total);
+                return Ok(judged(walk.report, &trim, &quarantined));
             }
+            // Before the cut is asked for: what comes behind this is met by the next look.
+            let next = self.moment();
             // The first look may have met one that had begun before it, nobody knows to where.
             let cut = since.and_then(|since| self.cuts_since(since).1).unwrap_or(Lsn::ZERO);
-            since = Some(era);
+            since = Some(moment.era);
+            moment = next;
             walk.go_back(cut, self.trimmed());
             in_vain = if walk.milestones.len() > furthest { 0 } else { in_vain + 1 };
             furthest = furthest.max(walk.milestones.len());
             if in_vain > LOOKS_IN_VAIN_MAX {
                 walk.report.cut = Some(cut);
-                break;
+                return Ok(judged(walk.report, &trim, &quarantined));
             }
         }
-        Ok(self.judged(walk.report, &quarantined))
     }
 
-    /// False when the log was truncated meanwhile: what was found of the old end says nothing of the new one.
-    fn verify_uncut(&self, walk: &mut Walk, progress: &mut impl FnMut(u64, u64)) -> bool {
-        let truncations = self.truncations.load(Ordering::Acquire);
+    fn moment(&self) -> Moment {
+        let (era, _) = self.cuts_since(0);
+        Moment { era, truncations: self.truncations.load(Ordering::Acquire) }
+    }
+
+    /// Until the log is truncated: what was found of the old end says nothing of the new one. Tells of each segment but the
+    /// last, and returns the bytes of all.
+    fn look(&self, truncations: u64, walk: &mut Walk, progress: &mut impl FnMut(u64, u64)) -> u64 {
         let numbers = self.catalog.numbers();
         let total: u64 = numbers.iter().map(|(_, bytes)| bytes).sum();
         let checked = walk.milestones.last().map(|milestone| milestone.number);
-        let mut done = 0;
+        if let (Some(checked), Some((first, _))) = (checked, numbers.first())
+            && *first > checked
+        {
+            // Given up since, and maybe more behind it.
+            walk.before = None;
+        }
+        let (mut done, mut told_of) = (0, None);
         for (number, bytes) in numbers {
             done += bytes;
             if checked.is_some_and(|checked| number <= checked) {
                 continue;
+            }
+            if let Some(done) = told_of.replace(done) {
+                progress(done, total);
             }
             let told = self.verify_segment(number, bytes, &mut walk.before, &mut walk.report);
             if let Err(error) = &told {
@@ -204,29 +230,21 @@ impl<S: Storage> Shared<S> {
                 walk.before = None;
             }
             if self.truncations.load(Ordering::Acquire) != truncations {
-                return false;
+                return total;
             }
             if told.is_ok() {
                 walk.note();
             }
-            progress(done, total);
         }
-        true
+        total
     }
 
-    /// The findings that count, and which of them an operator knows.
-    fn judged(&self, mut report: Report, quarantined: &[LsnRange]) -> Report {
+    /// The trim point, and the frames an operator has set aside, of one moment.
+    fn given_up(&self) -> (TrimPoint, Vec<LsnRange>) {
         // Segments that were given up while they were checked may be in use again.
         self.look_for_trim();
-        let first = self.control.lock().trim.first_segment;
-        let trimmed = self.trimmed();
-        report.findings.retain(|finding| finding.segment >= first);
-        for finding in &mut report.findings {
-            finding.lsns.start = finding.lsns.start.max(trimmed.next().min(finding.lsns.end));
-            finding.quarantined = !finding.lsns.is_empty()
-                && quarantined.iter().any(|q| q.start <= finding.lsns.start && finding.lsns.end <= q.end);
-        }
-        report
+        let control = self.control.lock();
+        (control.trim, control.quarantined.iter().map(|range| range.lsns).collect())
     }
 
     fn verify_segment(
@@ -433,4 +451,15 @@ impl<S: Storage> Shared<S> {
             control.quarantined.sort_by_key(|range| range.lsns.start);
         })
     }
+}
+
+/// The findings that count, and which of them an operator knows.
+fn judged(mut report: Report, trim: &TrimPoint, quarantined: &[LsnRange]) -> Report {
+    report.findings.retain(|finding| finding.segment >= trim.first_segment);
+    for finding in &mut report.findings {
+        finding.lsns.start = finding.lsns.start.max(trim.lsn.next().min(finding.lsns.end));
+        finding.quarantined = !finding.lsns.is_empty()
+            && quarantined.iter().any(|q| q.start <= finding.lsns.start && finding.lsns.end <= q.end);
+    }
+    report
 }

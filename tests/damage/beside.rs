@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use seawall::{Config, Error, Log, Lsn, RecoveryMode};
+use seawall::{Config, Error, Log, Lsn, RecoveryMode, Report, SegmentNumber};
 
 use super::bed::{direct, record};
 use super::given_up::{STRICT, append, kill, nine_segments, open, payload_bit, segment_of};
@@ -91,6 +91,17 @@ fn a_check_beside_a_truncation_tells_of_the_log_as_it_is() {
     }
 }
 
+/// A truncation to `end` that takes a record away.
+fn append_and_cut(disk: &SimDisk, log: &Log<SimStorage>, end: Lsn) {
+    append(disk, log, b"not for long");
+    log.truncate(end).unwrap();
+    disk.pump();
+}
+
+fn numbers(report: &Report) -> Vec<SegmentNumber> {
+    report.segments.iter().map(|segment| segment.number).collect()
+}
+
 /// Every look began again at the first segment: beside a writer that truncates all the time none came to its end.
 #[test]
 fn a_check_goes_on_beside_truncations_behind_what_it_has_checked() {
@@ -100,15 +111,63 @@ fn a_check_goes_on_beside_truncations_behind_what_it_has_checked() {
     let report = log.verify(|_, _| {
         told += 1;
         assert!(told < 1000, "it begins again for ever");
-        append(&disk, &log, b"not for long");
-        log.truncate(end).unwrap();
-        disk.pump();
+        append_and_cut(&disk, &log, end);
     });
     let report = report.unwrap();
     assert!(report.is_sound() && report.cut.is_none(), "{report:?}");
     assert_eq!((report.end, report.frames, report.chain), (end, end.get(), log.chain_at(end).unwrap()), "{report:?}");
-    let numbers: Vec<_> = report.segments.iter().map(|segment| segment.number).collect();
+    let numbers = numbers(&report);
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
+}
+
+#[test]
+fn damage_that_is_met_again_behind_a_truncation_is_told_once() {
+    let (disk, log) = nine_segments();
+    let (name, bit) = payload_bit(&disk, 9);
+    disk.flip_bit(&name, bit);
+    let report = log.verify(|_, _| append_and_cut(&disk, &log, Lsn::new(18))).unwrap();
+    let told: Vec<_> = report.findings.iter().map(|finding| finding.lsns).collect();
+    assert_eq!((told, report.end, report.frames), (vec![lsns(9, 9)], Lsn::new(18), 17), "{report:?}");
+}
+
+/// What was checked is given up before the next look, and more behind it.
+#[test]
+fn a_check_beside_a_trim_and_a_truncation_does_not_miss_what_was_given_up() {
+    let (disk, log) = nine_segments();
+    let (end, mut told) = (log.flushed(), 0);
+    let report = log.verify(|_, _| {
+        told += 1;
+        if told == 4 {
+            log.trim(Lsn::new(12)).unwrap();
+        }
+        if [1, 4].contains(&told) {
+            append_and_cut(&disk, &log, end);
+        }
+    });
+    let report = report.unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!((report.end, report.chain), (end, log.chain_at(end).unwrap()), "{report:?}");
+}
+
+/// Frames that took the numbers of others are not set aside with those.
+#[test]
+fn a_check_knows_what_is_set_aside_of_the_log_as_it_is() {
+    let (disk, log) = nine_segments();
+    log.quarantine(lsns(5, 7)).unwrap();
+    let mut told = 0;
+    let report = log.verify(|_, _| {
+        told += 1;
+        if told == 1 {
+            log.truncate(Lsn::new(4)).unwrap();
+            disk.pump();
+            (5..=7).for_each(|i| _ = append(&disk, &log, &record(i)));
+            let (name, bit) = payload_bit(&disk, 5);
+            disk.flip_bit(&name, bit);
+        }
+    });
+    let report = report.unwrap();
+    assert!(matches!(log.read(Lsn::new(5)), Err(Error::Corrupt { .. })));
+    assert!(!report.is_readable() && report.findings.len() == 1, "{report:?}");
 }
 
 /// Nor does it look for ever at a segment that is cut under each look.
@@ -118,9 +177,7 @@ fn a_check_that_is_cut_short_again_and_again_says_how_far_it_came() {
         assert!(cuts < 1000, "it begins again for ever");
         let (again, name) = (disk.clone(), segment_of(&disk, 7));
         disk.before(OpKind::Read, &name, move || {
-            append(&again, &log, b"not for long");
-            log.truncate(end).unwrap();
-            again.pump();
+            append_and_cut(&again, &log, end);
             cut_at_each_read(again, log, end, cuts + 1);
         });
     }
