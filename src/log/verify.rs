@@ -135,9 +135,12 @@ impl Walk {
 
     /// Goes back to what ends at `cut` or before it: a truncation to there has changed nothing of that.
     fn go_back(&mut self, cut: Lsn, trimmed: Lsn) {
-        while self.milestones.last().is_some_and(|milestone| milestone.end > cut) {
-            self.milestones.pop();
-        }
+        // One that holds no frame ends where the one before it does, and goes with what is behind that.
+        let segments = &self.report.segments;
+        let may_be_gone = |milestone: &mut Milestone| {
+            milestone.end > cut || (milestone.end == cut && segments[milestone.segments - 1].frames == 0)
+        };
+        while self.milestones.pop_if(may_be_gone).is_some() {}
         let Some(to) = self.milestones.last() else {
             *self = Walk::new(trimmed);
             return;

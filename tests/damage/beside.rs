@@ -170,6 +170,39 @@ fn a_check_knows_what_is_set_aside_of_the_log_as_it_is() {
     assert!(!report.is_readable() && report.findings.len() == 1, "{report:?}");
 }
 
+/// It ends where the one before it does, which stays.
+#[test]
+fn a_segment_without_frames_that_a_truncation_takes_is_not_in_the_report() {
+    let (disk, log) = nine_segments();
+    log.truncate(Lsn::new(10)).unwrap();
+    disk.pump();
+    // Has to wait for a segment of its own.
+    std::thread::scope(|scope| {
+        let appending = scope.spawn(|| log.append(&[1; 59_000]).unwrap().wait().unwrap());
+        while !appending.is_finished() {
+            disk.pump();
+        }
+    });
+    let before = log.verify(|_, _| {}).unwrap();
+    let empty = before.segments.iter().position(|segment| segment.frames == 0).expect("there is one");
+    assert!(before.is_sound() && !before.segments[empty].active, "{before:?}");
+    let mut told = 0;
+    let report = log.verify(|_, _| {
+        told += 1;
+        if told == 1 {
+            append_and_cut(&disk, &log, before.end);
+        }
+        // The first look came to one segment, the second to the one without frames.
+        if told == 2 + empty {
+            append_and_cut(&disk, &log, Lsn::new(10));
+        }
+    });
+    let report = report.unwrap();
+    let after = log.verify(|_, _| {}).unwrap();
+    assert!(!numbers(&after).contains(&before.segments[empty].number), "{after:?}");
+    assert_eq!(numbers(&report), numbers(&after));
+}
+
 /// Nor does it look for ever at a segment that is cut under each look.
 #[test]
 fn a_check_that_is_cut_short_again_and_again_says_how_far_it_came() {
