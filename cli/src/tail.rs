@@ -63,14 +63,21 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
         id: None,
         ending: Ending::Done,
     };
-    let mut waiting = false;
+    let (mut waiting, mut failed_at) = (false, None);
     loop {
         let began = Instant::now();
         match open::read_only(tail.dir, global) {
             Ok((log, recovery)) => {
-                let open_time = began.elapsed();
                 tail.look_for_truncation(&log, &recovery)?;
-                tail.print(&log, args, global)?;
+                let open_time = began.elapsed();
+                match tail.print(&log, args, global) {
+                    Ok(()) => failed_at = None,
+                    // Its writer may have removed what was being read. The next look tells.
+                    Err(Failure::Log { .. }) if args.follow && failed_at != Some(tail.next) => {
+                        failed_at = Some(tail.next)
+                    }
+                    Err(failure) => return Err(failure),
+                }
                 drop(log);
                 if !args.follow {
                     return Ok(if open::tell_damaged_end(&recovery) { Ending::Damage } else { tail.ending });
@@ -108,7 +115,8 @@ impl Tail<'_> {
         }
         let newest = Lsn::new((log.flushed().get() + 1).saturating_sub(args.frames));
         let first = *self.next.get_or_insert(newest.max(log.first()));
-        if self.known.is_empty()
+        if args.follow
+            && self.known.is_empty()
             && let Ok(chain) = log.chain_at(first.previous())
         {
             self.remember(first.previous(), chain);
@@ -149,15 +157,33 @@ impl Tail<'_> {
         if log.id() != *self.id.get_or_insert(log.id()) || !recovery.damage.is_empty() {
             return Ok(());
         }
-        let is_gone = |&(lsn, chain): &(Lsn, Chain)| {
-            // A chain that cannot be read tells nothing.
-            lsn > log.flushed() || log.chain_at(lsn).is_ok_and(|now| now != chain)
-        };
         let (Some(end), Some(last)) = (self.next, self.known.back()) else { return Ok(()) };
-        if !is_gone(last) {
+        // Nothing came: no frame is read for that.
+        if (recovery.end, recovery.chain) == *last && recovery.end == log.flushed() && end == last.0.next() {
             return Ok(());
         }
-        let kept = self.known.partition_point(|known| !is_gone(known));
+        // A chain that cannot be read tells nothing: the next one does.
+        let is_gone = |at: usize| {
+            let told = self.known.iter().skip(at).find_map(|&(lsn, chain)| match lsn > log.flushed() {
+                true => Some(true),
+                false => log.chain_at(lsn).ok().map(|now| now != chain),
+            });
+            told.unwrap_or(false)
+        };
+        let known = self.known.len();
+        // What was stepped over may have been cut as well.
+        if !is_gone(known - 1) && end.previous() <= log.flushed() {
+            return Ok(());
+        }
+        let (mut kept, mut gone) = (0, known);
+        while kept < gone {
+            let middle = usize::midpoint(kept, gone);
+            if is_gone(middle) {
+                gone = middle;
+            } else {
+                kept = middle + 1;
+            }
+        }
         let next = match kept.checked_sub(1) {
             Some(at) => self.known[at].0.next(),
             None => self.known[0].0.min(log.flushed().next()),

@@ -4,6 +4,7 @@
 //! poisoned its logs.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::commit::ControlFacts;
 use super::shared::Shared;
@@ -33,6 +34,8 @@ impl<S: Storage> Shared<S> {
             Ok(()) => {
                 self.check_poison()?;
                 *self.facts.lock() = ControlFacts::of(&next);
+                // Before what it takes away is not set aside any more: who asks for that is told that it was trimmed.
+                self.trimmed.fetch_max(next.trim.lsn.get(), Ordering::AcqRel);
                 self.set_aside.replace(next.quarantined.iter().map(|range| range.lsns));
                 *control = next;
                 Ok(())

@@ -385,8 +385,8 @@ impl<S: Storage> Log<S> {
     }
 
     /// Records damaged frames as set aside: readers get a typed gap and go on behind it. None of these frames is given to a
-    /// reader that asks for one after this has returned `Ok`, wherever the reader stands. Ranges that overlap are told
-    /// to readers as one.
+    /// reader of this log that asks for one after this has returned `Ok`, wherever the reader stands; who has opened it read-only
+    /// before hears of it at the next open. Ranges that overlap are told to readers as one.
     ///
     /// # Errors
     /// [`Error::Invalid`] when the range holds no flushed frame or too many are recorded already; [`Error::Io`] poisons the

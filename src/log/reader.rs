@@ -129,9 +129,12 @@ impl<S: Storage> Cursor<S> {
                 (self.window, self.chain) = (None, None);
                 continue;
             }
-            if let Err(moved) = self.check_place() {
+            let truncations = self.truncations;
+            let place = self.check_place();
+            if place.is_err() || self.truncations != truncations {
                 self.shared.forget_fault(&error);
-                return Err(moved);
+                place?;
+                continue;
             }
             self.next = after;
             return Err(error);
@@ -177,6 +180,10 @@ impl<S: Storage> Cursor<S> {
             self.chain = None;
             self.next = lsns.end;
             return Err(Error::Quarantined { lsns });
+        }
+        // A trim takes ranges away with their frames: then they are not set aside any more, and not there.
+        if self.next <= self.shared.trimmed() {
+            self.check_place()?;
         }
         loop {
             if self.window.is_none() {

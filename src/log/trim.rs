@@ -98,7 +98,6 @@ impl<S: Storage> Shared<S> {
             control.trim = TrimPoint { lsn: upto, chain, first_segment };
             control.quarantined.retain(|range| range.lsns.end > upto.next());
         })?;
-        self.trimmed.fetch_max(upto.get(), Ordering::AcqRel);
         if let Some(first) = first_segment {
             let removed = self.catalog.remove_before(first);
             self.dispose(removed);
