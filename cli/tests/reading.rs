@@ -94,6 +94,30 @@ fn who_follows_is_told_of_a_truncation_and_shown_what_comes_instead() {
     log.close(support::PATIENCE).unwrap();
 }
 
+/// To ask the log for the last frame read its segment from the start, at each look.
+#[test]
+fn who_follows_a_log_that_stays_as_it_is_does_not_read_it_again_and_again() {
+    let place = Place::new();
+    let (log, _) = seawall::Log::open(place.path("log"), seawall::Config::default()).unwrap();
+    for _ in 0..32 {
+        log.append(&vec![7; 1 << 20]).unwrap().wait().unwrap();
+    }
+    log.append(b"\nlast").unwrap().wait().unwrap();
+    log.close(support::PATIENCE).unwrap();
+    let (running, mut read) = following(&["--log", &place.arg("log"), "-n", "1"]);
+    assert_eq!(read(2), ["", "last"]);
+    let read_bytes = || {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", running.0.id())).unwrap();
+        let line = io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap();
+        line.parse::<u64>().unwrap()
+    };
+    let before = read_bytes();
+    // Some tens of looks, or fewer on a busy machine.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let bytes = read_bytes() - before;
+    assert!(bytes < 24 << 20, "{bytes} bytes");
+}
+
 /// It began behind the place where the log was cut.
 #[test]
 fn a_truncation_below_the_first_record_shown_is_gone_on_behind() {
