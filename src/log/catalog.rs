@@ -29,6 +29,8 @@ struct Entry<F> {
     file: Option<Arc<F>>,
     /// What its own seal says; outer `None`: not read yet, inner: not readable.
     seal: Option<Option<Seal>>,
+    /// What it tells of the frames before it, where its own seal does not; outer `None`: not looked for yet.
+    told: Option<Option<Told>>,
     /// The first frame it may hold, where its own seal does not tell: made up for once, by scans.
     start: Option<Lsn>,
     /// `None` for the active segment, and until the successor's seal is read.
@@ -95,6 +97,7 @@ impl<S: Storage> Catalog<S> {
                     bytes: *bytes,
                     file: None,
                     seal: None,
+                    told: None,
                     start: None,
                     end: None,
                     index: None,
@@ -120,6 +123,7 @@ impl<S: Storage> Catalog<S> {
             bytes,
             file: Some(file),
             seal: Some(Some(seal)),
+            told: None,
             start: None,
             end: None,
             index: None,
@@ -316,7 +320,7 @@ impl<S: Storage> Catalog<S> {
             if told.is_none() {
                 told = match seal {
                     Some(seal) => Some(Told::by_seal(&seal)),
-                    None => self.scan(storage, behind, self.bytes_of(behind))?.told(),
+                    None => self.told_by(storage, behind)?,
                 };
             }
             if let Some(seal) = seal {
@@ -325,6 +329,18 @@ impl<S: Storage> Catalog<S> {
             at = self.next_after(behind);
         }
         Ok((told, None))
+    }
+
+    /// What a segment without a seal that can be read tells of the frames before it.
+    fn told_by(&self, storage: &S, number: SegmentNumber) -> Result<Option<Told>> {
+        if let Some(told) = self.state.lock().segments.get(&number).and_then(|entry| entry.told) {
+            return Ok(told);
+        }
+        let told = self.scan(storage, number, self.bytes_of(number))?.told();
+        if let Some(entry) = self.state.lock().segments.get_mut(&number) {
+            entry.told = Some(told);
+        }
+        Ok(told)
     }
 
     /// How often the log had been truncated when the segment was begun; less where its own seal does not tell.

@@ -131,7 +131,9 @@ fn an_old_closed_control_over_a_segment_that_was_resumed_is_noticed() {
         let old = std::fs::read(dir.path().join("control")).unwrap();
         // The next open goes on in the same, empty segment: no new seal tells.
         let (log, _) = open(&dir, &config);
-        append_each(&log, &[record(1), record(2)]);
+        // The first one is longer than a block.
+        let records = [vec![7; 10_000], record(2)];
+        append_each(&log, &records);
         drop(log);
         let mut files = Files::of(dir.path());
         *control(&mut files) = old;
@@ -140,7 +142,7 @@ fn an_old_closed_control_over_a_segment_that_was_resumed_is_noticed() {
             Err(Error::Control { .. }) => {}
             Ok((log, recovery)) => {
                 assert_eq!(recovery.end, Lsn::new(2), "acknowledged frames were given up: {recovery:?}");
-                holds(&log, &[record(1), record(2)], &[]).unwrap();
+                holds(&log, &records, &[]).unwrap();
             }
             Err(other) => panic!("{other:?}"),
         }

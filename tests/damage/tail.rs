@@ -283,6 +283,30 @@ fn what_was_dropped_does_not_take_the_place_of_lost_frames() {
     }
 }
 
+/// A close behind the hole proves what it closed, and nothing of what was dropped in the segment before.
+#[test]
+fn what_was_dropped_is_not_brought_back_by_a_close() {
+    const HOLE: u64 = 3;
+    let config = direct();
+    let tail = Tail::new(&config, false);
+    let dir = with_a_hole(&tail, HOLE).lay_out(&config);
+    let (log, recovery) = tail.reopen(&dir, RecoveryMode::Strict);
+    assert_eq!(recovery.dropped, Some(lsns(HOLE + 1, FRAMES)));
+    append_each(&log, &[b"new".to_vec()]);
+    close(log);
+    let mut files = Files::of(dir.path());
+    let behind = *files.holding(bytes::DATA).iter().find(|number| **number > tail.segment).unwrap();
+    files.segment(behind)[BLOCK..].fill(0xa5);
+    let dir = files.lay_out(&config);
+    for mode in [RecoveryMode::ReadOnly, RecoveryMode::Strict, RecoveryMode::Quarantine] {
+        let (log, recovery) = tail.reopen(&dir, mode);
+        let named = recovery.damage.iter().filter_map(Error::lsns).any(|lsns| lsns.contains(Lsn::new(HOLE)));
+        assert!(named, "{mode:?}: {recovery:?}");
+        let read: Vec<u64> = log.reader(Lsn::FIRST).flatten().map(|frame| frame.lsn.get()).collect();
+        assert_eq!(read, (1..HOLE).collect::<Vec<u64>>(), "{mode:?}: {recovery:?}");
+    }
+}
+
 #[test]
 fn a_valid_frame_that_does_not_continue_the_chain_is_not_believed() {
     let config = buffered();

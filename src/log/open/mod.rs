@@ -5,6 +5,7 @@
 //! - the next segment says no longer that it is blank;
 //! - the tail that nothing proves is copied into it and flushed;
 //! - that segment's seal, flushed, says where the old one ends, and a marker behind it that the seal was flushed;
+//! - a truncation that was only found is counted;
 //! - only then is debris removed.
 mod carry;
 mod in_place;

@@ -93,7 +93,6 @@ pub(super) fn rebuild_control<S: Storage>(storage: &S, files: &BTreeMap<SegmentN
         if let Some(seal) = read_seal(storage, &file, number, bytes, salt, control.block_bytes)? {
             control.generation = seal.control_generation + 2;
             control.open_count = seal.control_generation;
-            // Its count is entered when it is known to be flushed, as a truncation's that a crash left.
             control.trim = seal.trim;
             break;
         }

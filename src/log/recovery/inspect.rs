@@ -213,6 +213,13 @@ impl<S: Storage> Look<'_, S> {
             (None, Some((number, _))) => Some(self.look_at_newest(number, &mut found)?),
             (None, None) => None,
         };
+        if control_rebuilt && let Some(state) = &active {
+            // A seal that is only found may be gone at the next open: what it counts is entered when it is flushed. What was
+            // begun behind one proves it.
+            let proven = state.scan.seal.filter(|_| state.scan.is_seal_proven());
+            let proven = proven.or(newest.map(|(_, seal)| seal).filter(|_| state.scan.seal.is_none()));
+            self.control.truncation_count = proven.map_or(0, |seal| seal.truncation_count);
+        }
         let mut verdict = match &mut active {
             Some(state) => {
                 let verdict = self.judge_active(state, &newest, &mut found, &mut gone)?;

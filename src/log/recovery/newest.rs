@@ -16,7 +16,7 @@ use crate::io::{Hold, Storage};
 use crate::log::commit::Spare;
 use crate::log::source::Window;
 use crate::segment::{
-    CleanClose, FileName, FlushMarker, Found, HEADER_BYTES, Quarantined, Scanner, Seal, SegmentHeader,
+    ByteSource, CleanClose, FileName, FlushMarker, FrameHeader, HEADER_BYTES, Quarantined, Seal, SegmentHeader,
 };
 use crate::sync::{now, sleep};
 use crate::types::{Incarnation, LogId, Lsn, LsnRange, SegmentNumber};
@@ -197,6 +197,12 @@ impl<S: Storage> Look<'_, S> {
         if let (Some(at), false) = (self.control.clean_close, found.clean)
             && at.segment >= number
         {
+            if at.segment > number {
+                // What it closed stood behind: here a hole stays one, and what follows it was dropped.
+                let own = state.scan.claims.max(gone.claims).max(self.control.trim.lsn);
+                let holes = state.scan.gaps.iter().position(|gap| gap.lsns.start > own);
+                state.scan.gaps.truncate(holes.unwrap_or(state.scan.gaps.len()));
+            }
             state.scan.claims = state.scan.claims.max(at.lsn);
             if state.scan.marker.is_none_or(|marker| marker.flushed_through < at.lsn) {
                 state.scan.marker = Some(FlushMarker { flushed_through: at.lsn, chain: at.chain });
@@ -477,10 +483,11 @@ impl<S: Storage> Look<'_, S> {
             return Ok(false);
         }
         let file = self.file(number)?;
-        let mut window = Window::new(self.storage, file, FileName::Segment(number).to_string(), bytes);
+        // A header is enough: what it is of may be longer than a block, and is not looked at.
         let end = (offset + u64::from(self.block)).min(bytes);
-        let mut scanner = Scanner::new(&mut window, self.salt(number), self.block, offset, end);
-        Ok(matches!(scanner.next()?, Some(Found::Frame { .. } | Found::BadPayload { .. })))
+        let mut window = Window::new(self.storage, file, FileName::Segment(number).to_string(), end);
+        let head = window.bytes(offset, HEADER_BYTES.min((end - offset) as usize))?;
+        Ok(FrameHeader::decode(self.salt(number).at(offset), head).is_some())
     }
 }
 
