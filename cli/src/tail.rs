@@ -162,9 +162,10 @@ impl Tail<'_> {
         if (recovery.end, recovery.chain) == *last && recovery.end == log.flushed() && end == last.0.next() {
             return Ok(());
         }
-        // A chain that cannot be read tells nothing: the next one does.
+        // A chain that cannot be read tells nothing: the next one does. Beside a writer that has just come what was shown before
+        // may have no proof for a moment, and is there.
         let is_gone = |at: usize| {
-            let told = self.known.iter().skip(at).find_map(|&(lsn, chain)| match lsn > log.flushed() {
+            let told = self.known.iter().skip(at).find_map(|&(lsn, chain)| match lsn > recovery.end {
                 true => Some(true),
                 false => log.chain_at(lsn).ok().map(|now| now != chain),
             });
@@ -172,7 +173,7 @@ impl Tail<'_> {
         };
         let known = self.known.len();
         // What was stepped over may have been cut as well.
-        if !is_gone(known - 1) && end.previous() <= log.flushed() {
+        if !is_gone(known - 1) && end.previous() <= recovery.end {
             return Ok(());
         }
         let (mut kept, mut gone) = (0, known);
@@ -186,7 +187,7 @@ impl Tail<'_> {
         }
         let next = match kept.checked_sub(1) {
             Some(at) => self.known[at].0.next(),
-            None => self.known[0].0.min(log.flushed().next()),
+            None => self.known[0].0.min(recovery.end.next()),
         };
         self.known.truncate(kept);
         self.next = Some(next);

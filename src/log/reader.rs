@@ -182,8 +182,9 @@ impl<S: Storage> Cursor<S> {
             return Err(Error::Quarantined { lsns });
         }
         // A trim takes ranges away with their frames: then they are not set aside any more, and not there.
-        if self.next <= self.shared.trimmed() {
-            self.check_place()?;
+        let first = self.shared.trimmed().next();
+        if self.next < first {
+            return Err(Error::Trimmed { requested: self.next, first });
         }
         loop {
             if self.window.is_none() {

@@ -198,7 +198,7 @@ impl<S: Storage> Look<'_, S> {
             && at.segment >= number
         {
             if at.segment > number {
-                // What it closed stood behind: here a hole stays one, and what follows it was dropped.
+                // What it closed stood behind, and proves nothing of what follows a hole here. Most likely that was dropped.
                 let own = state.scan.claims.max(gone.claims).max(self.control.trim.lsn);
                 let holes = state.scan.gaps.iter().position(|gap| gap.lsns.start > own);
                 state.scan.gaps.truncate(holes.unwrap_or(state.scan.gaps.len()));
