@@ -402,8 +402,8 @@ impl<S: Storage> Receiver<S> {
     /// woken, which makes the acknowledgment some 20 to 40 µs faster (`DESIGN.md`, 15). That thread is blocked for as long as
     /// the device takes, and keeps none of that session's times meanwhile, its heartbeats among them: a program that allows
     /// it has other threads that go on, also where a device hangs. Idle workers of tokio do so only when something wakes
-    /// them: have a thread of its own `spawn` an empty task now and then. Not where other programs keep every CPU busy: there a
-    /// record took 2.5 to 4 ms for 0.13 to 0.15. Off at first.
+    /// them: have a thread of its own `spawn` an empty task now and then. Where such writes take over a millisecond, others do
+    /// them again for a while. Off at first.
     pub fn set_lone_writes(&self, are_allowed: bool) {
         self.inner.lone_writes.store(are_allowed, Ordering::Relaxed);
     }
@@ -476,7 +476,9 @@ impl<S: Storage> Inner<S> {
                     *self.full.lock() = None;
                     if next.is_none() && is_lone && self.lone_writes.load(Ordering::Relaxed) {
                         // Without a lock: all others may go on meanwhile.
+                        let began = Instant::now();
                         pending.write_lone();
+                        self.state.lock().intake.wrote_lone(began.elapsed());
                     }
                     let is_settled = self.stream.lock().follow(pending, &mut Context::from_waker(&self.waker));
                     // While the intake waits for the place of one block it gives no other.

@@ -1006,3 +1006,28 @@ fn a_gateway_is_never_alone() {
         assert!(bed.last_ack(key).is_some());
     }
 }
+
+/// Where the device, or other programs' time slices, take long, a block goes the usual way; and it is tried again.
+#[test]
+fn who_waits_long_for_its_own_writes_leaves_them_to_others_for_a_while() {
+    let mut bed = Bed::new(small());
+    let (key, _) = bed.open(hello("s", 1));
+    let mut sent = 0;
+    let mut next = |bed: &mut Bed| {
+        let is_lone = is_lone(bed, key, sent);
+        sent += 1;
+        bed.flush();
+        assert!(bed.last_ack(key).is_some());
+        is_lone
+    };
+    while !next(&mut bed) {}
+    let [quick, slow] = [Duration::from_micros(999), Duration::from_millis(3)];
+    // Never four slow ones more than quick ones.
+    for took in [slow, slow, slow, quick, quick, slow, quick, slow, slow] {
+        bed.intake.wrote_lone(took);
+        assert!(next(&mut bed));
+    }
+    bed.intake.wrote_lone(slow);
+    let blocks = (1..).take_while(|_| !next(&mut bed)).count();
+    assert_eq!(blocks, 1023);
+}

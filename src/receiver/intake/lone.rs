@@ -1,6 +1,8 @@
 //! Whether one source alone waits for the device, for each of its blocks in turn: then whoever brings a block may as well write
 //! it. Nobody has to be woken for it, and there is nothing else to do meanwhile.
 
+use std::time::Duration;
+
 use super::super::builder::Draft;
 use super::super::message::WaitFor;
 use super::Intake;
@@ -12,14 +14,24 @@ const IN_A_ROW: u32 = 4;
 /// Twice our clients' longest SEND, as it is by default. What is longer keeps its thread for longer, and gains a smaller share.
 const BYTES_MAX: usize = 512 << 10;
 
+/// Where a write takes so long, what it would gain is nothing beside it; and the thread that waits in it may be waiting for other
+/// programs' time slices, which who writes for everybody else does not.
+const SLOW: Duration = Duration::from_millis(1);
+/// After so many slow ones more than others, as many blocks as [`BARRED`] go the usual way.
+const SLOW_MAX: u32 = 4;
+const BARRED: u32 = 1024;
+
 /// How many of the last blocks were waited for by nobody but the one source, which sent nothing meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Lone {
     in_a_row: u32,
+    slow: u32,
+    barred: u32,
 }
 
 impl Lone {
     pub(super) fn note(&mut self, is_lone: bool) {
+        self.barred = self.barred.saturating_sub(1);
         self.in_a_row = if is_lone { self.in_a_row.saturating_add(1) } else { 0 };
     }
 }
@@ -29,7 +41,16 @@ impl Intake {
     /// is one session, and its source waits for each of its blocks before it sends on.
     #[must_use]
     pub fn is_lone(&self) -> bool {
-        self.lone.in_a_row > IN_A_ROW
+        self.lone.in_a_row > IN_A_ROW && self.lone.barred == 0
+    }
+
+    /// Whoever brought a block has written it, and waited so long for the device.
+    pub fn wrote_lone(&mut self, took: Duration) {
+        let lone = &mut self.lone;
+        lone.slow = if took > SLOW { lone.slow + 1 } else { lone.slow.saturating_sub(1) };
+        if lone.slow >= SLOW_MAX {
+            (lone.slow, lone.barred) = (0, BARRED);
+        }
     }
 
     /// Asked before the block counts as on its way.
