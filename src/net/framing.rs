@@ -156,7 +156,8 @@ impl FrameReader {
         }
         let stands_in = self.whole_bytes.max(self.buffer.capacity());
         let part = self.buffer.split_to(bytes).freeze();
-        // What was read ahead behind a frame that is long for this buffer is little, and would keep all of that frame's memory, charged to nobody.
+        // What was read ahead behind a frame that is long for this buffer is little, and would keep all of that frame's memory,
+        // charged to nobody.
         if stands_in > 2 * READ_AHEAD_BYTES {
             self.buffer = BytesMut::from(&self.buffer[..]);
             self.whole_bytes = 0;

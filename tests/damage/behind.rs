@@ -34,6 +34,16 @@ fn cut_back_from(frames: u64) -> (SimDisk, Log<super::sim::SimStorage>) {
     (disk, log)
 }
 
+/// Four frames, one by one.
+fn append_new(disk: &SimDisk, log: &Log<super::sim::SimStorage>) -> Vec<Vec<u8>> {
+    let new: Vec<Vec<u8>> = (50..54).map(record).collect();
+    for record in &new {
+        log.append(record).unwrap().wait().unwrap();
+        disk.pump();
+    }
+    new
+}
+
 fn first_five() -> Vec<Vec<u8>> {
     (0..5).map(record).collect()
 }
@@ -102,11 +112,7 @@ fn truncated_frames_do_not_take_the_place_of_lost_ones() {
     for (lost_frames, before) in [(1, 20), (2, 20), (4, 20), (1, 8), (2, 8), (4, 8)] {
         let (disk, log) = cut_back_from(before);
         let cut = newest(&disk);
-        let new: Vec<Vec<u8>> = (50..54).map(record).collect();
-        for record in &new {
-            log.append(record).unwrap().wait().unwrap();
-            disk.pump();
-        }
+        let new = append_new(&disk, &log);
         log.close(std::time::Duration::from_secs(1)).unwrap();
         disk.pump();
         let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
@@ -130,11 +136,7 @@ fn truncated_frames_do_not_take_the_place_of_lost_ones() {
 fn what_may_have_been_truncated_is_named_with_what_was_lost() {
     let (disk, log) = cut_back_from(8);
     let cut = newest(&disk);
-    let new: Vec<Vec<u8>> = (50..54).map(record).collect();
-    for record in &new {
-        log.append(record).unwrap().wait().unwrap();
-        disk.pump();
-    }
+    let new = append_new(&disk, &log);
     disk.kill(&KillChoice::Landed);
     drop(log);
     disk.write_at(&cut, BLOCK, &vec![0xa5; 2 * BLOCK as usize]);
@@ -244,11 +246,7 @@ fn a_truncation_is_not_undone_when_its_seal_rots() {
 fn truncated_frames_stay_away_when_the_segment_that_cut_them_is_gone() {
     let (disk, log) = cut_back();
     let cut = newest(&disk);
-    let new: Vec<Vec<u8>> = (50..54).map(record).collect();
-    for record in &new {
-        log.append(record).unwrap().wait().unwrap();
-        disk.pump();
-    }
+    let new = append_new(&disk, &log);
     log.close(std::time::Duration::from_secs(1)).unwrap();
     disk.pump();
     let (log, _) = Log::open_on(disk.open(), direct()).unwrap();

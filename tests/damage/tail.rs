@@ -251,15 +251,22 @@ fn a_hole_left_by_writes_that_ended_out_of_order_is_dropped_for_ever() {
     }
 }
 
+const HOLE: u64 = 3;
+
+/// Opened behind a hole, beyond which everything was dropped.
+fn behind_a_hole(config: &Config) -> (Tail, TempDir, Log) {
+    let tail = Tail::new(config, false);
+    let dir = with_a_hole(&tail, HOLE).lay_out(config);
+    let (log, recovery) = tail.reopen(&dir, RecoveryMode::Strict);
+    assert_eq!(recovery.dropped, Some(lsns(HOLE + 1, FRAMES)));
+    (tail, dir, log)
+}
+
 /// The seal that says where the hole's segment ends is lost with the frames behind it. What was dropped has their numbers.
 #[test]
 fn what_was_dropped_does_not_take_the_place_of_lost_frames() {
-    const HOLE: u64 = 3;
     let config = direct();
-    let tail = Tail::new(&config, false);
-    let dir = with_a_hole(&tail, HOLE).lay_out(&config);
-    let (log, recovery) = tail.reopen(&dir, RecoveryMode::Strict);
-    assert_eq!(recovery.dropped, Some(lsns(HOLE + 1, FRAMES)));
+    let (tail, dir, log) = behind_a_hole(&config);
     let new: Vec<Vec<u8>> = (0..4).map(|i| format!("new {i}").into_bytes()).collect();
     append_each(&log, &new);
     let expected = [tail.records[..HOLE as usize - 1].to_vec(), new].concat();
@@ -286,12 +293,8 @@ fn what_was_dropped_does_not_take_the_place_of_lost_frames() {
 /// A close behind the hole proves what it closed, and nothing of what was dropped in the segment before.
 #[test]
 fn what_was_dropped_is_not_brought_back_by_a_close() {
-    const HOLE: u64 = 3;
     let config = direct();
-    let tail = Tail::new(&config, false);
-    let dir = with_a_hole(&tail, HOLE).lay_out(&config);
-    let (log, recovery) = tail.reopen(&dir, RecoveryMode::Strict);
-    assert_eq!(recovery.dropped, Some(lsns(HOLE + 1, FRAMES)));
+    let (tail, dir, log) = behind_a_hole(&config);
     append_each(&log, &[b"new".to_vec()]);
     close(log);
     let mut files = Files::of(dir.path());

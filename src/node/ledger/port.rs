@@ -19,8 +19,8 @@ pub trait StreamPort: Send + Sync {
     /// What the stream is recognized by.
     fn id(&self) -> LogId;
 
-    /// The stream obeys this driver from now on, and belongs to its ledger. Durable when it returns; the rate that a driver
-    /// before it has set is lifted.
+    /// The stream obeys this driver from now on, and belongs to its ledger. Durable when it returns. A rate that
+    /// a driver before it has set stands until this one says another.
     ///
     /// # Errors
     /// [`Error::Fenced`], [`Error::OtherLedger`], and the log's.
