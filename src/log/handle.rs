@@ -448,7 +448,8 @@ impl<S: Storage> Log<S> {
     /// [`Error::TimedOut`] after `deadline`, [`Error::Closed`] when it was closed before, and whatever kept the rest from
     /// being written. The log is closed either way; what was not proven durable is unknown. The deadline is looked at between
     /// writes: this thread may write groups itself, and one that the device does not answer has no bound. The last handle to go
-    /// then waits up to ten seconds more for what others have in flight.
+    /// then waits up to ten seconds more for what others have in flight, and unlocks the directory: until then an open of it is
+    /// [`Error::Locked`].
     pub fn close(self, deadline: Duration) -> Result<()> {
         if is_forked_child() {
             return Err(Error::Forked);

@@ -101,12 +101,17 @@ impl Node {
     }
 
     /// Ends as if killed, as far as sources can tell.
-    async fn kill(self) {
+    async fn kill(self, dir: &Path) {
         self.server.abort();
         let _ = self.server.await;
         self.receiver.shut_down();
         soon(self.driver).await.expect("the driver ended in order");
         self.log.close(LONG).expect("the log closes");
+        drop(self.receiver);
+        // Nobody waits for the sessions of a server that was dropped: one that was within its turn ends with it, and only
+        // then goes its handle on the log.
+        let lock = std::fs::File::open(dir.join("lock")).expect("the log's lock");
+        until("the sessions let go of the log", || lock.try_lock().is_ok()).await;
     }
 
     /// Every record in the stream: (source, sequence, bytes).

@@ -132,7 +132,7 @@ async fn a_client_resumes_by_itself_and_nothing_is_lost_or_twice() {
     while !pusher.is_finished() && restarts < 5 {
         let before = client.positions().durable;
         until("records go on", || client.positions().durable > before || pusher.is_finished()).await;
-        node.kill().await;
+        node.kill(dir.path()).await;
         node = Node::start_with(dir.path(), ReceiverConfig::default(), ServerConfig::new(address));
         restarts += 1;
     }

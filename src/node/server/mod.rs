@@ -179,7 +179,8 @@ impl<S: Storage> Server<S> {
 
     /// Accepts connections, as many as there are sessions and file descriptors for (the others wait in the kernel), until
     /// `shutdown`; then sources are asked to finish ([`ServerConfig::drain`]), what is left is
-    /// closed, and the receiver takes no more sessions. Dropped, it closes everything at once.
+    /// closed, and the receiver takes no more sessions. Dropped, it closes everything at once, and waits for nothing: a session
+    /// that is within its turn on another thread ends behind it, and has a handle on the log until then.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Server { common, listeners, .. } = self;
         let limit = common.limits.sessions_max as usize + CONNECTIONS_BEYOND_SESSIONS_MAX;
