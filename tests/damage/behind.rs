@@ -5,7 +5,7 @@ use seawall::{Log, Lsn, RecoveryMode};
 
 use super::bed::{direct, in_mode, record};
 use super::oracle::holds;
-use super::sim::{DiskOptions, Fault, KillChoice, OpKind, SimDisk, errno};
+use super::sim::{DiskOptions, Fault, KillChoice, Landed, OpKind, SimDisk, errno};
 
 const BLOCK: u64 = 4096;
 
@@ -461,4 +461,125 @@ fn numbers_set_aside_by_an_open_that_failed_are_not_given_again() {
     assert!(!recovery.quarantined.is_empty(), "{recovery:?}");
     assert!(recovery.quarantined.iter().all(|lsns| !lsns.contains(lsn)), "{lsn}: {recovery:?}");
     assert_eq!(&log.read(lsn).unwrap().payload[..], b"behind it");
+}
+
+/// An open that sets things aside ends between any two of its writes, and so does the next. What the control file told the
+/// first, that the log was closed and where, the last one knows as well.
+#[test]
+fn a_close_is_not_forgotten_by_opens_that_failed() {
+    for story in [closed_single, closed_behind_a_truncation, closed_behind_a_hole] {
+        let uninterrupted = judged(&story());
+        let mut failed = 0;
+        for (first, second) in (0..5).flat_map(|first| (0..5).map(move |second| (first, second))) {
+            let disk = story();
+            for write in [first, second] {
+                disk.fail(Fault::new(OpKind::WriteFlushed, write, errno::EIO));
+                let opened = Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::Quarantine));
+                failed += u64::from(opened.is_err());
+                disk.kill(&KillChoice::Landed);
+                disk.heal();
+            }
+            assert_eq!(judged(&disk), uninterrupted, "failed at writes {first} and {second}");
+        }
+        assert!(failed >= 20, "{failed} opens failed");
+    }
+}
+
+/// The seal is there by which the close is history, and another damage keeps the next open from entering that.
+#[test]
+fn a_close_that_is_history_is_no_older_control() {
+    let (shown, ..) = judged(&closed_single());
+    let mut sealed = 0;
+    for write in 0..5 {
+        let disk = closed_single();
+        let before = newest(&disk);
+        disk.fail(Fault::new(OpKind::WriteFlushed, write, errno::EIO));
+        drop(Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::Quarantine)));
+        disk.kill(&KillChoice::Landed);
+        disk.heal();
+        sealed += u64::from(newest(&disk) != before);
+        disk.remove_file(
+            &disk.names().into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".seg")).max().unwrap(),
+        );
+        for write in 0..2 {
+            disk.fail(Fault::new(OpKind::WriteFlushed, write, errno::EIO));
+            drop(Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::Quarantine)));
+            disk.kill(&KillChoice::Landed);
+            disk.heal();
+        }
+        assert_eq!(judged(&disk).0, shown, "failed at write {write}");
+    }
+    assert!(sealed > 0);
+}
+
+/// What an open that sets damage aside shows, where it ends, and what it set aside.
+fn judged(disk: &SimDisk) -> (Vec<(u64, usize, u32)>, u64, Vec<seawall::LsnRange>) {
+    let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::Quarantine)).unwrap();
+    disk.pump();
+    let told = |frame: seawall::Frame| (frame.lsn.get(), frame.payload.len(), crc32c::crc32c(&frame.payload));
+    let shown = log.reader(Lsn::FIRST).flatten().map(told).collect();
+    let end = recovery.end.get();
+    disk.kill(&KillChoice::Landed);
+    (shown, end, recovery.quarantined)
+}
+
+/// The last record begins a segment, and its seal rots.
+fn closed_single() -> SimDisk {
+    let disk = SimDisk::new(DiskOptions::DIRECT);
+    let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+    disk.pump();
+    for i in 0.. {
+        log.append(&record(i)).unwrap().wait().unwrap();
+        disk.pump();
+        if newest(&disk) != "00000000000000000001.seg" {
+            break;
+        }
+    }
+    close_and_rot(&disk, log);
+    disk
+}
+
+fn closed_behind_a_truncation() -> SimDisk {
+    let (disk, log) = cut_back_from(8);
+    append_new(&disk, &log);
+    close_and_rot(&disk, log);
+    disk
+}
+
+/// Of three groups in flight the first is lost, and the others are dropped. What is appended instead is lost with all else that
+/// its segment held.
+fn closed_behind_a_hole() -> SimDisk {
+    let disk = SimDisk::new(DiskOptions::DIRECT);
+    let sweep_interval = std::time::Duration::from_micros(50);
+    let config = seawall::Config { sweep_interval, flush_depth_min: 4, ..direct() };
+    let (log, _) = Log::open_on(disk.open(), config).unwrap();
+    disk.pump();
+    for i in 0..2 {
+        log.append(&record(i)).unwrap().wait().unwrap();
+        disk.pump();
+    }
+    disk.set_manual(true);
+    while disk.pending().len() < 3 {
+        drop(log.append(&record(2 + disk.pending().len() as u64)).unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        disk.tick();
+    }
+    let landed = disk.pending()[1..].iter().map(|token| (*token, Landed::Full)).collect();
+    disk.kill(&KillChoice::Each(landed));
+    drop(log);
+    disk.set_manual(false);
+    let (log, recovery) = Log::open_on(disk.open(), direct()).unwrap();
+    disk.pump();
+    assert_eq!(recovery.dropped, Some(seawall::LsnRange::inclusive(Lsn::new(4), Lsn::new(5))), "{recovery:?}");
+    assert_eq!(log.append(b"new").unwrap().wait().unwrap(), Lsn::new(3));
+    log.close(std::time::Duration::from_secs(1)).unwrap();
+    disk.pump();
+    disk.write_at(&newest(&disk), BLOCK, &vec![0xa5; 4 * BLOCK as usize]);
+    disk
+}
+
+fn close_and_rot(disk: &SimDisk, log: Log<super::sim::SimStorage>) {
+    log.close(std::time::Duration::from_secs(1)).unwrap();
+    disk.pump();
+    disk.flip_bit(&newest(disk), (BLOCK + 10) * 8);
 }

@@ -302,8 +302,15 @@ impl<S: Storage> Opening<S> {
         let tail_in_place = shared.begin(tail, is_whole)?;
         // Its seal is flushed by now, or the one of a segment that takes its place.
         let count = seal.map_or(0, |(_, seal)| seal.truncation_count);
-        if count > shared.control.lock().truncation_count {
-            shared.update_control(|control| control.truncation_count = count)?;
+        let is_outdated = {
+            let control = shared.control.lock();
+            count > control.truncation_count || control.clean_close.is_some()
+        };
+        if is_outdated {
+            shared.update_control(|control| {
+                control.truncation_count = control.truncation_count.max(count);
+                control.clean_close = None;
+            })?;
         }
         // The newest header is flushed: what it does not reach back to is debris. Without space for one nothing goes yet.
         let is_begun = shared.pipe.lock().writer().is_some();
@@ -327,11 +334,14 @@ impl<S: Storage> Opening<S> {
         if quarantine {
             let gaps = self.findings.verdict.damage.iter().filter(|gap| !gap.lsns.is_empty());
             control.set_aside(gaps.map(|gap| Quarantined { lsns: gap.lsns, chain_after: gap.next.chain }));
-            self.findings.damage.clear();
         }
         control.open_count += 1;
         control.generation += 1;
-        control.clean_close = None;
+        // Where a seal is lost, the close may be all that tells where the log ends: until another seal tells it.
+        if self.findings.damage.is_empty() {
+            control.clean_close = None;
+        }
+        self.findings.damage.clear();
         if self.findings.control_rebuilt {
             return install_control(&self.storage, control);
         }

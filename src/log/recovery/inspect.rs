@@ -281,12 +281,18 @@ impl<S: Storage> Look<'_, S> {
     }
 
     /// A control file that was copied back from earlier would give away what was written since.
-    fn refuse_an_older_control(&self, newest: &Newest) -> Result<()> {
+    fn refuse_an_older_control(&mut self, newest: &Newest) -> Result<()> {
         let Some((number, seal)) = newest else { return Ok(()) };
-        // Where the log was closed, something must stand; what is newer was written after this control was copied.
-        let closed_below = self.control.clean_close.is_some_and(|at| at.segment < *number);
-        if seal.control_generation > self.control.generation || closed_below {
+        if seal.control_generation > self.control.generation {
             return Err(self.older_control());
+        }
+        // Where the log was closed, something must stand; what is newer was written after this control was copied.
+        if self.control.clean_close.is_some_and(|at| at.segment < *number) {
+            if seal.control_generation != self.control.generation {
+                return Err(self.older_control());
+            }
+            // Or by an open that set things aside by this control, and ended before it could enter that the close is history.
+            self.control.clean_close = None;
         }
         Ok(())
     }
