@@ -269,6 +269,20 @@ impl Error {
         )
     }
 
+    /// True when a device or a file system reports that it cannot read what was written (EIO and its like), by its own word or by a
+    /// checksum of its own. It may be able to another time; [`rescue`](crate::rescue()) copies what it can.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Error::Io { op: "read", source, .. } if Error::is_lost(source))
+    }
+
+    /// True when this error of a read says that what stood there is lost.
+    pub(crate) fn is_lost(error: &io::Error) -> bool {
+        const SAID: [Errno; 6] =
+            [Errno::IO, Errno::NODATA, Errno::ILSEQ, Errno::REMOTEIO, Errno::UCLEAN, Errno::BADMSG];
+        SAID.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    }
+
     /// The frames that this error says cannot be read, if it names any. The range ends at [`Lsn::MAX`] when nobody can
     /// tell how many there were.
     #[must_use]

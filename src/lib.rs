@@ -72,7 +72,8 @@ pub use error::{Error, Result};
 #[cfg(feature = "stream")]
 pub use log::TailStream;
 pub use log::{
-    Finding, Frame, Log, Pending, Permit, Reader, Recovery, RecoveryProgress, Report, SegmentReport, Stats, Tail,
+    Finding, Frame, Log, Pending, Permit, Reader, Recovery, RecoveryProgress, Report, Rescue, SegmentReport, Stats,
+    Tail, Unread, rescue, rescue_on,
 };
 pub use metrics::Summary;
 pub use types::{Ballot, Incarnation, LedgerId, LogId, Lsn, LsnRange, Promise, SegmentNumber, StreamId, Watermarks};

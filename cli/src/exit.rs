@@ -95,6 +95,7 @@ fn advice(error: &seawall::Error) -> &'static str {
         seawall::Error::Damaged { .. } => "; see `seawall repair --dry-run`",
         seawall::Error::Poisoned { .. } => "; run the command again, it goes on behind what is durable",
         seawall::Error::Config { .. } => "; see --config",
+        unreadable if unreadable.is_unreadable() => "; `seawall rescue` copies what the device can still read",
         // The log goes on by itself; a command that has ended does not.
         seawall::Error::Full { .. } => {
             ". Make room on the disk, or raise `byte_limit` (--config), and run the command again"

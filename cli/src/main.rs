@@ -8,6 +8,7 @@
 //! | [`inspect`] | what a log is and how far it has come |
 //! | [`batches`] | which records are in which batch, and how far behind the batches are |
 //! | [`verify`], [`repair`] | every byte checked; what is damaged is set aside |
+//! | [`mod@rescue`] | a copy off a device that cannot read all of it |
 //! | [`mod@bench`] | the log against the device, in the same run |
 //! | [`manual`] | shell completions and manual pages |
 //!
@@ -28,6 +29,7 @@ mod progress;
 mod receive;
 mod record;
 mod repair;
+mod rescue;
 mod send;
 mod sequence;
 mod show;
@@ -81,6 +83,7 @@ enum Command {
     Batches(batches::Args),
     Verify(verify::Args),
     Repair(repair::Args),
+    Rescue(rescue::Args),
     Bench(bench::Args),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
@@ -120,6 +123,7 @@ fn run(cli: &Cli) -> Result<Ending, Failure> {
         Command::Batches(args) => batches::run(args, global),
         Command::Verify(args) => verify::run(args, global),
         Command::Repair(args) => repair::run(args, global),
+        Command::Rescue(args) => rescue::run(args, global),
         Command::Bench(args) => bench::run(args, global),
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::man(args),

@@ -1,56 +1,39 @@
 //! `seawall receive` on a device that does not answer for a while.
 
+#[path = "support/image.rs"]
+mod image;
 #[path = "../../tests/support/skip.rs"]
 mod skip;
 mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use image::{Image, run};
 use seawall::SourceId;
 use seawall::node::{Client, ClientConfig};
 use seawall::receiver::OutboxConfig;
 use serde_json::Value;
-use skip::skipped;
 use support::{PATIENCE, Running};
 
 /// A small ext4 on a file, that can be made to hang: thawed and unmounted in the end, whatever happens.
 struct Disk {
-    home: tempfile::TempDir,
+    image: Image,
     is_frozen: bool,
 }
 
 impl Disk {
-    /// `None`, told: it cannot be mounted here.
-    fn mount() -> Option<Disk> {
-        let disk = Disk { home: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(), is_frozen: false };
-        std::fs::create_dir(disk.at()).unwrap();
-        std::fs::File::create(disk.image()).unwrap().set_len(128 << 20).unwrap();
-        let made = run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(disk.image()))
-            .and_then(|()| run(Command::new("mount").args(["-o", "loop"]).arg(disk.image()).arg(disk.at())));
-        made.map_err(|why| skipped(format_args!("no ext4 to be had: {why}"))).ok().map(|()| disk)
-    }
-
-    fn image(&self) -> PathBuf {
-        self.home.path().join("image")
-    }
-
-    fn at(&self) -> PathBuf {
-        self.home.path().join("mounted")
-    }
-
     fn freeze(&mut self) {
-        run(Command::new("fsfreeze").arg("-f").arg(self.at())).unwrap();
+        run(Command::new("fsfreeze").arg("-f").arg(self.image.at())).unwrap();
         self.is_frozen = true;
     }
 
     fn thaw(&mut self) {
         if std::mem::take(&mut self.is_frozen) {
-            run(Command::new("fsfreeze").arg("-u").arg(self.at())).unwrap();
+            run(Command::new("fsfreeze").arg("-u").arg(self.image.at())).unwrap();
         }
     }
 }
@@ -58,13 +41,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         self.thaw();
-        let _ = Command::new("umount").arg("-l").arg(self.at()).status();
     }
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|e| e.to_string())?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
 /// One request on a connection of its own; its answer, whole.
@@ -91,8 +68,9 @@ fn led(admin: &str) -> u64 {
 /// The thread that hears the only source there is writes its records; where the device hangs, it hangs, and nobody else.
 #[test]
 fn a_device_that_hangs_holds_up_nobody_but_who_waits_for_it() {
-    let Some(disk) = Disk::mount() else { return };
-    let log = disk.at().join("log");
+    let Some(image) = Image::mounted("ext4") else { return };
+    let log = image.at().join("log");
+    let disk = Disk { image, is_frozen: false };
     let anywhere = "127.0.0.1:0";
     let args =
         ["receive", "--log", log.to_str().unwrap(), "--listen", anywhere, "--http", anywhere, "--admin", anywhere];

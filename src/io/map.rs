@@ -82,13 +82,21 @@ impl Mapping {
         if range.is_empty() {
             return Ok(());
         }
-        loop {
+        let populated = || loop {
             match memory.advise_range(Advice::PopulateRead, range.start, range.len()) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // Before Linux 5.14.
-                Err(e) if Errno::from_io_error(&e) == Some(Errno::INVAL) => return read_through(file.as_fd(), range),
                 populated => return populated,
             }
+        };
+        match populated() {
+            Err(e) => match Errno::from_io_error(&e) {
+                // Before Linux 5.14.
+                Some(Errno::INVAL) => read_through(file.as_fd(), range),
+                // A page that would be a signal. Why, only a read of it tells: the device, or a truncation meanwhile.
+                Some(Errno::FAULT) => read_through(file.as_fd(), range.clone()).and_then(|()| populated()),
+                _ => Err(e),
+            },
+            Ok(()) => Ok(()),
         }
     }
 }
@@ -152,13 +160,19 @@ fn reopen_buffered(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     }
 }
 
+/// No page is smaller.
+const PAGE_BYTES: usize = 4096;
+
 /// What populate does where the kernel cannot: reads the range into the page cache, where the map then finds it.
 fn read_through(file: BorrowedFd<'_>, range: Range<usize>) -> io::Result<()> {
     let buffered = reopen_buffered(file)?;
     let mut scratch = super::Buffer::new(64 * 1024);
-    let mut offset = range.start & !(scratch.capacity() - 1);
+    let mut offset = range.start & !(PAGE_BYTES - 1);
     while offset < range.end {
-        let read = rustix::io::retry_on_intr(|| rustix::io::pread(&buffered, scratch.whole_mut(), offset as u64))?;
+        // Not a page further: that one may be lost, and not asked for.
+        let step = scratch.capacity().min((range.end - offset).next_multiple_of(PAGE_BYTES));
+        let part = &mut scratch.whole_mut()[..step];
+        let read = rustix::io::retry_on_intr(|| rustix::io::pread(&buffered, &mut *part, offset as u64))?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

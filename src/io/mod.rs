@@ -19,6 +19,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 pub use buffer::{Buffer, BufferPool};
+pub(crate) use disk::rename_dir;
 pub use disk::{Access, DirLock, Disk, DiskFile};
 #[cfg(feature = "ledger")]
 pub(crate) use disk::{create_dir, lock};

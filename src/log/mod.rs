@@ -16,6 +16,7 @@
 //! | `promise` | which ledger the log belongs to, and who drives it |
 //! | `trim` | giving up a prefix, removing a suffix |
 //! | `verify` | every byte checked |
+//! | `rescue` | copied off a device that cannot read all of it |
 
 mod catalog;
 mod commit;
@@ -28,6 +29,7 @@ mod promise;
 mod reader;
 mod readers;
 mod recovery;
+mod rescue;
 mod retention;
 mod set_aside;
 mod shared;
@@ -48,5 +50,6 @@ pub use readers::{Reader, Tail};
 pub use recovery::RecoveryProgress;
 #[cfg(feature = "internals")]
 pub(crate) use recovery::{judge, scan_segment};
+pub use rescue::{Rescue, Unread, rescue, rescue_on};
 pub use stats::Stats;
 pub use verify::{Finding, Report, SegmentReport};

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::catalog::Located;
 use super::set_aside::Clear;
 use super::shared::Shared;
-use super::window::{self, Window};
+use super::window::{self, Mapped, Window};
 use crate::codec::{Chain, crc32c};
 use crate::error::{Error, Result};
 use crate::events::{self, event};
@@ -255,7 +255,7 @@ impl<S: Storage> Cursor<S> {
                 segment: located.number,
                 salt: located.salt,
                 trusted: false,
-                map: Some((map, at as usize)),
+                map: Some(Mapped::new(map, at as usize)),
                 whole: true,
                 short: false,
                 last: located.end.map_or(Lsn::MAX, |end| end.last),

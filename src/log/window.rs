@@ -12,6 +12,20 @@ use crate::types::{Lsn, SegmentNumber};
 /// Mapped bytes are made safe to read in steps of this.
 const POPULATE_BYTES: usize = 2 * 1024 * 1024;
 
+/// A map, and how far it is safe to read.
+pub(super) struct Mapped {
+    map: Arc<Mapping>,
+    safe: usize,
+    /// So much is made safe ahead: nothing once a page there could not be read, which may be far behind what is asked for.
+    ahead: usize,
+}
+
+impl Mapped {
+    pub(super) fn new(map: Arc<Mapping>, safe: usize) -> Mapped {
+        Mapped { map, safe, ahead: POPULATE_BYTES }
+    }
+}
+
 pub(super) struct Window {
     pub(super) bytes: Bytes,
     /// Where the window starts in its segment.
@@ -22,8 +36,8 @@ pub(super) struct Window {
     pub(super) salt: Salt,
     /// Already checked when it was written: served from memory.
     pub(super) trusted: bool,
-    /// Kept for [`Window::make_safe`]; how far it is safe to read.
-    pub(super) map: Option<(Arc<Mapping>, usize)>,
+    /// Kept for [`Window::make_safe`].
+    pub(super) map: Option<Mapped>,
     /// The window ends where its segment's data ends.
     pub(super) whole: bool,
     /// The file ended before the segment's data did: somebody cut it.
@@ -49,14 +63,15 @@ impl Window {
     /// Up to this offset, as far as the window goes, a page that cannot be read is an error now and no signal later.
     #[inline]
     pub(super) fn make_safe<S: Storage>(&mut self, storage: &S, upto: u64) -> Result<()> {
-        let Some((map, safe)) = &mut self.map else { return Ok(()) };
+        let Some(Mapped { map, safe, ahead }) = &mut self.map else { return Ok(()) };
         let need = ((upto - self.base) as usize).min(self.bytes.len());
-        if need > *safe {
-            let to = (need + POPULATE_BYTES).min(self.bytes.len());
-            storage
-                .populate(map, *safe..to)
-                .map_err(|e| Error::io_at("read", FileName::Segment(self.segment), *safe as u64, e))?;
-            *safe = to;
+        while need > *safe {
+            let to = (need + *ahead).min(self.bytes.len());
+            match storage.populate(map, *safe..to) {
+                Ok(()) => *safe = to,
+                Err(_) if to > need => *ahead = 0,
+                Err(e) => return Err(Error::io_at("read", FileName::Segment(self.segment), *safe as u64, e)),
+            }
         }
         Ok(())
     }

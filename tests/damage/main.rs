@@ -23,6 +23,7 @@ mod control;
 mod files;
 mod given_up;
 mod heads;
+mod rescue;
 mod reuse;
 mod rot;
 mod sealed;

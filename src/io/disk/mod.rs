@@ -278,6 +278,13 @@ pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// Gives a directory another name beside its own, durable when it returns.
+pub(crate) fn rename_dir(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::rename(from, to)?;
+    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(parent)?.sync_all()
+}
+
 /// A directory that was there, under one that cannot be flushed: it was made by somebody with other rights, or stands on a
 /// file system of which nothing is written or no directory can be flushed. Its name is then their business.
 fn is_others_business(existed: bool, error: &io::Error) -> bool {
