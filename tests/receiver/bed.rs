@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use seawall::receiver::{
-    Ack, Block, Code, Hello, Intake, Message, Nack, PayloadBuilder, Poison, Range, ReceiverConfig, RecordCheck,
-    Reservation, Send, Sequences, SessionKey, SessionOutput, Sources, WaitFor, Welcome, decode, encode,
+    Ack, Block, Code, Hello, Intake, Message, Nack, Oversized, PayloadBuilder, Poison, Preview, Range, ReceiverConfig,
+    RecordCheck, Reservation, Send, Sequences, SessionKey, SessionOutput, Sources, WaitFor, Welcome, decode, encode,
 };
 use seawall::{Lsn, Seq, SourceEpoch, SourceId};
 
@@ -199,4 +199,23 @@ pub fn replay(blocks: &[Bytes]) -> (Sources, Lsn) {
         Block::read(block).unwrap().ranges.iter().for_each(|(range, _)| sources.apply(range));
     }
     (sources, replay_from)
+}
+
+pub fn ping(seen: u64) -> Message {
+    Message::Ping { nonce: 1, rejects_seen: seq(seen) }
+}
+
+/// Several records that pass by have room at once.
+pub fn roomy() -> Bed {
+    Bed::new(ReceiverConfig { poison: Poison::DeadLetter, in_flight_bytes_max: 1 << 20, ..small() })
+}
+
+/// Feeds a SEND of one record that is too long, in pieces.
+pub fn pass_by(bed: &mut Bed, key: SessionKey, payload: &[u8], previous: u64) -> Option<()> {
+    assert_eq!(bed.intake.reserve(bed.now, key, Oversized::COST_BYTES), Reservation::Granted);
+    let head = Preview { previous: seq(previous), records: 1 };
+    let mut oversized = bed.intake.begin_oversized(key, head, payload.len() as u64)?;
+    payload.chunks(700).for_each(|piece| oversized.update(piece));
+    bed.intake.end_oversized(key, oversized);
+    Some(())
 }

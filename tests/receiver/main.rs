@@ -5,5 +5,9 @@
 mod bed;
 mod hostile;
 mod intake;
+mod lives;
+mod lone;
 mod outbox;
 mod pair;
+mod rejects;
+mod room;
