@@ -1,8 +1,12 @@
 //! The ledger over real logs: streams in, batches out.
 
+mod damage;
 mod driver;
 mod fenced;
+mod rates;
 mod spark;
+mod trims;
+mod watched;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
