@@ -266,7 +266,7 @@ impl<S: Storage> Catalog<S> {
         scan_segment(&mut window, self.salt(number), self.block_bytes, bytes, self.index_stride_bytes)
     }
 
-    fn next_after(&self, number: SegmentNumber) -> Option<SegmentNumber> {
+    pub(super) fn next_after(&self, number: SegmentNumber) -> Option<SegmentNumber> {
         self.state.lock().segments.range(number.next()..).next().map(|(number, _)| *number)
     }
 

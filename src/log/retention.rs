@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::catalog::End;
 use super::shared::{Shared, clock_micros};
 use crate::events::{self, event};
 use crate::io::Storage;
@@ -69,7 +70,7 @@ impl<S: Storage> Shared<S> {
         let is_too_old = |number, stamp| age.is_some_and(|most| age_of(number, stamp) > most);
         let mut upto = None;
         for (number, segment_bytes) in numbers.iter().take(numbers.len().saturating_sub(1)) {
-            let Ok(Some(end)) = self.catalog.end_of(&self.storage, *number) else { break };
+            let Some(end) = self.goes_with(*number) else { break };
             let too_much = bytes.is_some_and(|most| total > most);
             if !is_too_old(*number, end.time_micros) && !too_much {
                 break;
@@ -80,6 +81,19 @@ impl<S: Storage> Shared<S> {
         upto.filter(|upto| *upto > Lsn::ZERO)
     }
 
+    /// Where a segment ends, with what is missing between it and the next: of that nothing is left, but the segment is looked at for
+    /// it, and is needed as long as it is not given up. Only a seal tells how much that is: a start that was made up could be behind
+    /// frames that stand there.
+    fn goes_with(&self, number: SegmentNumber) -> Option<End> {
+        let end = self.catalog.end_of(&self.storage, number).ok()??;
+        let next = self.catalog.next_after(number).map(|next| self.catalog.seal_of(&self.storage, next));
+        let missing_to = match next {
+            Some(seal) => seal.ok()?.map_or(Lsn::ZERO, |seal| seal.end),
+            None => Lsn::ZERO,
+        };
+        Some(End { last: end.last.max(missing_to), ..end })
+    }
+
     /// Gives up the oldest sealed segment to make room; false when there is none, or it stays.
     pub(super) fn drop_oldest(&self) -> bool {
         let numbers = self.catalog.numbers();
@@ -88,7 +102,7 @@ impl<S: Storage> Shared<S> {
         }
         let (mut before, mut upto) = (Lsn::ZERO, Lsn::ZERO);
         let is_trimmed = self.trim_if_free(|| {
-            let end = self.catalog.end_of(&self.storage, numbers[0].0).ok()??;
+            let end = self.goes_with(numbers[0].0)?;
             before = self.trimmed();
             // Of one that was in use when all of it was given up, nothing is left to drop.
             upto = end.last.max(before);

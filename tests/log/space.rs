@@ -190,6 +190,38 @@ fn a_byte_limit_and_its_three_policies() {
     assert!(stats.dropped_frames > 0 && stats.used_bytes <= 2 << 20, "{stats:?}");
 }
 
+/// A file between the oldest segment and the next is gone: the oldest one's own frames are not all that goes with it, or it would
+/// stay, and with it the log.
+#[test]
+fn the_oldest_is_dropped_also_where_frames_are_missing_behind_it() {
+    let config = Config {
+        byte_limit: Some(2 << 20),
+        segment_bytes_min: 256 << 10,
+        segment_bytes_max: 256 << 10,
+        record_bytes_max: 64 << 10,
+        when_full: WhenFull::DropOldest,
+        ..Config::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir, &config);
+    (0..100).for_each(|_| drop(log.append(&[7; 10_000]).unwrap()));
+    log.close(20 * SECOND).unwrap();
+    let segment = |number: u64| dir.path().join(format!("{number:020}.seg"));
+    std::fs::remove_file(segment(2)).unwrap();
+    let log = open(&dir, &config);
+    assert!(segment(1).exists());
+    let appending = log.clone();
+    let (sender, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        (0..400).for_each(|_| drop(appending.append(&[8; 10_000]).unwrap()));
+        sender.send(appending.flush())
+    });
+    let told = told.recv_timeout(20 * SECOND);
+    let last = told.unwrap_or_else(|_| panic!("it waits for ever: {:?}", log.stats())).unwrap();
+    assert_eq!(last, Lsn::new(500));
+    assert!(!segment(1).exists() && log.first() > Lsn::new(100), "{:?}", log.stats());
+}
+
 /// One that could never be placed was wanted for ever: no segment was prepared any more, and with `DropOldest` all of the
 /// log was given up for it.
 #[test]
