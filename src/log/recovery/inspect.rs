@@ -286,12 +286,9 @@ impl<S: Storage> Look<'_, S> {
         if seal.control_generation > self.control.generation {
             return Err(self.older_control());
         }
-        // Where the log was closed, something must stand; what is newer was written after this control was copied.
+        // An open that set things aside by a close, and ended before it could enter that it is history. It wrote this control
+        // before that seal: no open of a closed log writes one without having counted itself.
         if self.control.clean_close.is_some_and(|at| at.segment < *number) {
-            if seal.control_generation != self.control.generation {
-                return Err(self.older_control());
-            }
-            // Or by an open that set things aside by this control, and ended before it could enter that the close is history.
             self.control.clean_close = None;
         }
         Ok(())
