@@ -635,8 +635,9 @@ impl<S: Storage> Drop for Driver<S> {
         let mut wakers = Vec::new();
         {
             let mut state = self.inner.state.lock();
+            // Of a log that has failed nothing more is said.
             state.failure.get_or_insert(ReceiverError::Ended);
-            state.intake.fail(ReceiverError::Ended.to_string());
+            state.intake.end_in_order(ReceiverError::Ended.to_string());
             state.take_noisy(&mut wakers);
         }
         wakers.into_iter().for_each(Waker::wake);

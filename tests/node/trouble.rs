@@ -205,6 +205,7 @@ fn who_wants_to_end_hears_first_of_what_is_on_its_way() {
     let error = futures(runs).unwrap_err();
     assert!(matches!(error, ReceiverError::Log(Error::Full { .. })), "{error}");
     assert_eq!(receiver.durable(), Lsn::new(2), "behind what was there before, the first");
+    assert!(futures(first).is_ok(), "it is told, also once the driver has ended");
     assert!(futures(second).is_err());
 }
 

@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use super::super::block::RangeKind;
 use super::super::builder::Part;
+use super::super::config::ReceiverConfig;
 use super::super::message::{Ack, Code, Message, Nack};
-use super::super::sources::SourceRef;
+use super::super::sources::{SourceRef, Sources};
 use super::super::wire::WireError;
 use super::session::{Farewell, Session, State};
 use super::{Charge, Intake, Refusal, Reservation, SessionKey, SessionOutput, name_of, range_of};
@@ -217,23 +218,7 @@ impl Intake {
     pub fn poll_output(&mut self, key: SessionKey) -> Option<SessionOutput> {
         let Intake { sessions, sources, config, durable_lsn, .. } = self;
         let session = sessions.get_mut(key)?;
-        let output = session.next_output(|session| {
-            let credit_bytes = session.released_bytes + config.session_window_bytes;
-            session.credit_told = credit_bytes;
-            let own = (session.received, session.durable, Seq::ZERO, &[][..]);
-            let source = session.peer().and_then(|peer| peer.source).map(|at| &sources[at]);
-            let (received, durable, committed, rejects) =
-                source.map_or(own, |source| (source.accepted, source.durable, source.committed, source.unseen()));
-            Ack {
-                received,
-                durable,
-                committed,
-                durable_lsn: *durable_lsn,
-                credit_bytes,
-                duplicates: session.duplicates,
-                rejects: rejects.to_vec(),
-            }
-        });
+        let output = session.next_output(|session| ack(session, sources, config, *durable_lsn));
         if matches!(output, Some(SessionOutput::Message(Message::Bye))) {
             self.end(key, Farewell::Close);
         }
@@ -339,6 +324,25 @@ impl Intake {
         let session = self.sessions.get(key)?;
         let source = session.peer()?.source.map(|at| &self.sources[at]);
         Some(source.map_or((session.received, session.durable), |source| (source.accepted, source.durable)))
+    }
+}
+
+/// How far a session has come.
+pub(super) fn ack(session: &mut Session, sources: &Sources, config: &ReceiverConfig, durable_lsn: Lsn) -> Ack {
+    let credit_bytes = session.released_bytes + config.session_window_bytes;
+    session.credit_told = credit_bytes;
+    let own = (session.received, session.durable, Seq::ZERO, &[][..]);
+    let source = session.peer().and_then(|peer| peer.source).map(|at| &sources[at]);
+    let (received, durable, committed, rejects) =
+        source.map_or(own, |source| (source.accepted, source.durable, source.committed, source.unseen()));
+    Ack {
+        received,
+        durable,
+        committed,
+        durable_lsn,
+        credit_bytes,
+        duplicates: session.duplicates,
+        rejects: rejects.to_vec(),
     }
 }
 

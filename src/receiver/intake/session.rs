@@ -99,6 +99,8 @@ pub(super) struct Session {
     pub(super) pong: Option<u64>,
     pub(super) ping: Option<u64>,
     pub(super) bye_due: bool,
+    /// An acknowledgment that was due when the session ended in order: said before the farewell.
+    pub(super) last_ack: Option<Box<Ack>>,
     pub(super) farewell: Option<Farewell>,
 }
 
@@ -107,6 +109,7 @@ pub(super) struct Session {
 pub(super) enum Farewell {
     Nack(Nack),
     Redirect { address: String, retry_after_millis: u32 },
+    Bye,
     Close,
 }
 
@@ -137,6 +140,7 @@ impl Session {
             pong: None,
             ping: None,
             bye_due: false,
+            last_ack: None,
             farewell: None,
         }
     }
@@ -167,11 +171,15 @@ impl Session {
     /// The next thing to say besides acknowledgments, whose content is the intake's.
     pub(super) fn next_output(&mut self, ack: impl FnOnce(&mut Session) -> Ack) -> Option<SessionOutput> {
         if matches!(self.state, State::Ending) {
+            if let Some(ack) = self.last_ack.take() {
+                return Some(SessionOutput::Message(Message::Ack(*ack)));
+            }
             return Some(match self.farewell.replace(Farewell::Close) {
                 Some(Farewell::Nack(nack)) => SessionOutput::Message(Message::Nack(nack)),
                 Some(Farewell::Redirect { address, retry_after_millis }) => {
                     SessionOutput::Message(Message::Redirect { address, retry_after_millis })
                 }
+                Some(Farewell::Bye) => SessionOutput::Message(Message::Bye),
                 Some(Farewell::Close) | None => SessionOutput::Close,
             });
         }

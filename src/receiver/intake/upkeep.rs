@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::super::block::RangeKind;
 use super::super::builder::Part;
 use super::super::message::{Code, Nack, WaitFor};
+use super::connections::ack;
 use super::session::{Farewell, Session, State};
 use super::{Draining, Intake, SessionKey, range_of};
 use crate::types::{Ballot, Seq, SourceId};
@@ -72,6 +73,25 @@ impl Intake {
                 self.refuse(key, Code::Unavailable, Seq::ZERO, cause.clone());
             }
         }
+    }
+
+    /// The receiver ends, and the log has not failed: what is not acknowledged is unknown. What has become durable is told first,
+    /// and who has said BYE and waited for no more is answered.
+    pub fn end_in_order(&mut self, cause: impl Into<String>) {
+        if self.failed.is_some() {
+            return;
+        }
+        for key in self.sessions.keys() {
+            let Intake { sessions, sources, config, durable_lsn, .. } = self;
+            let Some(session) = sessions.get_mut(key).filter(|session| session.open_peer().is_some()) else { continue };
+            if session.ack_due {
+                session.last_ack = Some(Box::new(ack(session, sources, config, *durable_lsn)));
+            }
+            if session.bye_due {
+                self.end(key, Farewell::Bye);
+            }
+        }
+        self.fail(cause);
     }
 
     /// Records that a source is gone for good: it will be refused, also without sequences, never silently taken as new. Durable when
