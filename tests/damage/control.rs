@@ -261,6 +261,30 @@ fn a_rebuilt_control_keeps_the_gap_of_an_earlier_quarantine() {
     log.close(Duration::from_secs(1)).unwrap();
 }
 
+/// A copy of the control file that was lost turns up when the log has gone on with one that was rebuilt. It had been written many
+/// more times than the seals tell.
+#[test]
+fn a_copy_from_before_a_rebuild_is_noticed() {
+    let config = buffered();
+    let shelf = Shelf::new(&config, false);
+    let dir = shelf.lay_out(|_| {});
+    let (log, _) = shelf.open(&dir, STRICT);
+    append_each(&log, &[record(1), record(2)]);
+    (1..=log.flushed().get()).for_each(|lsn| log.trim(seawall::Lsn::new(lsn)).unwrap());
+    log.close(Duration::from_secs(1)).unwrap();
+    let control = dir.path().join("control");
+    let copy = std::fs::read(&control).unwrap();
+    std::fs::remove_file(&control).unwrap();
+    let (log, recovery) = shelf.open(&dir, RecoveryMode::Quarantine);
+    assert!(recovery.control_rebuilt, "{recovery:?}");
+    append_each(&log, &[record(3)]);
+    log.close(Duration::from_secs(1)).unwrap();
+    std::fs::write(&control, copy).unwrap();
+    for mode in [RecoveryMode::ReadOnly, STRICT, RecoveryMode::Quarantine] {
+        refused(&dir, &config, mode, "a copy from before the rebuild");
+    }
+}
+
 /// Bytes with a checksum to match that no log has written: a refusal, whatever they count up to.
 #[test]
 fn a_control_file_that_was_made_up_is_refused() {

@@ -57,6 +57,10 @@ fn check_one_log<S: Storage>(storage: &S, files: &BTreeMap<SegmentNumber, u64>) 
 /// A file with a number further above is taken for somebody else's.
 const UNREADABLE_ABOVE_MAX: u64 = 64;
 
+/// Behind the generations that the lost one can have come to since the newest seal was written: a copy of it that turns up later is
+/// older than the seals of who went on without it.
+const REBUILT_LEAP: u64 = 1 << 32;
+
 /// A control for a log whose own was lost: identity from the segment headers, trim point from the newest seal.
 pub(super) fn rebuild_control<S: Storage>(storage: &S, files: &BTreeMap<SegmentNumber, u64>) -> Result<Control> {
     check_one_log(storage, files)?;
@@ -68,7 +72,7 @@ pub(super) fn rebuild_control<S: Storage>(storage: &S, files: &BTreeMap<SegmentN
             continue;
         }
         let control = rebuilt.get_or_insert_with(|| Control {
-            generation: 1,
+            generation: REBUILT_LEAP,
             log: header.log,
             incarnation: header.incarnation,
             stream: header.stream,
@@ -91,7 +95,7 @@ pub(super) fn rebuild_control<S: Storage>(storage: &S, files: &BTreeMap<SegmentN
         }
         let salt = Salt::new(control.log, control.incarnation, number);
         if let Some(seal) = read_seal(storage, &file, number, bytes, salt, control.block_bytes)? {
-            control.generation = seal.control_generation + 2;
+            control.generation = seal.control_generation.saturating_add(REBUILT_LEAP);
             control.open_count = seal.control_generation;
             control.trim = seal.trim;
             break;
