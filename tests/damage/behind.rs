@@ -241,6 +241,22 @@ fn a_truncation_is_not_undone_when_its_seal_rots() {
     }
 }
 
+/// The index of the segment was written over the first of the frames that were set aside.
+#[test]
+fn what_is_set_aside_stays_where_it_is() {
+    let (disk, log) = cut_back_from(8);
+    let cut = newest(&disk);
+    disk.kill(&KillChoice::Landed);
+    drop(log);
+    disk.flip_bit(&cut, (BLOCK + 10) * 8);
+    let before = disk.read_file("00000000000000000001.seg");
+    let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::Quarantine)).unwrap();
+    disk.pump();
+    assert!(!recovery.quarantined.is_empty(), "{recovery:?}");
+    assert!(disk.read_file("00000000000000000001.seg") == before);
+    drop(log);
+}
+
 /// A segment that is gone had cut the one before it: what was cut there does not come back with its number.
 #[test]
 fn truncated_frames_stay_away_when_the_segment_that_cut_them_is_gone() {

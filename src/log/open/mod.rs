@@ -396,6 +396,12 @@ impl<F> Tail<F> {
         End { last: end.last, offset, time_micros: end.time_micros }
     }
 
+    /// True when frames at its end were set aside: they may stand behind it.
+    fn ends_set_aside(&self) -> bool {
+        let verdict = &self.verdict;
+        verdict.damage.last().is_some_and(|gap| gap.lsns.end == verdict.end.last.next())
+    }
+
     /// Its index up to `end`. After a clean close nothing was scanned: the index is made when the segment is settled.
     fn index(&self, end: Lsn) -> Option<Arc<SparseIndex>> {
         let mut index = self.state.scan.index.clone();
@@ -491,6 +497,12 @@ impl<S: Storage> Shared<S> {
         let (state, index) = (&tail.state, tail.index(end.last));
         self.pipe.lock().predecessor = (state.number, end.offset);
         self.catalog.seal(state.number, Some(state.file.clone()), end, index.clone());
+        if tail.ends_set_aside() {
+            // What is set aside stays where it is, and that is where the index would be written.
+            let number = state.number;
+            self.spawn(move |shared| shared.catalog.settle(&shared.storage, number));
+            return;
+        }
         self.settle_later(state.number, state.file.clone(), state.bytes, end, index);
     }
 
