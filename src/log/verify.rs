@@ -336,8 +336,9 @@ impl<S: Storage> Shared<S> {
         }
         if scan.seal.is_none() {
             // Where the one before it is believed to end; of that one more may stand there than counts.
-            let begin = before.map_or(start, |(lsn, _)| lsn.next().max(trimmed.next()));
-            let first = scan.first_data.unwrap_or(start);
+            let ended = before.map_or(report.end.min(start.previous()), |(lsn, _)| lsn);
+            let begin = ended.next().max(trimmed.next());
+            let first = scan.first_data.unwrap_or(start).min(last.next());
             if begin < first {
                 tell(u64::from(block), LsnRange::new(begin, first), "frames behind a damaged seal are gone".into());
             }

@@ -257,6 +257,27 @@ fn what_is_set_aside_stays_where_it_is() {
     drop(log);
 }
 
+/// Both segments' seals have rotted, and with the second one all that it held: what it held was in neither.
+#[test]
+fn frames_lost_between_two_rotten_seals_are_found_by_a_check() {
+    let (disk, log) = cut_back_from(8);
+    let cut = newest(&disk);
+    append_new(&disk, &log);
+    log.truncate(Lsn::new(6)).unwrap();
+    disk.pump();
+    disk.kill(&KillChoice::Landed);
+    drop(log);
+    disk.flip_bit("00000000000000000001.seg", (BLOCK + 10) * 8);
+    disk.write_at(&cut, BLOCK, &vec![0xa5; 6 * BLOCK as usize]);
+    let (log, _) = Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::ReadOnly)).unwrap();
+    let read: Vec<u64> = log.reader(Lsn::FIRST).flatten().map(|frame| frame.lsn.get()).collect();
+    let report = log.verify(|_, _| {}).unwrap();
+    for lsn in (1..=6).filter(|lsn| !read.contains(lsn)).map(Lsn::new) {
+        assert!(report.findings.iter().any(|finding| finding.lsns.contains(lsn)), "{lsn}, read {read:?}: {report:?}");
+    }
+    assert!(read.len() < 6);
+}
+
 /// A segment that is gone had cut the one before it: what was cut there does not come back with its number.
 #[test]
 fn truncated_frames_stay_away_when_the_segment_that_cut_them_is_gone() {
