@@ -336,7 +336,10 @@ impl<S: Storage> Catalog<S> {
         if let Some(told) = self.state.lock().segments.get(&number).and_then(|entry| entry.told) {
             return Ok(told);
         }
-        let told = self.scan(storage, number, self.bytes_of(number))?.told();
+        // Behind its own end stands what was cut there or dropped: that tells of other frames than those before it.
+        let own_end = self.next_after(number).map(|_| self.end_of(storage, number)).transpose()?.flatten();
+        let end = own_end.map_or(u64::MAX, |end| end.offset);
+        let told = self.scan(storage, number, self.bytes_of(number).min(end))?.told();
         if let Some(entry) = self.state.lock().segments.get_mut(&number) {
             entry.told = Some(told);
         }

@@ -278,6 +278,38 @@ fn frames_lost_between_two_rotten_seals_are_found_by_a_check() {
     assert!(read.len() < 6);
 }
 
+/// What a segment holds behind its own end tells nothing of the frames before it: the marker of an open whose tail was cut
+/// proved the cut frame in the segment that it was carried from.
+#[test]
+fn what_was_cut_behind_a_rotten_seal_does_not_tell_of_the_segment_before() {
+    let disk = SimDisk::new(DiskOptions::DIRECT_512);
+    let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+    disk.pump();
+    log.append(&record(0)).unwrap().wait().unwrap();
+    disk.pump();
+    log.truncate(Lsn::ZERO).unwrap();
+    disk.pump();
+    log.append(&[7; 15_000]).unwrap().wait().unwrap();
+    disk.pump();
+    disk.kill(&KillChoice::Landed);
+    drop(log);
+    // Carries it, and writes a marker behind it.
+    let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+    disk.pump();
+    let sealed = |name: &String| name.ends_with(".seg") && disk.read_file(name)[512] == super::bytes::SEAL;
+    let carried_to = disk.names().into_iter().map(|(name, _)| name).filter(sealed).max().unwrap();
+    log.truncate(Lsn::ZERO).unwrap();
+    disk.pump();
+    log.append(&record(1)).unwrap().wait().unwrap();
+    disk.pump();
+    log.close(std::time::Duration::from_secs(1)).unwrap();
+    disk.pump();
+    disk.write_at(&carried_to, 0, &[0; 4096]);
+    let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::ReadOnly)).unwrap();
+    let read: Vec<_> = log.reader(Lsn::FIRST).map(|read| read.map(|frame| frame.payload)).collect();
+    assert!(matches!(&read[..], [Ok(payload)] if *payload == record(1)), "{recovery:?}: {read:?}");
+}
+
 /// A segment that is gone had cut the one before it: what was cut there does not come back with its number.
 #[test]
 fn truncated_frames_stay_away_when_the_segment_that_cut_them_is_gone() {
