@@ -241,6 +241,47 @@ fn a_truncation_is_not_undone_when_its_seal_rots() {
     }
 }
 
+/// The seal of the segment that was cut has rotted as well: nothing but the control file tells that the log was cut back.
+#[test]
+fn a_truncation_is_not_undone_when_the_seal_before_it_rots_too() {
+    // In the log's first segment, and in a later one.
+    for (before, end) in [(8, 5), (20, 17)] {
+        let disk = SimDisk::new(DiskOptions::DIRECT);
+        let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+        disk.pump();
+        for i in 0..before {
+            log.append(&record(i)).unwrap().wait().unwrap();
+            disk.pump();
+        }
+        let cut = newest(&disk);
+        log.truncate(Lsn::new(end)).unwrap();
+        disk.pump();
+        let cutting = newest(&disk);
+        assert_ne!(cut, cutting);
+        disk.kill(&KillChoice::Landed);
+        drop(log);
+        for rotten in [cut, cutting] {
+            disk.flip_bit(&rotten, (BLOCK + 10) * 8);
+        }
+        for mode in [RecoveryMode::ReadOnly, RecoveryMode::Strict, RecoveryMode::Quarantine] {
+            let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), mode)).unwrap();
+            disk.pump();
+            let case = format!("{mode:?}, {before} before: {recovery:?}");
+            for frame in log.reader(Lsn::FIRST).flatten() {
+                assert!(frame.lsn <= Lsn::new(end), "frame {} was read: {case}", frame.lsn);
+                assert_eq!(frame.payload, record(frame.lsn.get() - 1), "{case}");
+            }
+            let is_named = |lsn| recovery.damage.iter().filter_map(seawall::Error::lsns).any(|lsns| lsns.contains(lsn));
+            assert!(is_named(Lsn::new(end)), "{case}");
+            if mode == RecoveryMode::Quarantine {
+                assert!(log.append(b"new").unwrap().wait().unwrap() > Lsn::new(before), "{case}");
+            }
+            disk.kill(&KillChoice::Landed);
+            drop(log);
+        }
+    }
+}
+
 /// The index of the segment was written over the first of the frames that were set aside.
 #[test]
 fn what_is_set_aside_stays_where_it_is() {
@@ -278,6 +319,36 @@ fn frames_lost_between_two_rotten_seals_are_found_by_a_check() {
     assert!(read.len() < 6);
 }
 
+/// Behind the rotten seal only a header is whole: the log goes on from the chain before it, or nobody reads on.
+#[test]
+fn what_is_appended_behind_a_rotten_seal_and_payload_is_read() {
+    let disk = SimDisk::new(DiskOptions::DIRECT);
+    for round in 0..2 {
+        let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+        disk.pump();
+        log.append(&record(round)).unwrap().wait().unwrap();
+        if round == 0 {
+            log.close(std::time::Duration::from_secs(1)).unwrap();
+        }
+        disk.pump();
+        disk.kill(&KillChoice::Landed);
+    }
+    let rotten = newest(&disk);
+    let frame = super::bytes::data_frames(&disk.read_file(&rotten))[0];
+    disk.flip_bit(&rotten, (BLOCK + 10) * 8);
+    disk.flip_bit(&rotten, (frame.offset as u64 + 70) * 8);
+    let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::Quarantine)).unwrap();
+    disk.pump();
+    let lsn = log.append(b"new").unwrap().wait().unwrap();
+    disk.pump();
+    disk.kill(&KillChoice::Landed);
+    drop(log);
+    let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+    disk.pump();
+    let read: Vec<_> = log.reader(Lsn::FIRST).flatten().map(|frame| (frame.lsn, frame.payload)).collect();
+    assert_eq!(read.last().map(|(lsn, payload)| (*lsn, &payload[..])), Some((lsn, &b"new"[..])), "{recovery:?}");
+}
+
 /// What a segment holds behind its own end tells nothing of the frames before it: the marker of an open whose tail was cut
 /// proved the cut frame in the segment that it was carried from.
 #[test]
@@ -308,6 +379,42 @@ fn what_was_cut_behind_a_rotten_seal_does_not_tell_of_the_segment_before() {
     let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::ReadOnly)).unwrap();
     let read: Vec<_> = log.reader(Lsn::FIRST).map(|read| read.map(|frame| frame.payload)).collect();
     assert!(matches!(&read[..], [Ok(payload)] if *payload == record(1)), "{recovery:?}: {read:?}");
+}
+
+/// Of the only segment nothing is left that tells what it is: the close tells what it held.
+#[test]
+fn what_was_closed_is_named_where_no_segment_is_left() {
+    let disk = SimDisk::new(DiskOptions::DIRECT);
+    let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+    disk.pump();
+    log.append(&record(0)).unwrap().wait().unwrap();
+    log.close(std::time::Duration::from_secs(1)).unwrap();
+    disk.pump();
+    disk.write_at(&newest(&disk), 0, &[0; 8 * BLOCK as usize]);
+    for mode in [RecoveryMode::ReadOnly, RecoveryMode::Strict] {
+        let (_, recovery) = Log::open_on(disk.open(), in_mode(&direct(), mode)).unwrap();
+        disk.kill(&KillChoice::Landed);
+        let named = recovery.damage.iter().filter_map(seawall::Error::lsns).any(|lsns| lsns.contains(Lsn::FIRST));
+        assert!(named, "{mode:?}: {recovery:?}");
+    }
+}
+
+/// A frame in front of a hole has rotted as well, and the frame behind both claims that the first was flushed: by the close it is
+/// none of the log's.
+#[test]
+fn what_was_dropped_does_not_come_back_behind_rot_and_a_hole() {
+    let disk = closed_behind_a_hole();
+    let first = "00000000000000000001.seg";
+    let frame = super::bytes::data_frames(&disk.read_file(first))[1];
+    assert_eq!(frame.lsn, 2);
+    disk.flip_bit(first, (frame.offset as u64 + 70) * 8);
+    for mode in [RecoveryMode::ReadOnly, RecoveryMode::Strict, RecoveryMode::Quarantine] {
+        let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), mode)).unwrap();
+        disk.pump();
+        let read: Vec<u64> = log.reader(Lsn::FIRST).flatten().map(|frame| frame.lsn.get()).collect();
+        assert_eq!(read, [1], "{mode:?}: {recovery:?}");
+        disk.kill(&KillChoice::Landed);
+    }
 }
 
 /// A segment that is gone had cut the one before it: what was cut there does not come back with its number.

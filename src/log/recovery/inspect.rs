@@ -226,7 +226,7 @@ impl<S: Storage> Look<'_, S> {
                 self.account_below(state, &mut found)?;
                 verdict
             }
-            None => self.judge_nothing(&gone),
+            None => self.judge_nothing(&mut found, &gone),
         };
         let behind_active = active.as_ref().map_or(self.control.trim.first_segment, |state| state.number.next());
         self.account_above(behind_active, &verdict, &mut found, &mut gone)?;

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::believed::{Told, Witness, believed_end};
+use super::believed::{Told, Witness, believed_end, nothing_of};
 use super::files::{open_segment, read_header, read_seal};
 use super::inspect::{Findings, Gone, HeaderState, Look, Newest, RecoveryProgress, SegmentState, empty_run};
 use super::plan::{Verdict, judge};
 use super::scan::{Gap, Run, SegmentScan, scan_segment};
+use crate::codec::Chain;
 use crate::config::RecoveryMode;
 use crate::error::{Error, Result};
 use crate::events;
@@ -76,7 +77,7 @@ impl<S: Storage> Look<'_, S> {
             is_blank_below = found.clean || is_blank(&state);
             states.push(state);
         }
-        let was_cut = newest.as_ref().is_some_and(|(_, seal)| self.was_cut_behind(seal));
+        let was_cut = self.was_cut_behind(newest.as_ref().map(|(_, seal)| seal));
         let lowest = above.first().map_or(SegmentNumber::NONE, |(number, _)| *number);
         let mut without_seal = None;
         let mut is_used_above = false;
@@ -85,8 +86,10 @@ impl<S: Storage> Look<'_, S> {
             found.segments.remove(&number);
             let proven = state.scan.claims.max(self.control.trim.lsn);
             // Numbers are used in their order: where the log was closed, and where it was cut back, a seal was flushed.
-            let was_closed_behind = self.control.clean_close.is_some_and(|at| at.segment >= number);
-            let was_sealed = was_closed_behind || was_cut && (!state.scan.says_blank || number == lowest);
+            let was_sealed = match self.control.clean_close {
+                Some(at) => at.segment >= number,
+                None => was_cut && (!state.scan.says_blank || number == lowest),
+            };
             let unsealed_claims = (was_sealed && !state.scan.is_blank())
                 || state.scan.first_data.is_some_and(|lsn| proven >= lsn)
                 || state.scan.marker.is_some()
@@ -200,7 +203,8 @@ impl<S: Storage> Look<'_, S> {
             if at.segment > number {
                 // What it closed stood behind, and proves nothing of what follows a hole here. Most likely that was dropped.
                 let own = state.scan.claims.max(gone.claims).max(self.control.trim.lsn);
-                let holes = state.scan.gaps.iter().position(|gap| gap.lsns.start > own);
+                let is_hole = |gap: &Gap| gap.lsns.start > own || gap.lsns.end > at.lsn;
+                let holes = state.scan.gaps.iter().position(is_hole);
                 state.scan.gaps.truncate(holes.unwrap_or(state.scan.gaps.len()));
             }
             state.scan.claims = state.scan.claims.max(at.lsn);
@@ -215,22 +219,29 @@ impl<S: Storage> Look<'_, S> {
         // What was set aside was flushed; that says nothing of the frames before it.
         let proven = state.scan.claims;
         self.claim_quarantined(state);
-        if state.scan.seal.is_none() && state.scan.first_data.is_none() {
-            // Nothing here says where it begins: where the segment before it ends.
+        if state.scan.seal.is_none() && state.scan.first_data.is_none_or(|first| state.scan.prefix.last < first) {
+            // Nothing here says where it begins, or nothing but a header: where the segment before it ends.
             let told_elsewhere = state.scan.marker.map(|marker| Told::by_marker(&marker));
             let before = self.end_before(newest, state.scan.told().or(told_elsewhere), found)?;
-            // The first marker tells also where the segment before cannot be believed; what a later one proves stood here.
-            let before = match state.scan.first_marker {
-                Some(marker) => Run { last: marker.flushed_through, chain: marker.chain, ..before },
-                None => before,
+            let before = match (state.scan.first_data.map(Lsn::previous), state.scan.first_marker) {
+                (Some(last), _) if last == before.last => before,
+                (Some(last), _) => Run { last, chain: Chain::default(), ..before },
+                // The first marker tells also where the segment before cannot be believed; what a later one proves stood here.
+                (None, Some(marker)) => Run { last: marker.flushed_through, chain: marker.chain, ..before },
+                (None, None) => before,
             };
             let Run { end_offset, frames_end, .. } = state.scan.prefix;
             state.scan.prefix = Run { end_offset, frames_end, ..before };
         }
         let mut verdict = judge(&state.scan, &self.control.trim);
         verdict.proven = verdict.proven.min(proven);
-        if let Some(seal) = state.scan.seal.filter(|seal| self.was_cut_behind(seal)) {
-            self.doubt(state, &seal, &mut verdict, found, gone)?;
+        let may_be_cut = match &state.scan.seal {
+            Some(seal) => self.was_cut_behind(Some(seal)),
+            // By its own seal, or by that of a segment above it of which nothing is left.
+            None => !gone.segments.is_empty() && self.was_cut_behind(newest.as_ref().map(|(_, seal)| seal)),
+        };
+        if may_be_cut {
+            self.doubt(state, &mut verdict, found, gone)?;
         }
         // What an open was copying from here when it ended is not lost: it still stands here.
         let beyond = |lsns: LsnRange| LsnRange::new(lsns.start.max(verdict.end.last.next()), lsns.end);
@@ -274,18 +285,18 @@ impl<S: Storage> Look<'_, S> {
     fn doubt(
         &self,
         state: &SegmentState<S::File>,
-        seal: &Seal,
         verdict: &mut Verdict,
         found: &mut Findings<S::File>,
         gone: &mut Gone,
     ) -> Result<()> {
-        // But where the log was closed behind it.
-        let closed = self.control.clean_close.filter(|at| at.segment > state.number);
+        // But where the log was closed in it or behind it.
+        let closed = self.control.clean_close.filter(|at| at.segment >= state.number);
         let told = closed.map(|at| Told { last: at.lsn, witness: Witness::Chain(at.chain) });
         let mut end = self.believed_end(state, told, true)?;
         gone.numbers_to = verdict.end.last;
-        if end.last == seal.end {
-            let lsns = LsnRange::new(seal.end.next(), Lsn::MAX);
+        let nothing = nothing_of(&state.scan, self.block);
+        if end.last == nothing.last {
+            let lsns = LsnRange::new(nothing.last.next(), Lsn::MAX);
             let what = "the log was cut back in this segment or behind it, and the seal that tells where is lost";
             found.damage.push(Error::Corrupt { segment: state.number, offset: u64::from(self.block), lsns, what });
         }
@@ -298,10 +309,15 @@ impl<S: Storage> Look<'_, S> {
     }
 
     /// The end of a log of which no segment is in use: where it was trimmed, or behind what was set aside.
-    pub(super) fn judge_nothing(&self, gone: &Gone) -> Verdict {
+    pub(super) fn judge_nothing(&self, found: &mut Findings<S::File>, gone: &Gone) -> Verdict {
         let mut end = empty_run(&self.control);
         if let Some(range) = self.last_quarantined().filter(|range| range.lsns.end > end.last.next()) {
             (end.last, end.chain) = (range.lsns.end.previous(), range.chain_after);
+        }
+        if let Some(at) = self.control.clean_close.filter(|at| at.lsn > end.last) {
+            let (lsns, what) =
+                (LsnRange::inclusive(end.last.next(), at.lsn), "what was there when the log was closed is gone");
+            found.damage.push(Error::Corrupt { segment: at.segment, offset: 0, lsns, what });
         }
         Verdict { dropped: gone.dropped, ..Verdict::clean(end) }
     }
@@ -381,12 +397,13 @@ impl<S: Storage> Look<'_, S> {
     fn end_before(&self, newest: &Newest, told: Option<Told>, found: &mut Findings<S::File>) -> Result<Run> {
         let Some((number, seal)) = newest else { return Ok(empty_run(&self.control)) };
         let state = self.examine(*number, found.segments[number], true, &mut found.bytes_scanned)?;
-        self.believed_end(&state, told, self.was_cut_behind(seal))
+        self.believed_end(&state, told, self.was_cut_behind(Some(seal)))
     }
 
-    /// The log was cut back in a segment above the newest one with a seal: there is no other seal left that tells where.
-    fn was_cut_behind(&self, seal: &Seal) -> bool {
-        self.control.truncation_count > seal.truncation_count
+    /// The log was cut back in a segment above the newest one with a seal, or in any if none has one that can be read: there is no
+    /// other seal left that tells where.
+    fn was_cut_behind(&self, seal: Option<&Seal>) -> bool {
+        self.control.truncation_count > seal.map_or(0, |seal| seal.truncation_count)
     }
 
     fn believed_end(&self, state: &SegmentState<S::File>, told: Option<Told>, was_cut: bool) -> Result<Run> {
