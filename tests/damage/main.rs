@@ -15,6 +15,8 @@ mod report;
 mod sim;
 #[path = "../support/skip.rs"]
 mod skip;
+#[path = "../crash/story/mod.rs"]
+mod story;
 
 mod behind;
 mod beside;
@@ -29,3 +31,5 @@ mod rot;
 mod sealed;
 mod shelf;
 mod tail;
+mod wreck;
+mod wrecks;

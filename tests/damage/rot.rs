@@ -33,13 +33,29 @@ const PART_BITS: u64 = 1 << 14;
 
 /// Flips every bit of a segment of so many bytes, or as many as are asked for.
 pub fn run(segment_bytes: u64, ask: Ask<'_>) -> Report {
-    let Ask { seed, failures_max, .. } = ask;
-    let sealed = Sealed::filled(segment_bytes, seed);
-    let bits = sealed.disk.read_file(&sealed.name).len() as u64 * 8;
-    in_parts(&ask, &|part, until| {
-        let bits = part * PART_BITS..((part + 1) * PART_BITS).min(bits);
-        (!bits.is_empty()).then(|| flip_each(&sealed, seed, bits, failures_max, until))
-    })
+    let flips = Flips::new(segment_bytes, ask.seed);
+    in_parts(&ask, &|part, until| flips.part(part, ask.failures_max, until))
+}
+
+/// The flips of one segment, in parts.
+pub struct Flips {
+    sealed: Sealed,
+    seed: u64,
+    bits: u64,
+}
+
+impl Flips {
+    pub fn new(segment_bytes: u64, seed: u64) -> Flips {
+        let sealed = Sealed::filled(segment_bytes, seed);
+        let bits = sealed.disk.read_file(&sealed.name).len() as u64 * 8;
+        Flips { sealed, seed, bits }
+    }
+
+    /// `None` behind the last one.
+    pub fn part(&self, part: u64, failures_max: usize, until: Instant) -> Option<Report> {
+        let bits = part * PART_BITS..((part + 1) * PART_BITS).min(self.bits);
+        (!bits.is_empty()).then(|| flip_each(&self.sealed, self.seed, bits, failures_max, until))
+    }
 }
 
 fn failure(seed: u64, what: String) -> Failure {

@@ -30,6 +30,17 @@ enum Event {
     Recovered(u64),
 }
 
+/// What a log holds, and what it held once.
+#[derive(Clone, Default, Debug)]
+pub struct Past {
+    /// Fingerprints of the records, frame 1 first.
+    pub records: Vec<u64>,
+    /// Up to here they were given up.
+    pub trimmed: u64,
+    /// All there were before each truncation.
+    pub cut: Vec<Vec<u64>>,
+}
+
 pub struct Story {
     pub disk: SimDisk,
     pub config: Config,
@@ -80,6 +91,29 @@ impl Story {
     pub fn stop(&mut self, log: SimLog) {
         self.journal = Some(self.disk.journal());
         self.kill(log);
+    }
+
+    /// What the log holds when nothing is under way.
+    pub fn past(&self) -> Past {
+        let mut past = Past::default();
+        let mut before_cut = None;
+        for (_, event) in &self.events {
+            match event {
+                Event::Submitted(record) => past.records.push(*record),
+                Event::Trimmed(lsn) => past.trimmed = *lsn,
+                // To where it ends anyway is none.
+                Event::Truncating(end) => {
+                    before_cut = Some(past.records.clone()).filter(|all| all.len() as u64 > *end);
+                }
+                Event::Truncated(end) => {
+                    past.cut.extend(before_cut.take());
+                    past.records.truncate(*end as usize);
+                }
+                Event::Recovered(end) => past.records.truncate(*end as usize),
+                Event::Acknowledged(_) | Event::Trimming(_) => {}
+            }
+        }
+        past
     }
 
     /// What happened to the disk.

@@ -65,6 +65,27 @@ impl Tale {
     /// # Errors
     /// When the log did not do what it must.
     pub fn tell(&self) -> Result<Story, String> {
+        let (mut story, log) = self.live()?;
+        story.stop(log);
+        Ok(story)
+    }
+
+    /// Lives through it, and until all is acknowledged that was asked for; then the log is closed, or its process killed.
+    ///
+    /// # Errors
+    /// When the log did not do what it must.
+    pub fn tell_to_the_end(&self, is_closed: bool) -> Result<Story, String> {
+        let (mut story, log) = self.live()?;
+        story.settle(&log);
+        if is_closed {
+            story.close(log);
+        } else {
+            story.kill(log);
+        }
+        Ok(story)
+    }
+
+    fn live(&self) -> Result<(Story, SimLog), String> {
         let mut story = Story::new(self.disk);
         story.garbage = true;
         story.misdirected = Rng::nth(self.seed, 1).one_in(2);
@@ -77,8 +98,7 @@ impl Tale {
             log = step.happen(&mut story, log).map_err(|what| format!("{step:?}: {what}"))?;
             story.see(&log);
         }
-        story.stop(log);
-        Ok(story)
+        Ok((story, log))
     }
 
     /// How its crashes are made: other cuts and subsets in every tale.

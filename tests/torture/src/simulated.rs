@@ -18,3 +18,5 @@ mod sim;
 pub(crate) mod states;
 #[path = "../../crash/story/mod.rs"]
 mod story;
+#[path = "../../damage/wreck/mod.rs"]
+pub(crate) mod wreck;

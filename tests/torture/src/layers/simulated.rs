@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::layer::{CannotRun, Found, Goals, Layer, Plan, Run};
 use crate::simulated::report::{Ask, Report};
-use crate::simulated::{errors, rot, states};
+use crate::simulated::{errors, rot, states, wreck};
 
 pub(crate) struct Simulated {
     name: &'static str,
@@ -30,15 +30,20 @@ impl Simulated {
     };
     pub(crate) const ROT: Simulated = Simulated {
         name: "rot",
-        about: "every bit of a sealed segment flipped: 256 KiB of it, 4 MiB in a long run",
-        unit: "flips",
-        goals: Goals { ci: rot::SEGMENT_BYTES * 8, long: rot::SEGMENT_BYTES_LONG * 8, share: Duration::from_secs(180) },
-        search: |ask| {
-            let is_long = ask.goal > rot::SEGMENT_BYTES * 8;
-            rot::run(if is_long { rot::SEGMENT_BYTES_LONG } else { rot::SEGMENT_BYTES }, ask)
+        about: "logs at the end of stories from a seed, damaged: bits, blocks, two at once, older control slots; and every bit \
+                of a sealed segment flipped: 256 KiB of it, 4 MiB in a long run",
+        unit: "damages",
+        goals: Goals {
+            ci: rot::SEGMENT_BYTES * 8 + 40_000,
+            long: rot::SEGMENT_BYTES_LONG * 8 + 10_000_000,
+            share: Duration::from_secs(180),
         },
-        control: || rot::control().is_ok(),
-        looks: ("read around, and verified where no frame is hit", "opened anew, verified and read to the end"),
+        search: |ask| {
+            let is_long = ask.goal > rot::SEGMENT_BYTES * 8 + 40_000;
+            wreck::run_with_flips(if is_long { rot::SEGMENT_BYTES_LONG } else { rot::SEGMENT_BYTES }, ask)
+        },
+        control: || rot::control().is_ok() && wreck::control().is_ok(),
+        looks: ("read around or opened in every mode", "opened anew, verified and read to the end"),
     };
     pub(crate) const ERRORS: Simulated = Simulated {
         name: "errors",

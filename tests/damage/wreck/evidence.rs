@@ -1,0 +1,129 @@
+//! What is left of a damaged log: which frames are touched, and what still tells of them.
+
+use std::collections::BTreeSet;
+
+use super::super::bytes::{MARKER, SEAL};
+use super::super::sim::SimDisk;
+use super::super::story::Past;
+use super::layout::{ControlAt, Layout, Part, Thing, name};
+
+/// What a damage left.
+pub struct Evidence {
+    /// Frames of which a byte is another, or whose place is told by nothing any more: behind a broken header nobody knows where
+    /// the next frame stands, up to the next block that begins with one.
+    pub touched: BTreeSet<u64>,
+    /// The last frame that anything whole says was flushed.
+    pub claimed: u64,
+    /// So many truncations are told by what is left.
+    pub truncations: u64,
+    /// The control file that counts now, and whether it is the one that counted before.
+    pub control: Option<ControlAt>,
+    pub is_control_whole: bool,
+    /// What was appended behind the close that an old control file tells of, if nothing stands at its place any more.
+    pub behind_old_close: Option<u64>,
+}
+
+/// What of a thing is as it was written.
+struct Left {
+    header: bool,
+    payload: bool,
+}
+
+impl Evidence {
+    pub fn of(layout: &Layout, disk: &SimDisk, past: &Past) -> Evidence {
+        let control = disk.read_file("control");
+        let counts = ControlAt::of(&control);
+        let mut evidence = Evidence {
+            touched: BTreeSet::new(),
+            claimed: 0,
+            truncations: counts.map_or(0, |control| control.truncations),
+            control: counts,
+            is_control_whole: counts == Some(layout.control),
+            behind_old_close: None,
+        };
+        if let Some(control) = counts {
+            evidence.claim(control.closed.map_or(0, |(.., lsn)| lsn).max(control.trimmed));
+        }
+        for (at, part) in layout.parts.iter().enumerate() {
+            // What was cut behind its end was claimed as well, once.
+            let end = layout.parts.get(at + 1).map_or(past.records.len() as u64, |next| next.seal.end);
+            evidence.see(layout, part, end, &disk.read_file(&name(part.number)));
+        }
+        evidence.claimed = evidence.claimed.min(past.records.len() as u64);
+        evidence.behind_old_close = evidence.unseen_behind_a_close(layout);
+        evidence
+    }
+
+    fn claim(&mut self, lsn: u64) {
+        self.claimed = self.claimed.max(lsn);
+    }
+
+    fn see(&mut self, layout: &Layout, part: &Part, end: u64, now: &[u8]) {
+        let was = &layout.files[&name(part.number)];
+        // Behind a broken header, in the same group.
+        let mut is_lost = false;
+        for thing in &part.things {
+            is_lost &= !thing.offset.is_multiple_of(layout.block);
+            let left = left(thing, was, now, is_lost);
+            if thing.is_data() && !(left.header && left.payload) {
+                self.touched.insert(thing.lsn);
+            }
+            // A seal's length is always the same: what stands right behind it is found without it.
+            is_lost |= !left.header && thing.kind != SEAL;
+            if left.header {
+                self.claim(thing.flushed_through.min(end));
+                // What stands behind a lost seal tells of it where it was written when the seal was flushed: until then, it
+                // may be of a write that did not end.
+                let tells = match thing.kind {
+                    SEAL => left.payload,
+                    kind => kind == MARKER || thing.flushed_through > part.seal.end,
+                };
+                if tells {
+                    self.truncations = self.truncations.max(part.seal.truncations);
+                }
+            }
+            if thing.kind == SEAL && left.header && left.payload {
+                self.claim(part.seal.end);
+            }
+        }
+    }
+
+    /// A control file that was replaced by an older one, which says that the log was closed, is noticed by what stands right
+    /// behind the close. Where just that is lost, nothing tells that there was more.
+    fn unseen_behind_a_close(&self, layout: &Layout) -> Option<u64> {
+        let (segment, offset, lsn) = self.control.filter(|_| !self.is_control_whole)?.closed?;
+        let part = layout.parts.iter().find(|part| part.number == segment)?;
+        let next = part.things.iter().find(|thing| thing.is_data() && thing.offset >= offset as usize)?;
+        let is_lost = next.offset == offset as usize && self.touched.contains(&next.lsn);
+        is_lost.then_some(lsn)
+    }
+
+    /// Whether a frame may be missing without a word.
+    ///
+    /// - It is touched, and nothing whole says that it was flushed: a write that did not end looks the same.
+    /// - The control file is from before the frame was appended, and says that the log ended before it.
+    pub fn may_be_silent(&self, lsn: u64) -> bool {
+        (self.touched.contains(&lsn) && lsn > self.claimed) || self.behind_old_close.is_some_and(|end| lsn > end)
+    }
+
+    /// Whether this record may be read there: the log's own; or, where nothing is left that tells of a truncation, one that it cut.
+    pub fn may_be_read(&self, lsn: u64, record: u64, past: &Past) -> bool {
+        let untold = past.cut.iter().skip(self.truncations as usize);
+        std::iter::once(&past.records).chain(untold).any(|all| all.get(lsn as usize - 1) == Some(&record))
+    }
+
+    /// Whether a truncation is told by nothing any more.
+    pub fn is_cut_untold(&self, past: &Past) -> bool {
+        (self.truncations as usize) < past.cut.len()
+    }
+
+    /// Whether both slots of the control file are lost.
+    pub fn is_control_lost(&self) -> bool {
+        self.control.is_none()
+    }
+}
+
+fn left(thing: &Thing, was: &[u8], now: &[u8], is_lost: bool) -> Left {
+    let same = |range: std::ops::Range<usize>| now.get(range.clone()) == Some(&was[range]);
+    Left { header: !is_lost && same(thing.header()), payload: !is_lost && same(thing.payload()) }
+}

@@ -1,0 +1,216 @@
+//! Logs that lived through a story and rot where it ended: blocks, not bits; in two places; an older copy of a slot of the
+//! control file. The oracle asks of each damage, and of each way to open what is left: what was acknowledged is there, byte for byte,
+//! or it is named; what was truncated or dropped is not shown; `Strict` refuses appends or nothing is named; and what `Quarantine`
+//! decided stays so.
+//!
+//! What may be missing without a word, and no more: see [`evidence::Evidence::may_be_silent`].
+
+mod evidence;
+mod judge;
+mod layout;
+mod spoil;
+
+use std::time::{Duration, Instant};
+
+use seawall::{Config, Log, RecoveryMode};
+
+use super::report::{Ask, Failure, Report, in_parts};
+use super::rot::Flips;
+use super::sim::{Rng, SimDisk, mix};
+use super::story::{Past, Step, Tale};
+use evidence::Evidence;
+use judge::Case;
+use layout::Layout;
+use spoil::Spoil;
+
+/// Damages of one story.
+const DAMAGES: u64 = 64;
+/// Of the parts, so many are flips while there are some.
+const FLIPS_ONE_IN: u64 = 4;
+/// For making a failing story smaller.
+const SHRINK_FOR: Duration = Duration::from_secs(20);
+
+/// A story, and how it ends.
+#[derive(Clone, Debug)]
+pub struct Wreck {
+    pub tale: Tale,
+    /// By a close, or its process is killed.
+    pub is_closed: bool,
+}
+
+/// Damages logs until `goal` of them are judged or the time is up; the same ones for the same seed.
+pub fn run(ask: Ask<'_>) -> Report {
+    in_parts(&ask, &|number, until| Some(part(ask.seed, number, ask.failures_max, until)))
+}
+
+/// The same, between the flips of a sealed segment of so many bytes: as much of both as there is time for.
+pub fn run_with_flips(segment_bytes: u64, ask: Ask<'_>) -> Report {
+    let flips = Flips::new(segment_bytes, ask.seed);
+    in_parts(&ask, &|number, until| {
+        let flips = || flips.part(number / FLIPS_ONE_IN, ask.failures_max, until);
+        let flipped = number.is_multiple_of(FLIPS_ONE_IN).then(flips).flatten();
+        Some(flipped.unwrap_or_else(|| part(ask.seed, number, ask.failures_max, until)))
+    })
+}
+
+/// The damages of one story.
+pub fn part(seed: u64, number: u64, failures_max: usize, until: Instant) -> Report {
+    let seed = Rng::nth(!seed, number).next();
+    let wreck = Wreck::of(seed);
+    let tally = spoil_all(&wreck, until, failures_max);
+    let mut report = Report {
+        enumerated: tally.judged,
+        distinct: tally.judged,
+        trace_hash: mix(seed, tally.trace),
+        ..Report::default()
+    };
+    if let Some(what) = tally.failures.first() {
+        let small = if failures_max == 1 { wreck } else { shrink(wreck, Instant::now() + SHRINK_FOR) };
+        let again = (failures_max > 1).then(|| spoil_all(&small, Instant::now() + SHRINK_FOR, 1));
+        let what = again.and_then(|tally| tally.failures.into_iter().next()).unwrap_or_else(|| what.clone());
+        let what = format!("{} of {} damages: {what}\n    in {small:?}", tally.failures.len(), tally.judged);
+        let replay = format!(
+            "SEAWALL_WRECK={seed} cargo test --release --test damage wreck_from_the_environment -- --nocapture"
+        );
+        report.failures.push(Failure { seed, what, replay });
+    }
+    report
+}
+
+#[derive(Default, Debug)]
+pub struct Tally {
+    pub judged: u64,
+    pub trace: u64,
+    pub failures: Vec<String>,
+}
+
+/// Tells the story of this seed, and damages it in every way that belongs to it, aloud.
+pub fn replay(seed: u64) -> Tally {
+    let wreck = Wreck::of(seed);
+    println!("{wreck:#?}");
+    let tally = spoil_all(&wreck, Instant::now() + Duration::from_secs(3600), usize::MAX);
+    println!("{tally:#?}");
+    tally
+}
+
+fn spoil_all(wreck: &Wreck, until: Instant, failures_max: usize) -> Tally {
+    let mut tally = Tally::default();
+    let told = match Told::of(wreck) {
+        Ok(told) => told,
+        Err(what) => return Tally { failures: vec![what], ..tally },
+    };
+    // The log as it is must pass.
+    for number in 0..=DAMAGES {
+        let mut rng = Rng::nth(wreck.tale.seed, 1000 + number);
+        let damage = if number == 0 { Vec::new() } else { spoil::any(&mut rng, &told.layout, &told.slots) };
+        match told.judge(&damage, &told.past) {
+            Ok(found) => tally.trace = tally.trace.wrapping_add(mix(number, found)),
+            Err(what) => tally.failures.push(format!("{damage:?}: {what}\n    {}", told.layout)),
+        }
+        tally.judged += 1;
+        if tally.failures.len() >= failures_max || Instant::now() >= until {
+            break;
+        }
+    }
+    tally
+}
+
+/// Leaves out what the failure does not need.
+fn shrink(mut wreck: Wreck, until: Instant) -> Wreck {
+    let mut at = wreck.tale.steps.len();
+    while at > 0 && Instant::now() < until {
+        at -= 1;
+        let mut smaller = wreck.clone();
+        smaller.tale.steps.remove(at);
+        if !spoil_all(&smaller, until, 1).failures.is_empty() {
+            wreck = smaller;
+        }
+    }
+    wreck
+}
+
+/// A story that was told, and what is known of the log then.
+struct Told {
+    disk: SimDisk,
+    config: Config,
+    past: Past,
+    layout: Layout,
+    slots: [Vec<Vec<u8>>; 2],
+}
+
+impl Told {
+    fn of(wreck: &Wreck) -> Result<Told, String> {
+        let story = wreck.tale.tell_to_the_end(wreck.is_closed)?;
+        let slots = spoil::slots_written(&story.journal());
+        let (disk, config, past) = (story.disk.fork(), story.config.clone(), story.past());
+        let read_only = Config { recovery: RecoveryMode::ReadOnly, ..config.clone() };
+        let (log, _) = Log::open_on(disk.fork().open(), read_only).map_err(|error| format!("as it is: {error:?}"))?;
+        let block = wreck.tale.disk.block_bytes as usize;
+        let layout = Layout::of(&disk, (log.id(), log.incarnation()), block, &past.records)?;
+        Ok(Told { disk, config, past, layout, slots })
+    }
+
+    fn judge(&self, damage: &[Spoil], past: &Past) -> Result<u64, String> {
+        let disk = self.disk.fork();
+        damage.iter().for_each(|spoil| spoil.happen(&disk, &self.slots));
+        let evidence = Evidence::of(&self.layout, &disk, past);
+        Case { disk: &disk.fork(), config: &self.config, past, evidence: &evidence }.judge()
+    }
+}
+
+impl Wreck {
+    pub fn of(seed: u64) -> Wreck {
+        let mut rng = Rng::nth(seed, 4);
+        let mut tale = Tale::of(seed);
+        // Often short: less stands there that tells of what is lost.
+        let kept = 1 + rng.below(tale.steps.len() as u64);
+        tale.steps.truncate(kept as usize);
+        tale.steps.extend(ending(&mut rng));
+        Wreck { tale, is_closed: rng.one_in(2) }
+    }
+}
+
+/// The last steps of a story: those after which little else tells what they did.
+fn ending(rng: &mut Rng) -> Vec<Step> {
+    let few = |rng: &mut Rng| Step::Append((0..1 + rng.below(3)).map(|_| rng.below(900) as usize).collect());
+    let long = |rng: &mut Rng| Step::Append(vec![4_000 + rng.below(40_000) as usize]);
+    let some = |rng: &mut Rng| (0..1 + rng.below(6)).map(|_| few(rng)).collect::<Vec<Step>>();
+    let cut = |rng: &mut Rng| Step::Truncate(rng.next() as u8);
+    let mut steps = if rng.one_in(2) { some(rng) } else { vec![long(rng), few(rng)] };
+    steps.extend(match rng.below(10) {
+        0 => vec![cut(rng)],
+        1 => vec![Step::Trim(rng.next() as u8)],
+        2 => vec![cut(rng), few(rng)],
+        3 => vec![cut(rng), long(rng), few(rng)],
+        4 => vec![cut(rng), Step::Close],
+        5 => vec![cut(rng), few(rng), Step::Kill(super::sim::KillChoice::Landed), few(rng)],
+        6 => vec![Step::Append(vec![60_000]), few(rng)],
+        7 => vec![Step::Close, Step::Close, long(rng)],
+        8 => vec![Step::Kill(super::sim::KillChoice::Landed)],
+        _ => vec![Step::Trim(rng.next() as u8), cut(rng), few(rng)],
+    });
+    steps
+}
+
+/// The controls: a record that was never acknowledged as such, one that was and is not there, and one that was truncated are found.
+pub fn control() -> Result<(), String> {
+    let told = (0..).find_map(|seed| Told::of(&Wreck::of(seed)).ok().filter(|told| told.past.records.len() > 4));
+    let told = told.ok_or("no story")?;
+    told.judge(&[], &told.past)?;
+    let doctored = |doctor: &dyn Fn(&mut Past)| {
+        let mut past = told.past.clone();
+        doctor(&mut past);
+        told.judge(&[], &past)
+    };
+    let cases: [(&str, &dyn Fn(&mut Past)); 3] = [
+        ("other bytes", &|past| *past.records.last_mut().expect("some") ^= 1),
+        ("a lost record", &|past| past.records.push(1)),
+        ("a truncated record", &|past| _ = past.records.pop()),
+    ];
+    for (case, doctor) in cases {
+        if doctored(doctor).is_ok() {
+            return Err(format!("the control: {case} was not noticed"));
+        }
+    }
+    Ok(())
+}

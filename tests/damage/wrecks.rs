@@ -1,0 +1,34 @@
+//! Stories from a seed, and damages of the logs they leave; `SEAWALL_DAMAGES` is how many.
+
+use super::report::Ask;
+use super::wreck;
+
+const SEED: u64 = 1;
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+#[test]
+fn wrecks_from_a_seed() {
+    let (seed, goal) = (number("SEAWALL_SEED").unwrap_or(SEED), number("SEAWALL_DAMAGES").unwrap_or(1_000));
+    let report = wreck::run(Ask::new(seed, goal));
+    println!("damages of seed {seed}: {report}");
+    report.assert_clean();
+    wreck::control().unwrap();
+}
+
+#[test]
+fn the_same_seed_gives_the_same_damages() {
+    let run = |threads| wreck::run(Ask { threads, ..Ask::new(SEED, 300) });
+    let (one, two) = (run(1), run(2));
+    assert_eq!((one.enumerated, one.trace_hash), (two.enumerated, two.trace_hash));
+    assert_ne!(one.trace_hash, wreck::run(Ask::new(SEED + 1, 300)).trace_hash);
+}
+
+#[test]
+fn wreck_from_the_environment() {
+    if let Some(seed) = number("SEAWALL_WRECK") {
+        assert!(wreck::replay(seed).failures.is_empty());
+    }
+}
