@@ -69,6 +69,9 @@ struct Inspected {
     missing_segments: Vec<u64>,
     damage: Vec<String>,
     control_rebuilt: bool,
+    control_slot_lost: bool,
+    #[serde(skip)]
+    acknowledged: &'static str,
     opened_in_micros: u64,
     scanned_bytes: u64,
     files: Vec<File>,
@@ -123,6 +126,8 @@ fn inspected(dir: &Path, log: &Log, recovery: &Recovery, files: Vec<File>) -> In
         missing_segments: recovery.missing_segments.iter().map(|number| number.get()).collect(),
         damage: recovery.damage.iter().map(ToString::to_string).collect(),
         control_rebuilt: recovery.control_rebuilt,
+        control_slot_lost: recovery.control_slot_lost,
+        acknowledged: open::never_acknowledged(recovery),
         opened_in_micros: recovery.took.as_micros() as u64,
         scanned_bytes: recovery.bytes_scanned,
         files,
@@ -211,7 +216,11 @@ fn text(it: &Inspected, out: &mut Out) -> Result<(), Failure> {
         out.line(format_args!("torn         a write that did not end begins at byte {at} of the newest segment"))?;
     }
     if let Some(lsns) = &it.dropped {
-        out.line(format_args!("dropped      frames {} stand behind a hole and were never acknowledged", range(lsns)))?;
+        let acknowledged = it.acknowledged;
+        out.line(format_args!("dropped      frames {} stand behind a hole and were {acknowledged}", range(lsns)))?;
+    }
+    if it.control_slot_lost {
+        out.line(format_args!("control      {}", open::CONTROL_SLOT_LOST))?;
     }
     for lsns in &it.quarantined {
         out.line(format_args!("quarantined  frames {}", range(lsns)))?;

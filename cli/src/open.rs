@@ -49,6 +49,9 @@ pub(crate) fn is_damaged(recovery: &Recovery) -> bool {
 
 /// Tells what an open found wrong at the log's end, where no reader meets it; true when it found something.
 pub(crate) fn tell_damaged_end(recovery: &Recovery) -> bool {
+    if recovery.control_slot_lost {
+        tell(CONTROL_SLOT_LOST);
+    }
     recovery.damage.iter().for_each(|damage| tell(format_args!("damage at the log's end: {damage}")));
     !recovery.damage.is_empty()
 }
@@ -56,6 +59,18 @@ pub(crate) fn tell_damaged_end(recovery: &Recovery) -> bool {
 /// Opens for appending.
 pub(crate) fn writable(dir: &Path, config: Config) -> Result<(Log, Recovery), Failure> {
     Log::open(dir, config).in_log(dir)
+}
+
+/// Told wherever a log is looked at.
+pub(crate) const CONTROL_SLOT_LOST: &str = "one of the control file's two slots is lost (a write that a power loss cut, or rot); \
+    the other counts, and may be older: of a close, a trim or a truncation that it told nothing is known";
+
+/// What is known of dropped frames.
+pub(crate) fn never_acknowledged(recovery: &Recovery) -> &'static str {
+    match recovery.control_slot_lost {
+        true => "not acknowledged as far as anything tells",
+        false => "never acknowledged",
+    }
 }
 
 /// Tells, a line each, what an open found out that its user ought to know.
@@ -67,13 +82,17 @@ pub(crate) fn tell_recovery(recovery: &Recovery) {
         ));
     }
     if let Some(lsns) = recovery.dropped {
-        tell(format_args!("frames {lsns} stood behind a hole, were never acknowledged and are dropped"));
+        let acknowledged = never_acknowledged(recovery);
+        tell(format_args!("frames {lsns} stood behind a hole, were {acknowledged} and are dropped"));
     }
     for damage in &recovery.damage {
         tell(format_args!("damage: {damage}"));
     }
     for number in &recovery.missing_segments {
         tell(format_args!("damage: segment {number} is missing"));
+    }
+    if recovery.control_slot_lost {
+        tell(CONTROL_SLOT_LOST);
     }
     if recovery.control_rebuilt {
         tell("the control file was lost and was rebuilt from the segments");

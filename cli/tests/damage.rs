@@ -94,6 +94,35 @@ fn a_missing_segment_is_damage() {
     seawall(&["repair", "--log", &log, "--dry-run"]).expect(2);
 }
 
+/// A slot of the control file that rots takes with it that the log was closed: frames that only the close proved were out of sight,
+/// and no command said a word.
+#[test]
+fn a_lost_slot_of_the_control_file_is_told() {
+    for slot in [0, 32 << 10] {
+        let place = Place::new();
+        let log = place.arg("log");
+        let file = place.write("file", text_file(300_000, 7));
+        seawall(&["ingest", "--log", &log, &file]).expect(0);
+        assert_eq!(verify(&log, 0)["control_slot_lost"], false);
+        let control = place.path("log").join("control");
+        let mut bytes = std::fs::read(&control).unwrap();
+        bytes[slot + 20] ^= 1;
+        std::fs::write(&control, bytes).unwrap();
+        let found = verify(&log, 0);
+        assert_eq!((&found["control_slot_lost"], &found["verdict"] != "sound"), (&serde_json::json!(true), true));
+        let told = seawall(&["verify", "--log", &log, "--strict"]).expect(2).text();
+        assert!(told.contains("two slots is lost"), "{told}");
+        for args in [&["dump", "--format", "raw"][..], &["tail"], &["inspect"], &["ingest", &file]] {
+            let ended = seawall(&[args, &["--log", &log]].concat()).expect(0);
+            let told = [String::from_utf8_lossy(&ended.stdout).into_owned(), ended.stderr].concat();
+            assert!(told.contains("two slots is lost"), "{args:?}: {told}");
+        }
+        // Written anew.
+        assert_eq!(verify(&log, 0)["control_slot_lost"], false);
+        seawall(&["verify", "--log", &log, "--strict", "--against", &file]).expect(0);
+    }
+}
+
 #[test]
 fn a_sequence_that_is_broken_without_damage_has_a_code_of_its_own() {
     let place = Place::new();

@@ -234,6 +234,12 @@ impl Control {
         newest
     }
 
+    /// True when a slot holds something that is not what was written there, nor nothing: a write that a power loss cut, or rot.
+    pub(crate) fn has_lost_slot(file: &[u8]) -> bool {
+        let slots = file.chunks(CONTROL_SLOT_BYTES).take(2);
+        slots.into_iter().any(|slot| Self::decode_slot(slot).is_err() && slot.iter().any(|byte| *byte != 0))
+    }
+
     fn decode_slot(slot: &[u8]) -> Result<Control, ControlError> {
         let invalid = |_: Truncated| ControlError::Invalid;
         let mut head = Reader::new(slot);

@@ -187,10 +187,12 @@ fn one_bad_slot_is_made_up_for_by_the_other_or_told() {
                     // The last thing the newest slot said was that a spare is there, or that the log was closed.
                     let (log, recovery) = shelf.open(&dir, STRICT);
                     assert!(recovery.damage.is_empty(), "{case}: {recovery:?}");
+                    assert_eq!(recovery.control_slot_lost, fill != 0, "{case}: zeros are nothing that was written");
                     holds(&log, &shelf.records, &[]).unwrap_or_else(|what| panic!("{case}: {what}"));
                     append_each(&log, &[record(1)]);
                     drop(log);
-                    let (log, _) = shelf.open(&dir, STRICT);
+                    let (log, recovery) = shelf.open(&dir, STRICT);
+                    assert!(!recovery.control_slot_lost, "{case}: {recovery:?}");
                     assert_eq!(log.flushed(), Lsn::new(shelf.end() + 1), "{case}");
                 }
             }

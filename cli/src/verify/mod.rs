@@ -71,9 +71,9 @@ impl Checked {
         self.report.findings.iter().any(|finding| Some(finding.segment) == behind && finding.quarantined)
     }
 
-    /// True when bytes have changed that no frame needs: headers, indexes, padding.
+    /// True when bytes have changed that no frame needs: headers, indexes, padding, a slot of the control file.
     pub(crate) fn is_changed(&self) -> bool {
-        !self.report.is_sound()
+        !self.report.is_sound() || self.recovery.control_slot_lost
     }
 
     /// True when every source is whole, and equal to its original where that was asked.

@@ -26,6 +26,8 @@ struct Json<'a> {
     tail_damage: Vec<String>,
     unreadable_frames: u64,
     /// Frames in the tail that the last writer did not prove durable; not judged.
+    /// One of the control file\'s two slots is lost: a close that it told of is not known.
+    control_slot_lost: bool,
     ambiguous_frames: u64,
     foreign_records: u64,
     sources: Vec<&'a Sequence>,
@@ -76,6 +78,7 @@ fn json<'a>(log: &Log, checked: &'a Checked) -> Json<'a> {
         missing_segments: recovery.missing_segments.iter().map(|number| number.get()).collect(),
         tail_damage: recovery.damage.iter().map(ToString::to_string).collect(),
         unreadable_frames: *unreadable_frames,
+        control_slot_lost: recovery.control_slot_lost,
         ambiguous_frames: recovery.ambiguous_tail.map_or(0, |lsns| lsns.frames()),
         foreign_records: sequences.foreign_records,
         sources: sequences.sources().collect(),
@@ -116,6 +119,9 @@ fn text(log: &Log, dir: &LogDir, checked: &Checked, out: &mut Out) -> Result<(),
     for number in &recovery.missing_segments {
         let label = if checked.is_set_aside(*number) { "set aside" } else { "damage  " };
         out.line(format_args!("{label} segment {number} is missing"))?;
+    }
+    if recovery.control_slot_lost {
+        out.line(format_args!("control  {}", crate::open::CONTROL_SLOT_LOST))?;
     }
     if let Some(lsns) = recovery.ambiguous_tail {
         out.line(format_args!(

@@ -49,7 +49,8 @@ pub struct Recovery {
     /// The ambiguous tail found no room in the next segment, and was made durable where it stands: what a device lost
     /// when a flush of it failed, and still answers reads with, is believed.
     pub tail_in_place: bool,
-    /// Frames that were found behind a hole and dropped: never acknowledged, and they can never come back.
+    /// Frames that were found behind a hole and dropped: never acknowledged, as far as anything tells, and they can never come
+    /// back.
     pub dropped: Option<LsnRange>,
     /// Where in the newest segment bytes begin that are no frame: a write that did not end.
     pub torn_at: Option<u64>,
@@ -61,6 +62,10 @@ pub struct Recovery {
     pub quarantined: Vec<LsnRange>,
     /// The control file was lost and rebuilt from the segments.
     pub control_rebuilt: bool,
+    /// One of the control file's two slots is not what was written there: a write that a power loss cut, or rot. What the other
+    /// one says counts. The lost one may have said more: that the log was closed, that a trim or a truncation took place.
+    /// Frames in [`dropped`](Recovery::dropped) may then have been acknowledged. The next change of the log writes it anew.
+    pub control_slot_lost: bool,
     /// How many times the log was opened for appending, this time included.
     pub open_count: u64,
     /// How bytes reach the device.
@@ -163,6 +168,7 @@ fn report<S: Storage>(storage: &S, findings: &Findings<S::File>, created: bool, 
         missing_segments: findings.missing.iter().copied().collect(),
         quarantined: Vec::new(),
         control_rebuilt: findings.control_rebuilt,
+        control_slot_lost: findings.control_slot_lost,
         open_count: findings.control.open_count,
         medium: storage.medium(),
         bytes_scanned: findings.bytes_scanned,

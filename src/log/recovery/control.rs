@@ -10,6 +10,11 @@ use crate::types::{Incarnation, LogId, Lsn, SegmentNumber};
 
 /// The control file, if there is one that can be read.
 pub(crate) fn read_control<S: Storage>(storage: &S, there: bool) -> Result<Option<Control>> {
+    Ok(look_at_control(storage, there)?.map(|(control, _)| control))
+}
+
+/// The same, and whether the other slot is lost.
+pub(super) fn look_at_control<S: Storage>(storage: &S, there: bool) -> Result<Option<(Control, bool)>> {
     if !there {
         return Ok(None);
     }
@@ -17,7 +22,7 @@ pub(crate) fn read_control<S: Storage>(storage: &S, there: bool) -> Result<Optio
     let mut bytes = Buffer::new(CONTROL_FILE_BYTES);
     storage.read_at(&file, 0, CONTROL_FILE_BYTES, &mut bytes).map_err(|e| Error::io("read", "control", e))?;
     match Control::decode(&bytes) {
-        Ok(control) => Ok(Some(control)),
+        Ok(control) => Ok(Some((control, Control::has_lost_slot(&bytes)))),
         Err(ControlError::Invalid) => Ok(None),
         Err(ControlError::Future { version }) => {
             Err(Error::FutureVersion { file: "control".into(), found: version, known: FORMAT_VERSION })

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::control::{read_control, rebuild_control};
+use super::control::{look_at_control, rebuild_control};
 use super::files::{open_segment, read_header, read_seal};
 use super::plan::Verdict;
 use super::scan::{Run, SegmentScan};
@@ -60,6 +60,8 @@ pub(crate) struct Findings<F> {
     pub(crate) control: Control,
     /// The control file was lost and its content rebuilt from the segments.
     pub(crate) control_rebuilt: bool,
+    /// One slot of the control file is not what was written there.
+    pub(crate) control_slot_lost: bool,
     /// Segments in use and their file lengths, oldest first, the active one included.
     pub(crate) segments: BTreeMap<SegmentNumber, u64>,
     /// Sealed segments that ought to be there.
@@ -103,8 +105,10 @@ pub(crate) fn look<S: Storage>(storage: &S, config: &Config, watch: Watch<'_>) -
     if !control_there && files.is_empty() {
         return Ok(None);
     }
-    let (control, control_rebuilt) = match read_control(storage, control_there)? {
-        Some(control) => (control, false),
+    let looked = look_at_control(storage, control_there)?;
+    let control_slot_lost = looked.as_ref().is_some_and(|(_, is_lost)| *is_lost);
+    let (control, control_rebuilt) = match looked {
+        Some((control, _)) => (control, false),
         None if config.recovery == RecoveryMode::Quarantine => (rebuild_control(storage, &files)?, true),
         None => {
             let what = "is missing or damaged in both slots, but there are segments; open with Quarantine (or `seawall \
@@ -113,7 +117,8 @@ pub(crate) fn look<S: Storage>(storage: &S, config: &Config, watch: Watch<'_>) -
         }
     };
     let look = Look { storage, config, block: control.block_bytes, control, held: BTreeMap::new(), watch };
-    look.run(&files, leftovers, control_rebuilt).map(Some)
+    let found = look.run(&files, leftovers, control_rebuilt)?;
+    Ok(Some(Findings { control_slot_lost, ..found }))
 }
 
 /// Looks without being the writer: one may be at work, who takes segments away, uses them again and writes on behind the
@@ -124,8 +129,8 @@ pub(crate) fn look_beside_a_writer<S: Storage>(
     watch: Watch<'_>,
 ) -> Result<Option<Findings<S::File>>> {
     let complaint = |looked: &Result<Option<Findings<S::File>>>| match looked {
-        Ok(Some(found)) if found.damage.is_empty() && found.missing.is_empty() => None,
-        Ok(Some(found)) => Some(format!("{:?} {:?}", found.damage, found.missing)),
+        Ok(Some(found)) if found.damage.is_empty() && found.missing.is_empty() && !found.control_slot_lost => None,
+        Ok(Some(found)) => Some(format!("{:?} {:?} {}", found.damage, found.missing, found.control_slot_lost)),
         Ok(None) => None,
         Err(error) => Some(error.to_string()),
     };
@@ -183,6 +188,7 @@ impl<S: Storage> Look<'_, S> {
         let mut found = Findings {
             control: self.control.clone(),
             control_rebuilt,
+            control_slot_lost: false,
             segments: BTreeMap::new(),
             missing: BTreeSet::new(),
             active: None,
