@@ -267,7 +267,10 @@ impl<S: Storage> Look<'_, S> {
         let mut lost_with_seal = None;
         if state.scan.seal.is_none() {
             let offset = u64::from(self.block);
-            let lsns = self.lost_with_seal(state, newest, found)?;
+            let mut lsns = self.lost_with_seal(state, newest, found)?;
+            // What was cut is not lost.
+            lsns.end = lsns.end.min(verdict.end.last.next());
+            let lsns = if lsns.is_empty() { LsnRange::NONE } else { lsns };
             found.damage.push(corrupt(offset, lsns, "the seal is damaged"));
             if !lsns.is_empty() {
                 let what = "the frames behind the seal are damaged with it";
@@ -295,7 +298,11 @@ impl<S: Storage> Look<'_, S> {
         let mut end = self.believed_end(state, told, true)?;
         gone.numbers_to = verdict.end.last;
         let nothing = nothing_of(&state.scan, self.block);
-        if end.last == nothing.last {
+        // Before the first frame that is found, frames may be lost that were cut as well.
+        if let Some(at) = closed.filter(|at| at.lsn < end.last) {
+            (end.last, end.chain) = (at.lsn, at.chain);
+        }
+        if end.last <= nothing.last {
             let lsns = LsnRange::new(nothing.last.next(), Lsn::MAX);
             let what = "the log was cut back in this segment or behind it, and the seal that tells where is lost";
             found.damage.push(Error::Corrupt { segment: state.number, offset: u64::from(self.block), lsns, what });
