@@ -83,7 +83,7 @@ pub enum WaitFor {
     /// On the stream's devices.
     #[default]
     Durable = 1,
-    /// In a batch whose output is committed.
+    /// In a batch whose output is committed, or given up by an operator, on the record.
     Committed = 2,
 }
 
@@ -142,7 +142,7 @@ pub struct Welcome {
     pub epoch: SourceEpoch,
     /// Everything up to here is durable; the next SEND's `previous`.
     pub durable: Seq,
-    /// Everything up to here is in a committed batch.
+    /// Everything up to here is in a committed batch, or was given up by an operator, on the record.
     pub committed: Seq,
     /// How far the stream itself is durable.
     pub durable_lsn: Lsn,
@@ -178,7 +178,7 @@ pub struct Ack {
     pub received: Seq,
     /// Durable by the stream's policy.
     pub durable: Seq,
-    /// In a committed batch.
+    /// In a committed batch, or given up by an operator, on the record.
     pub committed: Seq,
     /// How far the stream is durable.
     pub durable_lsn: Lsn,

@@ -244,8 +244,8 @@ fn a_truncation_is_not_undone_when_its_seal_rots() {
 /// The seal of the segment that was cut has rotted as well: nothing but the control file tells that the log was cut back.
 #[test]
 fn a_truncation_is_not_undone_when_the_seal_before_it_rots_too() {
-    // In the log's first segment, and in a later one.
-    for (before, end) in [(8, 5), (20, 17)] {
+    // In the log's first segment, and in a later one; or the segment that cut it is no more.
+    for (before, end, is_gone) in [(8, 5, false), (20, 17, false), (8, 5, true), (20, 17, true)] {
         let disk = SimDisk::new(DiskOptions::DIRECT);
         let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
         disk.pump();
@@ -260,8 +260,11 @@ fn a_truncation_is_not_undone_when_the_seal_before_it_rots_too() {
         assert_ne!(cut, cutting);
         disk.kill(&KillChoice::Landed);
         drop(log);
-        for rotten in [cut, cutting] {
-            disk.flip_bit(&rotten, (BLOCK + 10) * 8);
+        disk.flip_bit(&cut, (BLOCK + 10) * 8);
+        if is_gone {
+            disk.remove_file(&cutting);
+        } else {
+            disk.flip_bit(&cutting, (BLOCK + 10) * 8);
         }
         for mode in [RecoveryMode::ReadOnly, RecoveryMode::Strict, RecoveryMode::Quarantine] {
             let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), mode)).unwrap();
@@ -279,6 +282,40 @@ fn a_truncation_is_not_undone_when_the_seal_before_it_rots_too() {
             disk.kill(&KillChoice::Landed);
             drop(log);
         }
+    }
+}
+
+/// The truncation's seal has rotted with nothing behind it, and so has a prepared segment. What stands before it in segments whose
+/// seals are whole is not in doubt.
+#[test]
+fn what_seals_tell_is_not_in_doubt_behind_a_lost_truncation() {
+    let disk = SimDisk::new(DiskOptions::DIRECT);
+    let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+    disk.pump();
+    for i in 0..20 {
+        log.append(&record(i)).unwrap().wait().unwrap();
+        disk.pump();
+    }
+    let below = super::bytes::data_frames(&disk.read_file(&newest(&disk)))[0].lsn - 1;
+    log.truncate(Lsn::new(17)).unwrap();
+    disk.pump();
+    assert!(below > 5 && below < 17, "{below}");
+    let cutting = newest(&disk);
+    disk.kill(&KillChoice::Landed);
+    drop(log);
+    let spare = disk.names().into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".seg") && *name > cutting);
+    disk.flip_bit(&spare.min().unwrap(), 10 * 8);
+    // Its payload: that something stood there can be seen.
+    disk.flip_bit(&cutting, (BLOCK + 70) * 8);
+    for mode in [RecoveryMode::ReadOnly, RecoveryMode::Strict, RecoveryMode::Quarantine] {
+        let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), mode)).unwrap();
+        disk.pump();
+        assert!(!recovery.damage.is_empty(), "{mode:?}: {recovery:?}");
+        let read: Vec<u64> = log.reader(Lsn::FIRST).flatten().map(|frame| frame.lsn.get()).collect();
+        assert!(read.starts_with(&(1..=below).collect::<Vec<u64>>()), "{mode:?}: {read:?} {recovery:?}");
+        assert!(read.iter().all(|lsn| *lsn <= 17), "{mode:?}: {read:?} {recovery:?}");
+        disk.kill(&KillChoice::Landed);
+        drop(log);
     }
 }
 
@@ -688,6 +725,31 @@ fn a_close_that_is_history_is_no_older_control() {
         assert_eq!(judged(&disk).0, shown, "failed at write {write}");
     }
     assert!(sealed > 0);
+}
+
+/// There is no room for a segment, so no seal tells yet what the close told.
+#[test]
+fn a_close_is_not_forgotten_by_an_open_without_room() {
+    for story in [closed_behind_a_truncation, closed_behind_a_hole, closed_and_all_gone_behind_a_truncation] {
+        let uninterrupted = judged(&story());
+        let disk = story();
+        let spares = disk
+            .names()
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(|name| name.ends_with(".seg") && *name > newest(&disk));
+        spares.for_each(|name| disk.remove_file(&name));
+        let without = judged_without_room(&disk);
+        assert_eq!(without, uninterrupted.0);
+        assert_eq!(judged(&disk).0, uninterrupted.0);
+    }
+}
+
+fn judged_without_room(disk: &SimDisk) -> Vec<(u64, usize, u32)> {
+    disk.fail(Fault::new(OpKind::Create, 0, errno::ENOSPC).forever());
+    let shown = judged(disk).0;
+    disk.heal();
+    shown
 }
 
 /// What an open that sets damage aside shows, where it ends, and what it set aside.

@@ -26,6 +26,14 @@ fn the_same_seed_gives_the_same_damages() {
     assert_ne!(one.trace_hash, wreck::run(Ask::new(SEED + 1, 300)).trace_hash);
 }
 
+/// Wrecks that showed what was cut, or asked again what was decided.
+#[test]
+fn wrecks_that_were_found() {
+    for seed in [15_019_276_900_563_933_004, 7_127_514_002_770_587_012, 2_301_979_913_555_332_350] {
+        assert_eq!(wreck::replay(seed).failures, [""; 0], "{seed}");
+    }
+}
+
 #[test]
 fn wreck_from_the_environment() {
     if let Some(seed) = number("SEAWALL_WRECK") {

@@ -309,3 +309,24 @@ fn a_receiver_that_ends_takes_nothing_more() {
     }
     assert_eq!(bed.intake.stats().charged_bytes, 0);
 }
+
+/// An orderly end tells what is durable, but to nobody who has not heard its WELCOME: an ACK before that is no protocol, and a
+/// client would not come back.
+#[test]
+fn the_end_of_a_receiver_tells_what_is_durable_behind_the_welcome_only() {
+    for has_heard in [true, false] {
+        let mut bed = Bed::new(small());
+        let key = bed.connect();
+        bed.say(key, Message::Hello(Hello { sequences: Sequences::None, ..hello("", 0) }));
+        if has_heard {
+            assert!(matches!(bed.heard(key)[..], [Message::Welcome(_)]));
+        }
+        bed.send(key, dense(0, &[b"1"]));
+        bed.settle();
+        bed.intake.end_in_order("it ends");
+        let heard = bed.heard(key);
+        assert_eq!(matches!(&heard[0], Message::Ack(ack) if ack.durable == seq(1)), has_heard, "{heard:?}");
+        assert!(matches!(heard.last(), Some(Message::Nack(nack)) if nack.code == Code::Unavailable), "{heard:?}");
+        assert_eq!(heard.len(), 1 + usize::from(has_heard), "{heard:?}");
+    }
+}

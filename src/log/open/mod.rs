@@ -308,18 +308,19 @@ impl<S: Storage> Opening<S> {
         let tail_in_place = shared.begin(tail, is_whole)?;
         // Its seal is flushed by now, or the one of a segment that takes its place.
         let count = seal.map_or(0, |(_, seal)| seal.truncation_count);
+        let is_begun = shared.pipe.lock().writer().is_some();
         let is_outdated = {
             let control = shared.control.lock();
-            count > control.truncation_count || control.clean_close.is_some()
+            count > control.truncation_count || is_begun && control.clean_close.is_some()
         };
         if is_outdated {
             shared.update_control(|control| {
                 control.truncation_count = control.truncation_count.max(count);
-                control.clean_close = None;
+                // Without a segment no seal tells yet where the log ended.
+                control.clean_close = control.clean_close.filter(|_| !is_begun);
             })?;
         }
         // The newest header is flushed: what it does not reach back to is debris. Without space for one nothing goes yet.
-        let is_begun = shared.pipe.lock().writer().is_some();
         if is_begun && (!debris.is_empty() || reaches_back) {
             // Their bytes were not counted as used.
             shared.remove_debris(debris.into_iter().map(|number| (number, 0)))?;

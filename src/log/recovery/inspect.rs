@@ -174,6 +174,15 @@ pub(super) struct Gone {
     pub(super) numbers_to: Lsn,
 }
 
+impl Gone {
+    /// How many of the segments that are gone may have held anything: a segment is begun only when the one before it is flushed, so
+    /// behind a blank one there was nothing.
+    pub(super) fn may_have_held<F>(&self, spares: &[Spare<F>]) -> u64 {
+        let blank = spares.first().map_or(SegmentNumber::new(u64::MAX), |spare| spare.number);
+        self.segments.range(..blank).count() as u64
+    }
+}
+
 impl<S: Storage> Look<'_, S> {
     pub(super) fn salt(&self, number: SegmentNumber) -> Salt {
         Salt::new(self.control.log, self.control.incarnation, number)
@@ -226,6 +235,8 @@ impl<S: Storage> Look<'_, S> {
             let proven = proven.or(newest.map(|(_, seal)| seal).filter(|_| state.scan.seal.is_none()));
             self.control.truncation_count = proven.map_or(0, |seal| seal.truncation_count);
         }
+        let behind_active = active.as_ref().map_or(self.control.trim.first_segment, |state| state.number.next());
+        let missing_above = self.missing_above(behind_active, &found, &mut gone)?;
         let mut verdict = match &mut active {
             Some(state) => {
                 let verdict = self.judge_active(state, &newest, &mut found, &mut gone)?;
@@ -234,8 +245,8 @@ impl<S: Storage> Look<'_, S> {
             }
             None => self.judge_nothing(&mut found, &gone),
         };
-        let behind_active = active.as_ref().map_or(self.control.trim.first_segment, |state| state.number.next());
-        self.account_above(behind_active, &verdict, &mut found, &mut gone)?;
+        let lsns = LsnRange::new(verdict.end.last.next(), Lsn::MAX);
+        found.damage.extend(missing_above.into_iter().map(|segment| Error::Missing { segment, lsns }));
         if self.config.recovery == RecoveryMode::Quarantine {
             self.give_up(&gone, &mut verdict, &found.spares);
         }
@@ -340,14 +351,14 @@ impl<S: Storage> Look<'_, S> {
         Ok(())
     }
 
-    /// Numbers above the active one, or all: each was prepared, and may have been begun.
-    fn account_above(
+    /// Numbers above the active one, or all, of which there is no file: each was prepared, and may have been begun.
+    fn missing_above(
         &self,
         from: SegmentNumber,
-        verdict: &Verdict,
-        found: &mut Findings<S::File>,
+        found: &Findings<S::File>,
         gone: &mut Gone,
-    ) -> Result<()> {
+    ) -> Result<Vec<SegmentNumber>> {
+        let mut missing = Vec::new();
         let spares: BTreeSet<SegmentNumber> =
             found.spares.iter().chain(found.stale.as_ref().map(|(spare, _)| spare)).map(|spare| spare.number).collect();
         for n in from.get()..=self.control.highest_segment.get() {
@@ -360,12 +371,11 @@ impl<S: Storage> Look<'_, S> {
                 return Err(self.too_many_gone());
             }
             if !known {
-                let lsns = LsnRange::new(verdict.end.last.next(), Lsn::MAX);
-                found.damage.push(Error::Missing { segment: number, lsns });
+                missing.push(number);
                 gone.segments.insert(number);
             }
         }
-        Ok(())
+        Ok(missing)
     }
 }
 

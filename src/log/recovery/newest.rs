@@ -238,10 +238,10 @@ impl<S: Storage> Look<'_, S> {
         let may_be_cut = match &state.scan.seal {
             Some(seal) => self.was_cut_behind(Some(seal)),
             // By its own seal, or by that of a segment above it of which nothing is left.
-            None => !gone.segments.is_empty() && self.was_cut_behind(newest.as_ref().map(|(_, seal)| seal)),
+            None => gone.may_have_held(&found.spares) > 0 && self.was_cut_behind(newest.as_ref().map(|(_, seal)| seal)),
         };
         if may_be_cut {
-            self.doubt(state, &mut verdict, found, gone)?;
+            self.doubt(state, newest, &mut verdict, found, gone)?;
         }
         // What an open was copying from here when it ended is not lost: it still stands here.
         let beyond = |lsns: LsnRange| LsnRange::new(lsns.start.max(verdict.end.last.next()), lsns.end);
@@ -288,6 +288,7 @@ impl<S: Storage> Look<'_, S> {
     fn doubt(
         &self,
         state: &SegmentState<S::File>,
+        newest: &Newest,
         verdict: &mut Verdict,
         found: &mut Findings<S::File>,
         gone: &mut Gone,
@@ -297,13 +298,20 @@ impl<S: Storage> Look<'_, S> {
         let told = closed.map(|at| Told { last: at.lsn, witness: Witness::Chain(at.chain) });
         let mut end = self.believed_end(state, told, true)?;
         gone.numbers_to = verdict.end.last;
-        let nothing = nothing_of(&state.scan, self.block);
-        // Before the first frame that is found, frames may be lost that were cut as well.
-        if let Some(at) = closed.filter(|at| at.lsn < end.last) {
-            (end.last, end.chain) = (at.lsn, at.chain);
+        let mut nothing = nothing_of(&state.scan, self.block);
+        if state.scan.seal.is_none() && state.scan.told().is_none() && nothing.last < state.scan.prefix.last {
+            // Nothing here says where it begins: where the segment before it ends, as was found above.
+            nothing = state.scan.prefix;
+            end = if end.last < nothing.last { nothing } else { end };
+        }
+        // Before the first frame that is found, frames may be lost that were cut as well, and those of their numbers that stand in the
+        // segment before may have been: as far as the close tells that they are the log's, they are.
+        if closed.is_some_and(|at| at.lsn < end.last) {
+            let before = self.end_before(newest, told, found)?;
+            (end.last, end.chain) = (before.last, before.chain);
         }
         if end.last <= nothing.last {
-            let lsns = LsnRange::new(nothing.last.next(), Lsn::MAX);
+            let lsns = LsnRange::new(end.last.next(), Lsn::MAX);
             let what = "the log was cut back in this segment or behind it, and the seal that tells where is lost";
             found.damage.push(Error::Corrupt { segment: state.number, offset: u64::from(self.block), lsns, what });
         }
@@ -364,9 +372,7 @@ impl<S: Storage> Look<'_, S> {
     /// are passed over, and so are as many Lsns as they can have held, so that no frame that may have been acknowledged
     /// is ever followed by another one of its name.
     pub(super) fn give_up(&mut self, gone: &Gone, verdict: &mut Verdict, spares: &[Spare<S::File>]) {
-        // A segment is begun only when the one before it is flushed: behind a blank one there was nothing.
-        let blank = spares.first().map_or(SegmentNumber::new(u64::MAX), |spare| spare.number);
-        let may_have_held = gone.segments.range(..blank).count() as u64;
+        let may_have_held = gone.may_have_held(spares);
         self.control.pass_over(gone.segments.iter().copied());
         let (end, closed) = (verdict.end, self.control.clean_close.map(|at| at.lsn));
         let is_all_known = may_have_held == 0 && gone.bytes == 0 && gone.numbers_to <= end.last;

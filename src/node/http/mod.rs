@@ -19,7 +19,7 @@
 //! | 400, 404, 405, 408, 415 | nothing was taken; the request was not understood, or did not come in time |
 //! | 401, 403 | nothing was taken; no valid token or certificate, or one for other sources |
 //! | 409 | go on at First-Seq `expected`; forget no record above `durable`: a gap, an old epoch, a session replaced by another one, rejects not taken note of, or more of them than may be held now (those before `at` were taken, see `outcome`; `rejects` lists them, `go_on` says how) |
-//! | 410 | nothing was taken; the source was retired by an operator |
+//! | 410 | the source was retired by an operator; as `outcome` says: `nothing_taken`, or `unknown` where the request was under way then |
 //! | 413 | the body or a record is too long; nothing was taken |
 //! | 422 | a record is no JSON (nothing was taken), or the receiver's check refuses it (those before it were, see `outcome`) |
 //! | 429 | nothing was taken; there was no room, or it was not the source's turn in time: again after Retry-After |

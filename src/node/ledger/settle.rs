@@ -51,7 +51,8 @@ impl<S: Storage> Ledger<S> {
     }
 
     /// An operator gives a batch up: its records are in no output, and never in another batch. The output is fenced first, so
-    /// that a run of the batch that is still under way cannot store it afterwards.
+    /// that a run of the batch that is still under way cannot store it afterwards. Sources that wait for their records to be
+    /// committed are told so of these as well: nothing more comes of them.
     ///
     /// # Errors
     /// What `fence` says (see [`crate::ledger::Sink::fence`]), wrapped; otherwise as [`Ledger::commit`].
@@ -85,7 +86,8 @@ impl<S: Storage> Ledger<S> {
     }
 
     /// An operator gives frames of a stream up that are in no batch: everything that is not allocated, through `last`. For
-    /// those that cannot be read ([`LedgerError::Unreadable`]); it is written down with the reason.
+    /// those that cannot be read ([`LedgerError::Unreadable`]); it is written down with the reason. Sources that wait for their
+    /// records to be committed are told so of these as well.
     ///
     /// # Errors
     /// [`LedgerError::NoInput`], [`LedgerError::NoStream`], [`LedgerError::NotAttached`]; [`LedgerError::Broken`] when there is nothing to give up;

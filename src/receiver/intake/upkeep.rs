@@ -83,7 +83,9 @@ impl Intake {
         }
         for key in self.sessions.keys() {
             let Intake { sessions, sources, config, durable_lsn, .. } = self;
-            let Some(session) = sessions.get_mut(key).filter(|session| session.open_peer().is_some()) else { continue };
+            // Who was not told that it is welcome hears nothing else.
+            let is_told = |session: &&mut Session| session.open_peer().is_some() && session.welcome.is_none();
+            let Some(session) = sessions.get_mut(key).filter(is_told) else { continue };
             if session.ack_due {
                 session.last_ack = Some(Box::new(ack(session, sources, config, *durable_lsn)));
             }

@@ -72,7 +72,7 @@ pub struct Positions {
     pub durable: Seq,
     /// What the receiver calls durable: also the SKIP over what was lost. Keep it for [`OutboxConfig::told_durable`].
     pub told_durable: Seq,
-    /// In committed batches; not beyond lost records either.
+    /// In committed batches, or given up by an operator, on the record; not beyond lost records either.
     pub committed: Seq,
     /// How far the stream was durable then.
     pub durable_lsn: Lsn,
