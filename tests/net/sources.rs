@@ -340,6 +340,23 @@ async fn however_many_are_rejected_none_is_told_to_be_committed() {
     server.abort();
 }
 
+/// Told is told: a source that waits for received, and whose receiver goes away for good, waited for ever for what it had heard of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_received_stays_told_when_the_receiver_goes_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), ReceiverConfig::default());
+    let mut config = node.client_config("a");
+    config.outbox.wait_for = WaitFor::Received;
+    let client = Client::connect(config).unwrap();
+    let ticket = soon(client.push("x")).await.unwrap();
+    until("it is received", || client.positions().received == Seq::new(1)).await;
+    let mut status = client.status();
+    node.kill(dir.path()).await;
+    soon(status.wait_for(|status| status.disconnects > 0)).await.unwrap();
+    assert_eq!(soon(ticket).await.unwrap(), Seq::new(1));
+    soon(client.flush()).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_most_once_is_what_was_received() {
     let dir = tempfile::tempdir().unwrap();

@@ -29,6 +29,9 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) outbox: Outbox,
+    /// How far the source was ever told what it waits for. With its connection it may lose what was only received; that it was
+    /// told so stands, and what is lost is told besides.
+    reached: Seq,
     waiters: BTreeMap<(Seq, u64), Waker>,
     next_waiter: u64,
     /// Those that were told, whether or not their records have come as far as the source waits for.
@@ -54,6 +57,7 @@ impl Shared {
             acknowledged: watch::Sender::new(outbox.positions()),
             status: watch::Sender::new(status),
             state: Mutex::new(State {
+                reached: outbox.positions().of(outbox.wait_for()),
                 outbox,
                 waiters: BTreeMap::new(),
                 next_waiter: 0,
@@ -158,10 +162,12 @@ impl Shared {
         let known = state.outbox.rejects().len();
         let done = work(&mut state);
         let positions = state.outbox.positions();
-        let reached = positions.of(self.wait_for);
-        state.note_rejected(known, before.0.of(self.wait_for));
+        let long_reached = state.reached;
+        let reached = positions.of(self.wait_for).max(long_reached);
+        state.reached = reached;
+        state.note_rejected(known, long_reached);
         let mut woken = BTreeMap::new();
-        if reached > before.0.of(self.wait_for) {
+        if reached > long_reached {
             let later = state.waiters.split_off(&(reached, u64::MAX));
             woken = std::mem::replace(&mut state.waiters, later);
             let owed = woken.keys().filter_map(|waiter| Some((*waiter, *state.rejected.get(&waiter.0)?)));
@@ -257,7 +263,7 @@ impl Until {
     ) -> Poll<Result<Seq, ClientError>> {
         let seq = self.seq;
         let mut state = self.shared.state.lock();
-        if state.outbox.positions().of(self.shared.wait_for) >= seq {
+        if state.reached >= seq {
             let owed = self.waiter.take().and_then(|waiter| state.owed.remove(&(seq, waiter)));
             return Poll::Ready(objection(&mut state, seq, owed).map_or(Ok(seq), Err));
         }
