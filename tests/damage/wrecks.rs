@@ -29,7 +29,13 @@ fn the_same_seed_gives_the_same_damages() {
 /// Wrecks that showed what was cut, or asked again what was decided.
 #[test]
 fn wrecks_that_were_found() {
-    for seed in [15_019_276_900_563_933_004, 7_127_514_002_770_587_012, 2_301_979_913_555_332_350] {
+    for seed in [
+        15_019_276_900_563_933_004,
+        7_127_514_002_770_587_012,
+        2_301_979_913_555_332_350,
+        6_538_640_634_347_936_443,
+        9_804_392_128_150_246_561,
+    ] {
         assert_eq!(wreck::replay(seed).failures, [""; 0], "{seed}");
     }
 }

@@ -66,6 +66,14 @@ pub(crate) fn believed_end<B: ByteSource>(
     }
     let judged =
         judge(scan, &TrimPoint { lsn: Lsn::ZERO, chain: Chain::default(), first_segment: SegmentNumber::NONE }).end;
+    // Where a gap is not claimed to its end, what stands behind it may have been dropped.
+    let gap = scan.gaps.iter().position(|gap| gap.lsns.end.previous() > scan.claims);
+    let before = gap.map(|gap| gap.checked_sub(1).map_or(scan.prefix, |before| scan.gaps[before].next));
+    let judged = before.filter(|before| before.last < judged.last).unwrap_or(judged);
+    // The frame of the number that is told is another one, and no hole tells why: it was cut, although nothing else says so.
+    if judged.last >= upto && found.last == upto {
+        return Ok(nothing_of(scan, block_bytes));
+    }
     Ok(if judged.last <= upto { judged } else { Run { last: upto, ..found } })
 }
 
