@@ -21,6 +21,7 @@ mod story;
 mod behind;
 mod beside;
 mod bits;
+mod closed;
 mod control;
 mod files;
 mod given_up;

@@ -298,11 +298,22 @@ impl<S: Storage> Look<'_, S> {
         let told = closed.map(|at| Told { last: at.lsn, witness: Witness::Chain(at.chain) });
         let mut end = self.believed_end(state, told, true)?;
         gone.numbers_to = verdict.end.last;
-        let mut nothing = nothing_of(&state.scan, self.block);
-        if state.scan.seal.is_none() && state.scan.told().is_none() && nothing.last < state.scan.prefix.last {
+        let first = nothing_of(&state.scan, self.block);
+        let nothing = match state.scan.told() {
+            _ if state.scan.tells_its_begin(self.block) => first,
+            // Between a lost seal and the first frame that is found as many may be lost as were copied here: what is
+            // found may have been cut together with frames that the segment before holds as well.
+            Some(_) => Run {
+                end_offset: first.end_offset,
+                frames_end: first.frames_end,
+                ..self.end_before(newest, told, found)?
+            },
             // Nothing here says where it begins: where the segment before it ends, as was found above.
-            nothing = state.scan.prefix;
-            end = if end.last < nothing.last { nothing } else { end };
+            None if first.last < state.scan.prefix.last => state.scan.prefix,
+            None => first,
+        };
+        if end.last <= first.last || end.last < nothing.last {
+            end = nothing;
         }
         // Before the first frame that is found, frames may be lost that were cut as well, and those of their numbers that stand in the
         // segment before may have been: as far as the close tells that they are the log's, they are.

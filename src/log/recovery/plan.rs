@@ -143,6 +143,7 @@ mod tests {
             prefix: run(prefix),
             gaps,
             first_header: None,
+            first_at: None,
             first_data: None,
             frames: 0,
             payload_bytes: 0,

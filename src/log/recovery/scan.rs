@@ -47,6 +47,8 @@ pub(crate) struct SegmentScan {
     pub(crate) first_data: Option<Lsn>,
     /// Its header, where it was found and not told.
     pub(crate) first_header: Option<FrameHeader>,
+    /// Where the first data frame or marker stands, whole or not.
+    pub(crate) first_at: Option<u64>,
     pub(crate) frames: u64,
     pub(crate) payload_bytes: u64,
     /// The highest `flushed_through` that anything valid in here states.
@@ -83,6 +85,12 @@ impl SegmentScan {
             self.first_header.map(|header| Told { last: header.lsn.previous(), witness: Witness::Frame(header) });
         let by_marker = self.first_marker.map(|marker| Told::by_marker(&marker));
         [by_frame, by_marker].into_iter().flatten().min_by_key(|told| told.last)
+    }
+
+    /// What is told of the frames before it is where this segment begins: it stands where nothing can be lost in between.
+    pub(crate) fn tells_its_begin(&self, block_bytes: u32) -> bool {
+        let behind_seal = u64::from(block_bytes) + frame_bytes(Seal::PAYLOAD_BYTES);
+        self.seal.is_some() || self.first_at == Some(behind_seal)
     }
 
     /// True when something tells that the seal itself was flushed: a marker, which is written later than that, or a
@@ -130,6 +138,7 @@ pub(crate) fn scan_segment<B: ByteSource>(
             gaps: Vec::new(),
             first_data: None,
             first_header: None,
+            first_at: None,
             frames: 0,
             payload_bytes: 0,
             claims: Lsn::ZERO,
@@ -168,7 +177,7 @@ pub(crate) fn scan_segment<B: ByteSource>(
                         Err(_) => walk.scan.strays += 1,
                     },
                     Kind::FlushMarker => match FlushMarker::decode(scanner.payload(offset, &header)?) {
-                        Ok(marker) => walk.marker(marker, ends),
+                        Ok(marker) => walk.marker(marker, offset, ends),
                         Err(_) => walk.scan.strays += 1,
                     },
                     Kind::Blank if offset == block => walk.scan.says_blank = true,
@@ -224,7 +233,8 @@ impl Walk {
         }
     }
 
-    fn first(&mut self, header: &FrameHeader) {
+    fn first(&mut self, header: &FrameHeader, offset: u64) {
+        self.scan.first_at.get_or_insert(offset);
         self.scan.first_data.get_or_insert(header.lsn);
         self.scan.first_header.get_or_insert(*header);
     }
@@ -241,9 +251,10 @@ impl Walk {
         self.unanchored = false;
     }
 
-    fn marker(&mut self, marker: FlushMarker, ends: Ends) {
+    fn marker(&mut self, marker: FlushMarker, offset: u64, ends: Ends) {
         // What it claims is what its header claims; its payload adds the chain there.
         self.scan.first_marker.get_or_insert(marker);
+        self.scan.first_at.get_or_insert(offset);
         if self.scan.marker.is_none_or(|newest| newest.flushed_through <= marker.flushed_through) {
             self.scan.marker = Some(marker);
         }
@@ -256,7 +267,7 @@ impl Walk {
     }
 
     fn data(&mut self, header: &FrameHeader, offset: u64, group: u64, ends: Ends) {
-        self.first(header);
+        self.first(header, offset);
         if self.unanchored {
             // Without a seal the first frame is believed for where it stands; the damage is told by the missing seal.
             self.run.last = header.lsn.previous();
@@ -295,7 +306,7 @@ impl Walk {
         self.pending_unreadable.get_or_insert(offset);
         self.pending_bad.get_or_insert("a payload does not match its checksum");
         if header.kind == Kind::Data {
-            self.first(header);
+            self.first(header, offset);
             if self.unanchored {
                 self.run.last = header.lsn.previous();
                 self.unanchored = false;
