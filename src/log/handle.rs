@@ -461,10 +461,12 @@ impl<S: Storage> Log<S> {
         shared.refuse_appends();
         let drained = shared.drain(now().checked_add(deadline));
         let marked = drained.and_then(|()| {
+            let highest_segment = shared.control.lock().highest_segment;
             let at = {
                 let pipe = shared.pipe.lock();
                 let (lsn, chain, time_micros) = pipe.end();
                 pipe.writer().map(|writer| CleanClose {
+                    highest_segment: highest_segment.max(writer.number),
                     segment: writer.number,
                     end_offset: writer.offset,
                     lsn,

@@ -204,6 +204,8 @@ impl<S: Storage> Shared<S> {
         self.update_control(|control| {
             control.truncation_count = count;
             control.cut_quarantined(end);
+            // Kept by an open that had no room, it would vouch for what is cut now.
+            control.clean_close = None;
         })?;
         self.keep_spares();
         Ok(count)

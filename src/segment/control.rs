@@ -18,7 +18,7 @@
 //!  72 highest      8   highest segment number ever made usable
 //!  80 truncations  8
 //!  88 trim        24   lsn, chain, first segment
-//! 112 close       48   flag, segment, end offset, lsn, chain, time: all 0 unless the log was closed cleanly
+//! 112 close       48   highest segment then, segment, end offset, lsn, chain, time: all 0 unless the log was closed cleanly
 //! 160 quarantined  8   count, then 24 each: start, end, chain at end-1
 //!     passed over  8   count, then 8 each: segment numbers up to the highest that never were and never will be used
 //!     extension    8   length, then the bytes: promise, ballot history, member configuration
@@ -65,6 +65,8 @@ pub(crate) struct TrimPoint {
 /// Where a clean close left the log; everything up to here was flushed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct CleanClose {
+    /// The highest segment that had been made usable. One above it was made for a log that went on, and may hold more.
+    pub(crate) highest_segment: SegmentNumber,
     pub(crate) segment: SegmentNumber,
     pub(crate) end_offset: u64,
     pub(crate) lsn: Lsn,
@@ -193,7 +195,14 @@ impl Control {
         words(
             &mut bytes,
             &match self.clean_close {
-                Some(at) => [1, at.segment.get(), at.end_offset, at.lsn.get(), at.chain.get(), at.time_micros],
+                Some(at) => [
+                    at.highest_segment.get(),
+                    at.segment.get(),
+                    at.end_offset,
+                    at.lsn.get(),
+                    at.chain.get(),
+                    at.time_micros,
+                ],
                 None => [0; 6],
             },
         );
@@ -277,8 +286,8 @@ impl Control {
             chain: Chain::new(r.u64()?),
             first_segment: SegmentNumber::new(r.u64()?),
         };
-        let closed = r.u64()?;
         let at = CleanClose {
+            highest_segment: SegmentNumber::new(r.u64()?),
             segment: SegmentNumber::new(r.u64()?),
             end_offset: r.u64()?,
             lsn: Lsn::new(r.u64()?),
@@ -286,7 +295,8 @@ impl Control {
             time_micros: r.u64()?,
         };
         let count = r.u64()?;
-        if closed > 1 || count > QUARANTINED_MAX as u64 {
+        let is_closed = at.highest_segment > SegmentNumber::NONE;
+        if is_closed && at.highest_segment < at.segment || count > QUARANTINED_MAX as u64 {
             return Err(Truncated);
         }
         let mut quarantined = Vec::with_capacity(count as usize);
@@ -324,7 +334,7 @@ impl Control {
             highest_segment,
             truncation_count,
             trim,
-            clean_close: (closed == 1).then_some(at),
+            clean_close: is_closed.then_some(at),
             quarantined,
             passed_over,
             extension,
@@ -348,6 +358,7 @@ mod tests {
             truncation_count: 2,
             trim: TrimPoint { lsn: Lsn::new(5), chain: Chain::new(6), first_segment: SegmentNumber::new(2) },
             clean_close: Some(CleanClose {
+                highest_segment: SegmentNumber::new(7),
                 segment: SegmentNumber::new(6),
                 end_offset: 8192,
                 lsn: Lsn::new(50),

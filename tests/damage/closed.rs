@@ -93,6 +93,63 @@ fn what_was_dropped_does_not_come_back_behind_rot_and_a_hole() {
     }
 }
 
+/// There was no room until the log was open. What was acknowledged then is lost with its whole segment: that the log was closed
+/// before is no reason to give its numbers again.
+#[test]
+fn a_close_does_not_vouch_for_what_came_behind_it() {
+    let (disk, log, lsn) = outlived();
+    disk.kill(&KillChoice::Landed);
+    drop(log);
+    disk.remove_file(&newest(&disk));
+    let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::Quarantine)).unwrap();
+    disk.pump();
+    let next = log.append(b"new").unwrap().wait().unwrap();
+    assert!(next > lsn, "{next} was given again: {recovery:?}");
+}
+
+/// The same, and the log was cut back to before where it was closed.
+#[test]
+fn a_close_does_not_vouch_for_what_was_cut_behind_it() {
+    let (disk, log, lsn) = outlived();
+    let behind_close = newest(&disk);
+    assert_eq!(lsn, Lsn::new(10));
+    log.truncate(Lsn::new(7)).unwrap();
+    disk.pump();
+    disk.kill(&KillChoice::Landed);
+    drop(log);
+    let all = disk.names().into_iter().map(|(name, _)| name);
+    all.filter(|name| name.ends_with(".seg") && *name >= behind_close).for_each(|name| disk.remove_file(&name));
+    for mode in [RecoveryMode::ReadOnly, RecoveryMode::Quarantine] {
+        let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), mode)).unwrap();
+        let shown: Vec<u64> = log.reader(Lsn::FIRST).flatten().map(|frame| frame.lsn.get()).collect();
+        assert!(shown.iter().all(|lsn| *lsn <= 7), "{mode:?}: {shown:?}: {recovery:?}");
+    }
+}
+
+/// A log that was opened where its last seal had rotted and there was no room, and has acknowledged a frame since; whose number.
+fn outlived() -> (SimDisk, Log<super::sim::SimStorage>, Lsn) {
+    let disk = closed_behind_a_truncation();
+    let spares = disk.names().into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".seg"));
+    spares.filter(|name| *name > newest(&disk)).for_each(|name| disk.remove_file(&name));
+    disk.fail(Fault::new(OpKind::Create, 0, errno::ENOSPC).forever());
+    let (log, _) = Log::open_on(disk.open(), in_mode(&direct(), RecoveryMode::Quarantine)).unwrap();
+    disk.heal();
+    let mut tries = 0;
+    let pending = loop {
+        match log.try_append(b"behind the close") {
+            Err(seawall::Error::Busy { .. } | seawall::Error::Full { .. }) if tries < 1000 => {
+                tries += 1;
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                disk.pump();
+            }
+            other => break other.unwrap(),
+        }
+    };
+    let lsn = pending.wait().unwrap();
+    disk.pump();
+    (disk, log, lsn)
+}
+
 fn judged_without_room(disk: &SimDisk) -> Vec<(u64, usize, u32)> {
     disk.fail(Fault::new(OpKind::Create, 0, errno::ENOSPC).forever());
     let shown = judged(disk).0;

@@ -18,6 +18,15 @@ fn wrecks_from_a_seed() {
     wreck::control().unwrap();
 }
 
+/// Short stories, each damaged in every place and in every two; `SEAWALL_DAMAGES` is how many, `SEAWALL_STORY` the first story.
+#[test]
+fn short_stories_damaged_in_every_way() {
+    let (first, goal) = (number("SEAWALL_STORY").unwrap_or(0), number("SEAWALL_DAMAGES").unwrap_or(1_000));
+    let report = wreck::run_small(first, Ask::new(SEED, goal));
+    println!("damages of the short stories from {first} on: {report}");
+    report.assert_clean();
+}
+
 #[test]
 fn the_same_seed_gives_the_same_damages() {
     let run = |threads| wreck::run(Ask { threads, ..Ask::new(SEED, 300) });
@@ -45,5 +54,8 @@ fn wrecks_that_were_found() {
 fn wreck_from_the_environment() {
     if let Some(seed) = number("SEAWALL_WRECK") {
         assert!(wreck::replay(seed).failures.is_empty());
+    }
+    if let Some(number) = number("SEAWALL_SMALL") {
+        assert!(wreck::replay_small(number).failures.is_empty());
     }
 }

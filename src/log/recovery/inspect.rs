@@ -178,9 +178,17 @@ impl Gone {
     /// How many of the segments that are gone may have held anything: a segment is begun only when the one before it is flushed, so
     /// behind a blank one there was nothing.
     pub(super) fn may_have_held<F>(&self, spares: &[Spare<F>]) -> u64 {
-        let blank = spares.first().map_or(SegmentNumber::new(u64::MAX), |spare| spare.number);
-        self.segments.range(..blank).count() as u64
+        self.segments.range(..lowest(spares)).count() as u64
     }
+
+    /// The highest of them.
+    pub(super) fn held_until<F>(&self, spares: &[Spare<F>]) -> SegmentNumber {
+        self.segments.range(..lowest(spares)).next_back().copied().unwrap_or(SegmentNumber::NONE)
+    }
+}
+
+fn lowest<F>(spares: &[Spare<F>]) -> SegmentNumber {
+    spares.first().map_or(SegmentNumber::new(u64::MAX), |spare| spare.number)
 }
 
 impl<S: Storage> Look<'_, S> {

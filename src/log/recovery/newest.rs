@@ -385,7 +385,9 @@ impl<S: Storage> Look<'_, S> {
     pub(super) fn give_up(&mut self, gone: &Gone, verdict: &mut Verdict, spares: &[Spare<S::File>]) {
         let may_have_held = gone.may_have_held(spares);
         self.control.pass_over(gone.segments.iter().copied());
-        let (end, closed) = (verdict.end, self.control.clean_close.map(|at| at.lsn));
+        // What a close vouches for is nothing behind it, where no segment is gone that was made usable since.
+        let closed = self.control.clean_close.filter(|at| gone.held_until(spares) <= at.highest_segment);
+        let (end, closed) = (verdict.end, closed.map(|at| at.lsn));
         let is_all_known = may_have_held == 0 && gone.bytes == 0 && gone.numbers_to <= end.last;
         if is_all_known || closed == Some(end.last) {
             return;

@@ -8,6 +8,7 @@
 mod evidence;
 mod judge;
 mod layout;
+mod small;
 mod spoil;
 
 use std::time::{Duration, Instant};
@@ -25,8 +26,9 @@ use spoil::Spoil;
 
 /// Damages of one story.
 const DAMAGES: u64 = 64;
-/// Of the parts, so many are flips while there are some.
-const FLIPS_ONE_IN: u64 = 4;
+/// Of the parts, so many are flips while there are some; and of the others so many are short stories.
+const FLIPS_ONE_IN: u64 = 16;
+const SMALL_ONE_IN: u64 = 4;
 /// For making a failing story smaller.
 const SHRINK_FOR: Duration = Duration::from_secs(20);
 
@@ -36,6 +38,15 @@ pub struct Wreck {
     pub tale: Tale,
     /// By a close, or its process is killed.
     pub is_closed: bool,
+    damages: Damages,
+}
+
+/// Which damages of a story are tried.
+#[derive(Clone, Copy, Debug)]
+enum Damages {
+    /// Some, by its seed.
+    Some,
+    Each,
 }
 
 /// Damages logs until `goal` of them are judged or the time is up; the same ones for the same seed.
@@ -43,20 +54,39 @@ pub fn run(ask: Ask<'_>) -> Report {
     in_parts(&ask, &|number, until| Some(part(ask.seed, number, ask.failures_max, until)))
 }
 
-/// The same, between the flips of a sealed segment of so many bytes: as much of both as there is time for.
+/// Damages short stories, from this one on, in every way, until `goal` damages are judged or the time is up.
+pub fn run_small(first: u64, ask: Ask<'_>) -> Report {
+    in_parts(&ask, &|number, until| Some(small(first + number, ask.failures_max, until)))
+}
+
+/// The same, among them short stories damaged in every way, and the flips of a sealed segment of so many bytes: as much of each as there is
+/// time for.
 pub fn run_with_flips(segment_bytes: u64, ask: Ask<'_>) -> Report {
     let flips = Flips::new(segment_bytes, ask.seed);
     in_parts(&ask, &|number, until| {
         let flips = || flips.part(number / FLIPS_ONE_IN, ask.failures_max, until);
         let flipped = number.is_multiple_of(FLIPS_ONE_IN).then(flips).flatten();
-        Some(flipped.unwrap_or_else(|| part(ask.seed, number, ask.failures_max, until)))
+        let damaged = || match number % SMALL_ONE_IN {
+            1 => small(number / SMALL_ONE_IN, ask.failures_max, until),
+            _ => part(ask.seed, number, ask.failures_max, until),
+        };
+        Some(flipped.unwrap_or_else(damaged))
     })
 }
 
 /// The damages of one story.
 pub fn part(seed: u64, number: u64, failures_max: usize, until: Instant) -> Report {
     let seed = Rng::nth(!seed, number).next();
-    let wreck = Wreck::of(seed);
+    judge_part(Wreck::of(seed), &format!("SEAWALL_WRECK={seed}"), failures_max, until)
+}
+
+/// Every damage of the short story of this number.
+pub fn small(number: u64, failures_max: usize, until: Instant) -> Report {
+    judge_part(small::nth(number), &format!("SEAWALL_SMALL={number}"), failures_max, until)
+}
+
+fn judge_part(wreck: Wreck, again: &str, failures_max: usize, until: Instant) -> Report {
+    let seed = wreck.tale.seed;
     let tally = spoil_all(&wreck, until, failures_max);
     let mut report = Report {
         enumerated: tally.judged,
@@ -66,12 +96,10 @@ pub fn part(seed: u64, number: u64, failures_max: usize, until: Instant) -> Repo
     };
     if let Some(what) = tally.failures.first() {
         let small = if failures_max == 1 { wreck } else { shrink(wreck, Instant::now() + SHRINK_FOR) };
-        let again = (failures_max > 1).then(|| spoil_all(&small, Instant::now() + SHRINK_FOR, 1));
-        let what = again.and_then(|tally| tally.failures.into_iter().next()).unwrap_or_else(|| what.clone());
+        let once_more = (failures_max > 1).then(|| spoil_all(&small, Instant::now() + SHRINK_FOR, 1));
+        let what = once_more.and_then(|tally| tally.failures.into_iter().next()).unwrap_or_else(|| what.clone());
         let what = format!("{} of {} damages: {what}\n    in {small:?}", tally.failures.len(), tally.judged);
-        let replay = format!(
-            "SEAWALL_WRECK={seed} cargo test --release --test damage wreck_from_the_environment -- --nocapture"
-        );
+        let replay = format!("{again} cargo test --release --test damage wreck_from_the_environment -- --nocapture");
         report.failures.push(Failure { seed, what, replay });
     }
     report
@@ -86,9 +114,17 @@ pub struct Tally {
 
 /// Tells the story of this seed, and damages it in every way that belongs to it, aloud.
 pub fn replay(seed: u64) -> Tally {
-    let wreck = Wreck::of(seed);
+    replay_all(&Wreck::of(seed))
+}
+
+/// Tells the short story of this number, and damages it in each way, aloud.
+pub fn replay_small(number: u64) -> Tally {
+    replay_all(&small::nth(number))
+}
+
+fn replay_all(wreck: &Wreck) -> Tally {
     println!("{wreck:#?}");
-    let tally = spoil_all(&wreck, Instant::now() + Duration::from_secs(3600), usize::MAX);
+    let tally = spoil_all(wreck, Instant::now() + Duration::from_secs(3600), usize::MAX);
     println!("{tally:#?}");
     tally
 }
@@ -99,10 +135,13 @@ fn spoil_all(wreck: &Wreck, until: Instant, failures_max: usize) -> Tally {
         Ok(told) => told,
         Err(what) => return Tally { failures: vec![what], ..tally },
     };
+    let any = |number| spoil::any(&mut Rng::nth(wreck.tale.seed, 1000 + number), &told.layout, &told.slots);
+    let damages: Box<dyn Iterator<Item = Vec<Spoil>>> = match wreck.damages {
+        Damages::Some => Box::new((1..=DAMAGES).map(any)),
+        Damages::Each => Box::new(small::each(&told.layout).into_iter()),
+    };
     // The log as it is must pass.
-    for number in 0..=DAMAGES {
-        let mut rng = Rng::nth(wreck.tale.seed, 1000 + number);
-        let damage = if number == 0 { Vec::new() } else { spoil::any(&mut rng, &told.layout, &told.slots) };
+    for (number, damage) in (0..).zip(std::iter::once(Vec::new()).chain(damages)) {
         match told.judge(&damage, &told.past) {
             Ok(found) => tally.trace = tally.trace.wrapping_add(mix(number, found)),
             Err(what) => tally.failures.push(format!("{damage:?}: {what}\n    {}", told.layout)),
@@ -166,7 +205,7 @@ impl Wreck {
         let kept = 1 + rng.below(tale.steps.len() as u64);
         tale.steps.truncate(kept as usize);
         tale.steps.extend(ending(&mut rng));
-        Wreck { tale, is_closed: rng.one_in(2) }
+        Wreck { tale, is_closed: rng.one_in(2), damages: Damages::Some }
     }
 }
 
