@@ -317,6 +317,45 @@ fn a_truncation_is_not_undone_behind_lost_copies() {
     }
 }
 
+/// A segment is lost up to frames that were cut from it, and the seal that cut them has rotted. That they have higher numbers is no
+/// reason to look for the frames behind the cut among them.
+#[test]
+fn what_was_cut_does_not_hide_what_came_in_its_place() {
+    let disk = SimDisk::new(DiskOptions::DIRECT);
+    let (log, _) = Log::open_on(disk.open(), direct()).unwrap();
+    disk.pump();
+    for i in 0..8 {
+        log.append(&record(i)).unwrap().wait().unwrap();
+        disk.pump();
+    }
+    let cut = newest(&disk);
+    log.truncate(Lsn::new(3)).unwrap();
+    disk.pump();
+    let cutting = newest(&disk);
+    let new = append_new(&disk, &log);
+    log.truncate(Lsn::new(6)).unwrap();
+    disk.pump();
+    assert!(cut < cutting && cutting < newest(&disk));
+    disk.kill(&KillChoice::Landed);
+    drop(log);
+    // The seal and frames up to the sixth.
+    disk.write_at(&cut, BLOCK, &[0; 7 * BLOCK as usize]);
+    disk.flip_bit(&cutting, (BLOCK + 10) * 8);
+    for mode in [RecoveryMode::ReadOnly, RecoveryMode::Strict, RecoveryMode::Quarantine] {
+        let (log, recovery) = Log::open_on(disk.open(), in_mode(&direct(), mode)).unwrap();
+        disk.pump();
+        let read: Vec<(u64, Vec<u8>)> = log
+            .reader(Lsn::FIRST)
+            .flatten()
+            .map(|frame| (frame.lsn.get(), frame.payload.to_vec()))
+            .filter(|(lsn, _)| *lsn <= 6)
+            .collect();
+        let expected: Vec<(u64, Vec<u8>)> = (4..).zip(new[..3].iter().cloned()).collect();
+        assert_eq!(read, expected, "{mode:?}: {recovery:?}");
+        disk.kill(&KillChoice::Landed);
+    }
+}
+
 /// The truncation's seal has rotted with nothing behind it, and so has a prepared segment. What stands before it in segments whose
 /// seals are whole is not in doubt.
 #[test]

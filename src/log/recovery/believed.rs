@@ -61,8 +61,13 @@ pub(crate) fn believed_end<B: ByteSource>(
     if told.is_some_and(|told| told.is_of(&found)) {
         return Ok(found);
     }
+    // The first frame that is found may be one that was cut: then what is told ends before it.
+    let nothing = || {
+        let nothing = nothing_of(scan, block_bytes);
+        Run { last: nothing.last.min(upto), ..nothing }
+    };
     if was_truncated {
-        return Ok(nothing_of(scan, block_bytes));
+        return Ok(nothing());
     }
     let judged =
         judge(scan, &TrimPoint { lsn: Lsn::ZERO, chain: Chain::default(), first_segment: SegmentNumber::NONE }).end;
@@ -72,7 +77,7 @@ pub(crate) fn believed_end<B: ByteSource>(
     let judged = before.filter(|before| before.last < judged.last).unwrap_or(judged);
     // The frame of the number that is told is another one, and no hole tells why: it was cut, although nothing else says so.
     if judged.last >= upto && found.last == upto {
-        return Ok(nothing_of(scan, block_bytes));
+        return Ok(nothing());
     }
     Ok(if judged.last <= upto { judged } else { Run { last: upto, ..found } })
 }

@@ -44,7 +44,7 @@ impl Case<'_> {
         let mut trace = 0;
         for mode in MODES {
             let (disk, config) = (self.disk.fork(), Config { recovery: mode, ..self.config.clone() });
-            let before = disk.content_hash();
+            let before = disk.fingerprint();
             let found = match Log::open_on(disk.open(), config.clone()) {
                 Ok((log, recovery)) => {
                     let judged = self.opened(&disk, log, &recovery, mode);
@@ -56,7 +56,7 @@ impl Case<'_> {
                 }
             };
             let takes_over = mode != RecoveryMode::ReadOnly && found != 1;
-            if !takes_over && disk.content_hash() != before {
+            if !takes_over && disk.fingerprint() != before {
                 return Err(format!("{mode:?}: who may not write wrote"));
             }
             trace = mix(trace, found);
