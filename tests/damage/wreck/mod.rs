@@ -24,6 +24,8 @@ use judge::Case;
 use layout::Layout;
 use spoil::Spoil;
 
+/// In a gate, besides flips: the short stories of up to three steps in every way, and a fourth of that of others.
+pub const DAMAGES_CI: u64 = 450_000;
 /// Damages of one story.
 const DAMAGES: u64 = 64;
 /// Of the parts, so many are flips while there are some; and of the others so many are short stories.

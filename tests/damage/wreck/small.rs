@@ -14,8 +14,8 @@ const STEPS: u64 = 8;
 fn step(letter: u64) -> Step {
     match letter {
         0 => Step::Append(vec![100]),
-        // One group, in which a frame begins in the second block.
-        1 => Step::Batch(vec![1_000, 3_500, 40]),
+        // One group, whose last frame stands where a block begins and is found when those before it are lost.
+        1 => Step::Batch(vec![2_000, 1_968, 40]),
         // Two fill a segment.
         2 => Step::Append(vec![40_000]),
         3 => Step::Kill(KillChoice::Landed),

@@ -30,16 +30,16 @@ impl Simulated {
     };
     pub(crate) const ROT: Simulated = Simulated {
         name: "rot",
-        about: "logs at the end of stories from a seed, damaged: bits, blocks, two at once, older control slots; and every bit \
-                of a sealed segment flipped: 256 KiB of it, 4 MiB in a long run",
+        about: "logs at the end of stories from a seed, damaged: bits, blocks, two at once, older control slots; short stories, in \
+                every place and every two; and every bit of a sealed segment flipped: 256 KiB of it, 4 MiB in a long run",
         unit: "damages",
         goals: Goals {
-            ci: rot::SEGMENT_BYTES * 8 + 40_000,
+            ci: rot::SEGMENT_BYTES * 8 + wreck::DAMAGES_CI,
             long: rot::SEGMENT_BYTES_LONG * 8 + 10_000_000,
             share: Duration::from_secs(180),
         },
         search: |ask| {
-            let is_long = ask.goal > rot::SEGMENT_BYTES * 8 + 40_000;
+            let is_long = ask.goal > rot::SEGMENT_BYTES * 8 + wreck::DAMAGES_CI;
             wreck::run_with_flips(if is_long { rot::SEGMENT_BYTES_LONG } else { rot::SEGMENT_BYTES }, ask)
         },
         control: || rot::control().is_ok() && wreck::control().is_ok(),
