@@ -3,7 +3,7 @@
 use super::report::Ask;
 use super::wreck;
 
-const SEED: u64 = 1;
+const SEED: u64 = 5;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::super::bytes::{MARKER, SEAL};
+use super::super::bytes::{HEADER, MARKER, SEAL};
 use super::super::sim::SimDisk;
 use super::super::story::Past;
-use super::layout::{ControlAt, Layout, Part, Thing, name};
+use super::layout::{CONTROL, ControlAt, Layout, Part, Thing, bytes_of, name};
 
 /// What a damage left.
 pub struct Evidence {
@@ -19,6 +19,12 @@ pub struct Evidence {
     /// The control file that counts now, and whether it is the one that counted before.
     pub control: Option<ControlAt>,
     pub is_control_whole: bool,
+    /// Segments whose files are gone, and of which what is left tells that they were there.
+    pub gone: BTreeSet<u64>,
+    /// The frames that stood in those.
+    pub missed: BTreeSet<u64>,
+    /// A segment's header is left, by which a control file can be built anew.
+    pub can_be_rebuilt: bool,
     /// What was appended behind the close that an old control file tells of, if nothing stands at its place any more.
     pub behind_old_close: Option<u64>,
 }
@@ -29,9 +35,15 @@ struct Left {
     payload: bool,
 }
 
+impl Left {
+    fn is_whole(&self) -> bool {
+        self.header && self.payload
+    }
+}
+
 impl Evidence {
     pub fn of(layout: &Layout, disk: &SimDisk, past: &Past) -> Evidence {
-        let control = disk.read_file("control");
+        let control = bytes_of(disk, CONTROL);
         let counts = ControlAt::of(&control);
         let mut evidence = Evidence {
             touched: BTreeSet::new(),
@@ -39,6 +51,9 @@ impl Evidence {
             truncations: counts.map_or(0, |control| control.truncations),
             control: counts,
             is_control_whole: counts == Some(layout.control),
+            gone: BTreeSet::new(),
+            missed: BTreeSet::new(),
+            can_be_rebuilt: false,
             behind_old_close: None,
         };
         if let Some(control) = counts {
@@ -47,8 +62,9 @@ impl Evidence {
         for (at, part) in layout.parts.iter().enumerate() {
             // What was cut behind its end was claimed as well, once.
             let end = layout.parts.get(at + 1).map_or(past.records.len() as u64, |next| next.seal.end);
-            evidence.see(layout, part, end, &disk.read_file(&name(part.number)));
+            evidence.see(layout, part, end, &bytes_of(disk, &name(part.number)));
         }
+        evidence.see_what_is_gone(layout, disk, past);
         evidence.claimed = evidence.claimed.min(past.records.len() as u64);
         evidence.behind_old_close = evidence.unseen_behind_a_close(layout);
         evidence
@@ -65,7 +81,7 @@ impl Evidence {
         for thing in &part.things {
             is_lost &= !thing.offset.is_multiple_of(layout.block);
             let left = left(thing, was, now, is_lost);
-            if thing.is_data() && !(left.header && left.payload) {
+            if thing.is_data() && !left.is_whole() {
                 self.touched.insert(thing.lsn);
             }
             // A seal's length is always the same: what stands right behind it is found without it.
@@ -82,9 +98,33 @@ impl Evidence {
                     self.truncations = self.truncations.max(part.seal.truncations);
                 }
             }
-            if thing.kind == SEAL && left.header && left.payload {
+            if thing.kind == SEAL && left.is_whole() {
                 self.claim(part.seal.end);
             }
+        }
+    }
+
+    /// The control file counts every segment that was ever prepared. Where it is lost, a seal counts what it continues.
+    fn see_what_is_gone(&mut self, layout: &Layout, disk: &SimDisk, past: &Past) {
+        let newest = layout.parts.last().map_or(0, |part| part.number);
+        // Between two that are in use, there may be what was cut off.
+        let numbers = layout.things.keys().copied().filter(|number| *number > newest || layout.is_used(*number));
+        let mut is_sealed_above = false;
+        for number in numbers.rev() {
+            let (was, now) = (&layout.files[&name(number)], bytes_of(disk, &name(number)));
+            self.can_be_rebuilt |= now.get(..HEADER) == Some(&was[..HEADER]);
+            let is_counted = match self.control {
+                Some(control) => (control.first_segment..=control.highest).contains(&number),
+                None => is_sealed_above,
+            };
+            if now.is_empty() && is_counted {
+                self.gone.insert(number);
+            }
+            is_sealed_above |= layout.seal_of(number).is_some_and(|seal| left(seal, was, &now, false).is_whole());
+        }
+        for (at, part) in layout.parts.iter().enumerate().filter(|(_, part)| self.gone.contains(&part.number)) {
+            let end = layout.parts.get(at + 1).map_or(past.records.len() as u64, |next| next.seal.end);
+            self.missed.extend(part.seal.end + 1..=end);
         }
     }
 
@@ -102,8 +142,11 @@ impl Evidence {
     ///
     /// - It is touched, and nothing whole says that it was flushed: a write that did not end looks the same.
     /// - The control file is from before the frame was appended, and says that the log ended before it.
+    ///
+    /// Where its segment's file is gone, no write that did not end looks like that.
     pub fn may_be_silent(&self, lsn: u64) -> bool {
-        (self.touched.contains(&lsn) && lsn > self.claimed) || self.behind_old_close.is_some_and(|end| lsn > end)
+        let may_not_have_ended = self.touched.contains(&lsn) && lsn > self.claimed && !self.missed.contains(&lsn);
+        may_not_have_ended || self.behind_old_close.is_some_and(|end| lsn > end)
     }
 
     /// Whether this record may be read there: the log's own; or, where nothing is left that tells of a truncation, one that it cut.

@@ -64,10 +64,12 @@ impl Case<'_> {
         Ok(trace)
     }
 
-    /// Only for its control file a log does not open.
+    /// Only for its control file a log does not open; and if that is lost, only until somebody wants it built anew.
     fn refused(&self, error: &Error, mode: RecoveryMode) -> Result<(), String> {
+        let Evidence { is_control_whole, can_be_rebuilt, .. } = *self.evidence;
+        let is_rebuilding = mode == RecoveryMode::Quarantine && self.evidence.is_control_lost() && can_be_rebuilt;
         match error {
-            Error::Control { .. } if !self.evidence.is_control_whole => Ok(()),
+            Error::Control { .. } if !is_control_whole && !is_rebuilding => Ok(()),
             _ => Err(format!("{mode:?}: does not open: {error:?}")),
         }
     }
@@ -75,6 +77,7 @@ impl Case<'_> {
     fn opened(&self, disk: &SimDisk, log: SimLog, recovery: &Recovery, mode: RecoveryMode) -> Result<u64, String> {
         let shown = self.show(&log, recovery, mode)?;
         self.first(&log)?;
+        self.gone_is_told(recovery)?;
         self.nothing_is_silent(&shown, &log)?;
         disk.pump();
         let is_refusing = mode == RecoveryMode::Strict && !recovery.damage.is_empty();
@@ -148,6 +151,22 @@ impl Case<'_> {
         if is_right { Ok(()) } else { Err(format!("trimmed up to {trimmed}, not {}", self.past.trimmed)) }
     }
 
+    /// A segment whose file is gone is told by its number.
+    fn gone_is_told(&self, recovery: &Recovery) -> Result<(), String> {
+        let is_missed = |error: &Error, number: u64| match error {
+            Error::Missing { segment, .. } => segment.get() == number,
+            _ => false,
+        };
+        let is_told = |number: u64| {
+            recovery.missing_segments.iter().any(|segment| segment.get() == number)
+                || recovery.damage.iter().any(|error| is_missed(error, number))
+        };
+        match self.evidence.gone.iter().find(|number| !is_told(**number)) {
+            Some(number) => Err(format!("segment {number} is gone without a word")),
+            None => Ok(()),
+        }
+    }
+
     fn acknowledged(&self) -> std::ops::RangeInclusive<u64> {
         self.past.trimmed + 1..=self.past.records.len() as u64
     }
@@ -177,7 +196,8 @@ impl Case<'_> {
         }
     }
 
-    /// It must take another record, whose number is of none that it shows, and of none that anything whole says was flushed.
+    /// It must take another record, whose number is of none that it shows, of none that anything whole says was flushed, and of
+    /// none that stood in a segment that is gone.
     fn append(&self, disk: &SimDisk, log: &SimLog, shown: &Shown) -> Result<(u64, u64), String> {
         let record = b"appended behind the damage";
         let mut tries = 0;
@@ -192,7 +212,8 @@ impl Case<'_> {
         };
         let lsn = pending.and_then(|pending| pending.wait()).map_err(|error| format!("append: {error:?}"))?.get();
         disk.pump();
-        let claimed = self.evidence.claimed.min(self.evidence.behind_old_close.unwrap_or(u64::MAX));
+        let Evidence { claimed, behind_old_close, missed, .. } = self.evidence;
+        let claimed = (*claimed).max(missed.last().copied().unwrap_or(0)).min(behind_old_close.unwrap_or(u64::MAX));
         if lsn <= claimed || shown.frames.keys().next_back().is_some_and(|last| lsn <= *last) {
             return Err(format!("number {lsn} was given again"));
         }

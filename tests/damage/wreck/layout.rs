@@ -9,6 +9,7 @@ use super::super::bytes::{DATA, HEADER, INDEX, MARKER, SEAL, seed, u32_at, u64_a
 use super::super::sim::{SimDisk, fingerprint};
 
 pub const SLOT: usize = 32 * 1024;
+pub const CONTROL: &str = "control";
 
 /// One thing that stands in a segment.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +56,8 @@ pub struct Part {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ControlAt {
     pub generation: u64,
+    /// The highest segment that was ever made usable.
+    pub highest: u64,
     pub truncations: u64,
     pub trimmed: u64,
     pub first_segment: u64,
@@ -78,6 +81,7 @@ impl ControlAt {
         let closed = (word(112) != 0).then(|| (word(120), word(128), word(136)));
         Some(ControlAt {
             generation: word(16),
+            highest: word(72),
             truncations: word(80),
             trimmed: word(88),
             first_segment: word(104),
@@ -101,7 +105,23 @@ pub fn name(number: u64) -> String {
     super::super::bytes::segment_name(number)
 }
 
+/// What a file holds; nothing where it is gone.
+pub fn bytes_of(disk: &SimDisk, file: &str) -> Vec<u8> {
+    let is_there = disk.names().iter().any(|(name, _)| name == file);
+    if is_there { disk.read_file(file) } else { Vec::new() }
+}
+
 impl Layout {
+    /// Whether the log is made of this segment; else it is prepared, or was cut off.
+    pub fn is_used(&self, number: u64) -> bool {
+        self.parts.iter().any(|part| part.number == number)
+    }
+
+    /// What stands at the place of a segment's seal, if it is one.
+    pub fn seal_of(&self, number: u64) -> Option<&Thing> {
+        self.things[&number].first().filter(|thing| thing.kind == SEAL && thing.offset == self.block)
+    }
+
     /// # Errors
     /// When what stands there is not what the log was told.
     pub fn of(disk: &SimDisk, whose: (LogId, Incarnation), block: usize, records: &[u64]) -> Result<Layout, String> {
@@ -109,7 +129,7 @@ impl Layout {
         let files: BTreeMap<String, Vec<u8>> = disk.names().into_iter().map(read).collect();
         let segments = files.iter().filter_map(|(name, bytes)| Some((name.strip_suffix(".seg")?.parse().ok()?, bytes)));
         let segments: BTreeMap<u64, &Vec<u8>> = segments.collect();
-        let control = ControlAt::of(&files["control"]).ok_or("the control file cannot be read")?;
+        let control = ControlAt::of(&files[CONTROL]).ok_or("the control file cannot be read")?;
         let things: BTreeMap<u64, Vec<Thing>> =
             segments.iter().map(|(number, bytes)| (*number, things(bytes, whose, *number, block))).collect();
         let mut parts = Vec::new();

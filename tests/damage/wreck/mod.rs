@@ -1,7 +1,7 @@
 //! Logs that lived through a story and rot where it ended: blocks, not bits; in two places; an older copy of a slot of the
-//! control file. The oracle asks of each damage, and of each way to open what is left: what was acknowledged is there, byte for byte,
-//! or it is named; what was truncated or dropped is not shown; `Strict` refuses appends or nothing is named; and what `Quarantine`
-//! decided stays so.
+//! control file; files that are gone. The oracle asks of each damage, and of each way to open what is left: what was acknowledged is
+//! there, byte for byte, or it is named; what was truncated or dropped is not shown; `Strict` refuses appends or nothing is named; and
+//! what `Quarantine` decided stays so.
 //!
 //! What may be missing without a word, and no more: see [`evidence::Evidence::may_be_silent`].
 
@@ -28,6 +28,8 @@ use spoil::Spoil;
 pub const DAMAGES_CI: u64 = 450_000;
 /// Damages of one story.
 const DAMAGES: u64 = 64;
+/// Of one story, besides: damages that take a file away.
+const DAMAGES_WITH_A_FILE_GONE: u64 = 16;
 /// Of the parts, so many are flips while there are some; and of the others so many are short stories.
 const FLIPS_ONE_IN: u64 = 16;
 const SMALL_ONE_IN: u64 = 4;
@@ -137,14 +139,20 @@ fn spoil_all(wreck: &Wreck, until: Instant, failures_max: usize) -> Tally {
         Ok(told) => told,
         Err(what) => return Tally { failures: vec![what], ..tally },
     };
-    let any = |number| spoil::any(&mut Rng::nth(wreck.tale.seed, 1000 + number), &told.layout, &told.slots);
+    let any = |number| {
+        let mut rng = Rng::nth(wreck.tale.seed, 1000 + number);
+        match number {
+            1..=DAMAGES => spoil::any(&mut rng, &told.layout, &told.slots),
+            _ => spoil::any_with_a_file_gone(&mut rng, &told.layout, &told.slots),
+        }
+    };
     let damages: Box<dyn Iterator<Item = Vec<Spoil>>> = match wreck.damages {
-        Damages::Some => Box::new((1..=DAMAGES).map(any)),
+        Damages::Some => Box::new((1..=DAMAGES + DAMAGES_WITH_A_FILE_GONE).map(any)),
         Damages::Each => Box::new(small::each(&told.layout).into_iter()),
     };
     // The log as it is must pass.
     for (number, damage) in (0..).zip(std::iter::once(Vec::new()).chain(damages)) {
-        match told.judge(&damage, &told.past) {
+        match told.judge(&damage) {
             Ok(found) => tally.trace = tally.trace.wrapping_add(mix(number, found)),
             Err(what) => tally.failures.push(format!("{damage:?}: {what}\n    {}", told.layout)),
         }
@@ -170,6 +178,9 @@ fn shrink(mut wreck: Wreck, until: Instant) -> Wreck {
     wreck
 }
 
+/// What the judge is told besides what is so.
+type Lie = fn(&mut Past, &mut Evidence);
+
 /// A story that was told, and what is known of the log then.
 struct Told {
     disk: SimDisk,
@@ -191,11 +202,18 @@ impl Told {
         Ok(Told { disk, config, past, layout, slots })
     }
 
-    fn judge(&self, damage: &[Spoil], past: &Past) -> Result<u64, String> {
+    fn judge(&self, damage: &[Spoil]) -> Result<u64, String> {
+        self.judge_with(damage, |_, _| {})
+    }
+
+    /// As if this were known of the log, and of what is left of it.
+    fn judge_with(&self, damage: &[Spoil], lie: Lie) -> Result<u64, String> {
         let disk = self.disk.fork();
         damage.iter().for_each(|spoil| spoil.happen(&disk, &self.slots));
-        let evidence = Evidence::of(&self.layout, &disk, past);
-        Case { disk: &disk.fork(), config: &self.config, past, evidence: &evidence }.judge()
+        let mut past = self.past.clone();
+        let mut evidence = Evidence::of(&self.layout, &disk, &past);
+        lie(&mut past, &mut evidence);
+        Case { disk: &disk.fork(), config: &self.config, past: &past, evidence: &evidence }.judge()
     }
 }
 
@@ -233,23 +251,41 @@ fn ending(rng: &mut Rng) -> Vec<Step> {
     steps
 }
 
-/// The controls: a record that was never acknowledged as such, one that was and is not there, and one that was truncated are found.
+/// The controls: what the judge is told falsely of a log, it must notice.
 pub fn control() -> Result<(), String> {
     let told = (0..).find_map(|seed| Told::of(&Wreck::of(seed)).ok().filter(|told| told.past.records.len() > 4));
     let told = told.ok_or("no story")?;
-    told.judge(&[], &told.past)?;
-    let is_found = |doctor: fn(&mut Past)| {
-        let mut past = told.past.clone();
-        doctor(&mut past);
-        told.judge(&[], &past).is_err()
-    };
+    told.judge(&[])?;
+    let no_header = told.layout.things.keys().map(|number| Spoil::Bit(layout::name(*number), 0));
+    let no_header: Vec<Spoil> = no_header.chain([Spoil::Gone(layout::CONTROL.into())]).collect();
+    // Without the lie there is nothing to notice.
+    told.judge(&no_header)?;
+    told.judge_with(&[], lose_one_more)?;
+    let is_found = |damage: &[Spoil], lie: Lie| told.judge_with(damage, lie).is_err();
     let controls = [
-        ("other bytes", is_found(|past| *past.records.last_mut().expect("some") ^= 1)),
-        ("a lost record", is_found(|past| past.records.push(1))),
-        ("a truncated record", is_found(|past| _ = past.records.pop())),
+        ("other bytes", is_found(&[], |past, _| *past.records.last_mut().expect("some") ^= 1)),
+        ("a lost record", is_found(&[], |past, _| past.records.push(1))),
+        ("a truncated record", is_found(&[], |past, _| _ = past.records.pop())),
+        ("a segment that is gone", is_found(&[], |_, evidence| _ = evidence.gone.insert(999))),
+        ("a record that is gone with its segment", {
+            is_found(&[], |past, evidence| {
+                lose_one_more(past, evidence);
+                evidence.missed.insert(past.records.len() as u64);
+            })
+        }),
+        ("its number, given again", {
+            is_found(&[], |past, evidence| _ = evidence.missed.insert(past.records.len() as u64 + 1))
+        }),
+        ("a control file that is not built anew", is_found(&no_header, |_, evidence| evidence.can_be_rebuilt = true)),
     ];
     if let Some((case, _)) = controls.iter().find(|(_, is_found)| !is_found) {
         return Err(format!("the control: {case} was not noticed"));
     }
     Ok(())
+}
+
+/// A record behind the last one that is damaged, and of which nothing tells.
+fn lose_one_more(past: &mut Past, evidence: &mut Evidence) {
+    past.records.push(1);
+    evidence.touched.insert(past.records.len() as u64);
 }

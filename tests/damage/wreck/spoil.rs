@@ -1,7 +1,7 @@
 //! The ways to damage a log's files: places chosen where something stands, mostly near the log's end.
 
 use super::super::sim::{Journal, Op, Rng, SimDisk};
-use super::layout::{Layout, SLOT, name};
+use super::layout::{CONTROL, Layout, SLOT, name};
 
 /// Bytes of a block that is lost.
 pub const LOST_BYTES: usize = 4096;
@@ -15,6 +15,8 @@ pub enum Spoil {
     Blocks(String, usize, usize, Fill),
     /// A slot of the control file holds again what was written there so many writes ago.
     OldSlot(usize, usize),
+    /// A file is not there any more.
+    Gone(String),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +58,18 @@ pub fn any(rng: &mut Rng, layout: &Layout, slots: &[Vec<Vec<u8>>; 2]) -> Vec<Spo
     }
 }
 
+/// One that takes a file away, alone or beside another one.
+pub fn any_with_a_file_gone(rng: &mut Rng, layout: &Layout, slots: &[Vec<Vec<u8>>; 2]) -> Vec<Spoil> {
+    let gone = gone(rng, layout);
+    match rng.below(8) {
+        0..3 => vec![gone],
+        3 => vec![gone, self::gone(rng, layout)],
+        4 => vec![gone, old_slot(rng, slots)],
+        5 => vec![gone, blocks(rng, layout, 2)],
+        _ => vec![gone, somewhere(rng, layout)],
+    }
+}
+
 fn somewhere(rng: &mut Rng, layout: &Layout) -> Spoil {
     if rng.one_in(3) { blocks(rng, layout, 1) } else { bit(rng, layout) }
 }
@@ -66,6 +80,17 @@ fn old_slot(rng: &mut Rng, slots: &[Vec<Vec<u8>>; 2]) -> Spoil {
     // Mostly the write that was lost is the last one.
     let back = if rng.one_in(2) { 1 } else { 1 + rng.below(written.saturating_sub(1).max(1)) };
     Spoil::OldSlot(slot, back as usize)
+}
+
+/// Mostly one of the newest segments, or of those prepared behind them.
+fn gone(rng: &mut Rng, layout: &Layout) -> Spoil {
+    if rng.one_in(8) {
+        return Spoil::Gone(CONTROL.into());
+    }
+    let numbers: Vec<u64> = layout.things.keys().copied().collect();
+    let used = numbers.iter().filter(|number| layout.is_used(**number)).count();
+    let at = if rng.one_in(4) { used as u64 + rng.below(2) } else { (used as u64).saturating_sub(1 + rng.below(3)) };
+    Spoil::Gone(name(numbers[(at as usize).min(numbers.len() - 1)]))
 }
 
 fn bit(rng: &mut Rng, layout: &Layout) -> Spoil {
@@ -83,7 +108,7 @@ fn blocks(rng: &mut Rng, layout: &Layout, count: usize) -> Spoil {
 /// Where something stands: file, offset, length.
 fn place(rng: &mut Rng, layout: &Layout) -> (String, usize, usize) {
     if rng.one_in(12) {
-        return ("control".into(), rng.below(2) as usize * SLOT, 172);
+        return (CONTROL.into(), rng.below(2) as usize * SLOT, 172);
     }
     let numbers: Vec<u64> = layout.things.keys().rev().copied().collect();
     let newest = layout.parts.last().map_or(0, |part| part.number);
@@ -109,8 +134,20 @@ fn place(rng: &mut Rng, layout: &Layout) -> (String, usize, usize) {
 }
 
 impl Spoil {
-    pub fn happen(&self, disk: &SimDisk, slots: &[Vec<Vec<u8>>; 2]) {
+    fn file(&self) -> &str {
         match self {
+            Spoil::Bit(file, _) | Spoil::Blocks(file, ..) | Spoil::Gone(file) => file,
+            Spoil::OldSlot(..) => CONTROL,
+        }
+    }
+
+    /// Of a file that is gone, nothing more can be spoilt.
+    pub fn happen(&self, disk: &SimDisk, slots: &[Vec<Vec<u8>>; 2]) {
+        if !disk.names().iter().any(|(name, _)| name == self.file()) {
+            return;
+        }
+        match self {
+            Spoil::Gone(file) => disk.remove_file(file),
             Spoil::Bit(file, bit) => disk.flip_bit(file, *bit),
             Spoil::Blocks(file, offset, count, fill) => {
                 let length = disk.read_file(file).len();
@@ -123,7 +160,7 @@ impl Spoil {
             Spoil::OldSlot(slot, back) => {
                 let written = &slots[*slot];
                 if let Some(old) = written.len().checked_sub(1 + back).and_then(|at| written.get(at)) {
-                    disk.write_at("control", (slot * SLOT) as u64, old);
+                    disk.write_at(CONTROL, (slot * SLOT) as u64, old);
                 }
             }
         }

@@ -30,8 +30,9 @@ impl Simulated {
     };
     pub(crate) const ROT: Simulated = Simulated {
         name: "rot",
-        about: "logs at the end of stories from a seed, damaged: bits, blocks, two at once, older control slots; short stories, in \
-                every place and every two; and every bit of a sealed segment flipped: 256 KiB of it, 4 MiB in a long run",
+        about: "logs at the end of stories from a seed, damaged: bits, blocks, files that are gone, two at once, older control \
+                slots; short stories, in every place and every two; and every bit of a sealed segment flipped: 256 KiB of it, \
+                4 MiB in a long run",
         unit: "damages",
         goals: Goals {
             ci: rot::SEGMENT_BYTES * 8 + wreck::DAMAGES_CI,
