@@ -8,12 +8,16 @@ use super::super::story::Past;
 use super::layout::{CONTROL, ControlAt, Layout, Part, Thing, bytes_of, name};
 
 /// What a damage left.
+#[derive(Clone)]
 pub struct Evidence {
     /// Frames of which a byte is another, or whose place is told by nothing any more: behind a broken header nobody knows where
     /// the next frame stands, up to the next block that begins with one.
     pub touched: BTreeSet<u64>,
+    is_newest_seal_lost: bool,
     /// The last frame that anything whole says was flushed.
     pub claimed: u64,
+    /// The same, but for a close.
+    claimed_without_close: u64,
     /// So many truncations are told by what is left.
     pub truncations: u64,
     /// The control file that counts now, and whether it is the one that counted before.
@@ -25,6 +29,8 @@ pub struct Evidence {
     pub missed: BTreeSet<u64>,
     /// A segment's header is left, by which a control file can be built anew.
     pub can_be_rebuilt: bool,
+    /// Frames from here on may have been dropped, and named to somebody who does not ask any more.
+    pub dropped_from: Option<u64>,
     /// What was appended behind the close that an old control file tells of, if nothing stands at its place any more.
     pub behind_old_close: Option<u64>,
 }
@@ -47,17 +53,20 @@ impl Evidence {
         let counts = ControlAt::of(&control);
         let mut evidence = Evidence {
             touched: BTreeSet::new(),
+            is_newest_seal_lost: false,
             claimed: 0,
+            claimed_without_close: 0,
             truncations: counts.map_or(0, |control| control.truncations),
             control: counts,
             is_control_whole: counts == Some(layout.control),
             gone: BTreeSet::new(),
             missed: BTreeSet::new(),
             can_be_rebuilt: false,
+            dropped_from: None,
             behind_old_close: None,
         };
         if let Some(control) = counts {
-            evidence.claim(control.closed.map_or(0, |(.., lsn)| lsn).max(control.trimmed));
+            evidence.claim(control.trimmed);
         }
         for (at, part) in layout.parts.iter().enumerate() {
             // What was cut behind its end was claimed as well, once.
@@ -65,9 +74,21 @@ impl Evidence {
             evidence.see(layout, part, end, &bytes_of(disk, &name(part.number)));
         }
         evidence.see_what_is_gone(layout, disk, past);
-        evidence.claimed = evidence.claimed.min(past.records.len() as u64);
+        evidence.claimed_without_close = evidence.claimed.min(past.records.len() as u64);
+        let closed = counts.and_then(|control| control.closed).map_or(0, |(.., lsn)| lsn);
+        evidence.claimed = evidence.claimed_without_close.max(closed.min(past.records.len() as u64));
         evidence.behind_old_close = evidence.unseen_behind_a_close(layout);
         evidence
+    }
+
+    /// The same behind an open that came to nothing, and told nobody what it found. It may have decided on segments that are gone;
+    /// have dropped what nothing tells was flushed; and have taken back a close (DESIGN.md, the known gaps), so that nothing does.
+    pub fn behind_a_failed_open(&self, layout: &Layout) -> Evidence {
+        let claimed = self.claimed_without_close;
+        let from = layout.parts.last().map_or(0, |part| part.seal.end) + 1;
+        let hole = self.touched.range(from.max(claimed + 1)..).next().copied();
+        let dropped_from = if self.is_newest_seal_lost { Some(from.max(claimed + 1)) } else { hole };
+        Evidence { gone: BTreeSet::new(), claimed, dropped_from, ..self.clone() }
     }
 
     fn claim(&mut self, lsn: u64) {
@@ -83,6 +104,9 @@ impl Evidence {
             let left = left(thing, was, now, is_lost);
             if thing.is_data() && !left.is_whole() {
                 self.touched.insert(thing.lsn);
+            }
+            if thing.kind == SEAL {
+                self.is_newest_seal_lost = !left.is_whole();
             }
             // A seal's length is always the same: what stands right behind it is found without it.
             is_lost |= !left.header && thing.kind != SEAL;
@@ -146,7 +170,8 @@ impl Evidence {
     /// Where its segment's file is gone, no write that did not end looks like that.
     pub fn may_be_silent(&self, lsn: u64) -> bool {
         let may_not_have_ended = self.touched.contains(&lsn) && lsn > self.claimed && !self.missed.contains(&lsn);
-        may_not_have_ended || self.behind_old_close.is_some_and(|end| lsn > end)
+        let may_be_dropped = self.dropped_from.is_some_and(|from| lsn >= from);
+        may_not_have_ended || may_be_dropped || self.behind_old_close.is_some_and(|end| lsn > end)
     }
 
     /// Whether this record may be read there: the log's own; or, where nothing is left that tells of a truncation, one that it cut.

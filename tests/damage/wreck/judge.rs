@@ -9,6 +9,8 @@ use seawall::{Config, Error, Log, Lsn, LsnRange, Recovery, RecoveryMode};
 use super::super::sim::{KillChoice, SimDisk, SimStorage, fingerprint, mix};
 use super::super::story::Past;
 use super::evidence::Evidence;
+use super::layout::Layout;
+use super::trouble::Trouble;
 
 type SimLog = Log<SimStorage>;
 
@@ -20,6 +22,16 @@ pub struct Case<'a> {
     pub config: &'a Config,
     pub past: &'a Past,
     pub evidence: &'a Evidence,
+    pub layout: &'a Layout,
+}
+
+/// A record that was appended behind the damage.
+#[derive(Clone, Copy, Debug)]
+struct Promised {
+    lsn: u64,
+    record: u64,
+    /// It was acknowledged; else it may be there or not.
+    is_kept: bool,
 }
 
 /// What one open showed.
@@ -64,6 +76,71 @@ impl Case<'_> {
         Ok(trace)
     }
 
+    /// Opened when something goes wrong, and again when all is well: what the first open decided or promised holds.
+    pub fn judge_in(&self, trouble: &Trouble) -> Result<u64, String> {
+        let mode = trouble.mode;
+        let (disk, config) = (self.disk.fork(), Config { recovery: mode, ..self.config.clone() });
+        trouble.begin(&disk);
+        let first = match Log::open_on(disk.open(), config.clone()) {
+            Ok((log, recovery)) => {
+                let looked = self.looks_at(&disk, log, &recovery, mode);
+                looked.map_err(|what| format!("{mode:?}: {what}; {recovery:?}"))?
+            }
+            Err(Error::Io { .. } | Error::Full { .. } | Error::Poisoned { .. }) => None,
+            Err(error) => {
+                self.refused(&error, mode)?;
+                None
+            }
+        };
+        let disk = trouble.end(disk);
+        let Some((shown, promised)) = first else {
+            // Nobody was told anything: it may have decided what an open decides, and no more.
+            let evidence = self.evidence.behind_a_failed_open(self.layout);
+            let case = Case { evidence: &evidence, ..*self };
+            return match Log::open_on(disk.open(), config) {
+                Ok((log, recovery)) => {
+                    let judged = case.opened(&disk, log, &recovery, mode);
+                    judged.map_err(|what| format!("{mode:?}, second: {what}; {recovery:?}"))
+                }
+                Err(error) => self.refused(&error, mode).map(|()| 1),
+            };
+        };
+        let again = self.again(&disk, &shown, promised.as_slice());
+        again
+            .map_err(|what| format!("{mode:?}, first: {:?}, {promised:?}: {what}", shown.frames.keys()))
+            .map(|()| fold(&shown))
+    }
+
+    /// What an open shows in which something goes wrong, and what it takes; nothing, if it decides nothing.
+    fn looks_at(
+        &self,
+        disk: &SimDisk,
+        log: SimLog,
+        recovery: &Recovery,
+        mode: RecoveryMode,
+    ) -> Result<Option<(Shown, Vec<Promised>)>, String> {
+        let shown = self.show(&log, recovery, mode)?;
+        self.first(&log)?;
+        self.gone_is_told(recovery)?;
+        self.nothing_is_silent(&shown, &log)?;
+        let is_refusing = mode == RecoveryMode::Strict && !recovery.damage.is_empty();
+        if is_refusing {
+            return Ok(None);
+        }
+        let record = b"appended in trouble";
+        disk.pump();
+        let promised = match log.try_append(record) {
+            Ok(pending) => {
+                let lsn = pending.lsn().get();
+                let is_kept = pending.wait().is_ok();
+                Some(Promised { lsn, record: fingerprint(record), is_kept })
+            }
+            Err(_) => None,
+        };
+        disk.pump();
+        Ok(Some((shown, promised.into_iter().collect())))
+    }
+
     /// Only for its control file a log does not open; and if that is lost, only until somebody wants it built anew.
     fn refused(&self, error: &Error, mode: RecoveryMode) -> Result<(), String> {
         let Evidence { is_control_whole, can_be_rebuilt, .. } = *self.evidence;
@@ -79,8 +156,8 @@ impl Case<'_> {
         self.first(&log)?;
         self.gone_is_told(recovery)?;
         self.nothing_is_silent(&shown, &log)?;
-        disk.pump();
         let is_refusing = mode == RecoveryMode::Strict && !recovery.damage.is_empty();
+        disk.pump();
         if mode == RecoveryMode::ReadOnly || is_refusing {
             self.verify(&log, &shown)?;
             return match log.try_append(b"x") {
@@ -91,7 +168,7 @@ impl Case<'_> {
         let fresh = self.append(disk, &log, &shown)?;
         drop(log);
         disk.kill(&KillChoice::Landed);
-        self.again(disk, &shown, fresh)?;
+        self.again(disk, &shown, &[fresh])?;
         Ok(fold(&shown))
     }
 
@@ -198,7 +275,7 @@ impl Case<'_> {
 
     /// It must take another record, whose number is of none that it shows, of none that anything whole says was flushed, and of
     /// none that stood in a segment that is gone.
-    fn append(&self, disk: &SimDisk, log: &SimLog, shown: &Shown) -> Result<(u64, u64), String> {
+    fn append(&self, disk: &SimDisk, log: &SimLog, shown: &Shown) -> Result<Promised, String> {
         let record = b"appended behind the damage";
         let mut tries = 0;
         let pending = loop {
@@ -217,11 +294,11 @@ impl Case<'_> {
         if lsn <= claimed || shown.frames.keys().next_back().is_some_and(|last| lsn <= *last) {
             return Err(format!("number {lsn} was given again"));
         }
-        Ok((lsn, fingerprint(record)))
+        Ok(Promised { lsn, record: fingerprint(record), is_kept: true })
     }
 
     /// What an open has shown, the next one shows.
-    fn again(&self, disk: &SimDisk, shown: &Shown, fresh: (u64, u64)) -> Result<(), String> {
+    fn again(&self, disk: &SimDisk, shown: &Shown, fresh: &[Promised]) -> Result<(), String> {
         let (log, recovery) =
             Log::open_on(disk.open(), self.config.clone()).map_err(|error| format!("again: {error:?}"))?;
         disk.pump();
@@ -233,11 +310,12 @@ impl Case<'_> {
         let read = read.into_iter().flatten().map(|frame| (frame.lsn.get(), fingerprint(&frame.payload)));
         let read: BTreeMap<u64, u64> = read.collect();
         let mut before = shown.frames.clone();
-        before.insert(fresh.0, fresh.1);
+        before.extend(fresh.iter().map(|fresh| (fresh.lsn, fresh.record)));
+        let is_unknown = |lsn: u64| fresh.iter().any(|fresh| fresh.lsn == lsn && !fresh.is_kept);
         let differs = read.iter().find(|(lsn, record)| before.get(lsn) != Some(record));
         let is_in_doubt = |lsn: u64| {
             let refuses = !recovery.damage.is_empty();
-            refuses && recovery.ambiguous_tail.is_some_and(|lsns| lsns.contains(Lsn::new(lsn)))
+            refuses && recovery.ambiguous_tail.is_some_and(|lsns| lsns.contains(Lsn::new(lsn))) || is_unknown(lsn)
         };
         let differs = differs.or_else(|| before.iter().find(|(lsn, _)| !read.contains_key(lsn) && !is_in_doubt(**lsn)));
         if let Some((lsn, _)) = differs {

@@ -1,7 +1,7 @@
 //! Logs that lived through a story and rot where it ended: blocks, not bits; in two places; an older copy of a slot of the
 //! control file; files that are gone. The oracle asks of each damage, and of each way to open what is left: what was acknowledged is
 //! there, byte for byte, or it is named; what was truncated or dropped is not shown; `Strict` refuses appends or nothing is named; and
-//! what `Quarantine` decided stays so.
+//! what `Quarantine` decided stays so, also if that open fell short.
 //!
 //! What may be missing without a word, and no more: see [`evidence::Evidence::may_be_silent`].
 
@@ -10,6 +10,7 @@ mod judge;
 mod layout;
 mod small;
 mod spoil;
+mod trouble;
 
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use evidence::Evidence;
 use judge::Case;
 use layout::Layout;
 use spoil::Spoil;
+use trouble::Trouble;
 
 /// In a gate, besides flips: the short stories of up to three steps in every way, and a fourth of that of others.
 pub const DAMAGES_CI: u64 = 450_000;
@@ -30,6 +32,8 @@ pub const DAMAGES_CI: u64 = 450_000;
 const DAMAGES: u64 = 64;
 /// Of one story, besides: damages that take a file away.
 const DAMAGES_WITH_A_FILE_GONE: u64 = 16;
+/// Of these, so many are opened when something goes wrong, too.
+const TROUBLE_ONE_IN: u64 = 6;
 /// Of the parts, so many are flips while there are some; and of the others so many are short stories.
 const FLIPS_ONE_IN: u64 = 16;
 const SMALL_ONE_IN: u64 = 4;
@@ -141,20 +145,22 @@ fn spoil_all(wreck: &Wreck, until: Instant, failures_max: usize) -> Tally {
     };
     let any = |number| {
         let mut rng = Rng::nth(wreck.tale.seed, 1000 + number);
-        match number {
+        let damage = match number {
             1..=DAMAGES => spoil::any(&mut rng, &told.layout, &told.slots),
             _ => spoil::any_with_a_file_gone(&mut rng, &told.layout, &told.slots),
-        }
+        };
+        let trouble = rng.one_in(TROUBLE_ONE_IN).then(|| Trouble::any(&mut rng));
+        (damage, trouble)
     };
-    let damages: Box<dyn Iterator<Item = Vec<Spoil>>> = match wreck.damages {
+    let damages: Box<dyn Iterator<Item = (Vec<Spoil>, Option<Trouble>)>> = match wreck.damages {
         Damages::Some => Box::new((1..=DAMAGES + DAMAGES_WITH_A_FILE_GONE).map(any)),
-        Damages::Each => Box::new(small::each(&told.layout).into_iter()),
+        Damages::Each => Box::new(small::each(&told.layout).into_iter().map(|damage| (damage, None))),
     };
     // The log as it is must pass.
-    for (number, damage) in (0..).zip(std::iter::once(Vec::new()).chain(damages)) {
-        match told.judge(&damage) {
+    for (number, (damage, trouble)) in (0..).zip(std::iter::once((Vec::new(), None)).chain(damages)) {
+        match told.judge(&damage, trouble.as_ref()) {
             Ok(found) => tally.trace = tally.trace.wrapping_add(mix(number, found)),
-            Err(what) => tally.failures.push(format!("{damage:?}: {what}\n    {}", told.layout)),
+            Err(what) => tally.failures.push(format!("{damage:?}: {what}\n    {trouble:?} {}", told.layout)),
         }
         tally.judged += 1;
         if tally.failures.len() >= failures_max || Instant::now() >= until {
@@ -202,18 +208,21 @@ impl Told {
         Ok(Told { disk, config, past, layout, slots })
     }
 
-    fn judge(&self, damage: &[Spoil]) -> Result<u64, String> {
-        self.judge_with(damage, |_, _| {})
+    fn judge(&self, damage: &[Spoil], trouble: Option<&Trouble>) -> Result<u64, String> {
+        self.judge_with(damage, trouble, |_, _| {})
     }
 
     /// As if this were known of the log, and of what is left of it.
-    fn judge_with(&self, damage: &[Spoil], lie: Lie) -> Result<u64, String> {
+    fn judge_with(&self, damage: &[Spoil], trouble: Option<&Trouble>, lie: Lie) -> Result<u64, String> {
         let disk = self.disk.fork();
         damage.iter().for_each(|spoil| spoil.happen(&disk, &self.slots));
         let mut past = self.past.clone();
         let mut evidence = Evidence::of(&self.layout, &disk, &past);
         lie(&mut past, &mut evidence);
-        Case { disk: &disk.fork(), config: &self.config, past: &past, evidence: &evidence }.judge()
+        let case =
+            Case { disk: &disk.fork(), config: &self.config, past: &past, evidence: &evidence, layout: &self.layout };
+        let found = case.judge()?;
+        trouble.map_or(Ok(found), |trouble| Ok(mix(found, case.judge_in(trouble)?)))
     }
 }
 
@@ -255,13 +264,15 @@ fn ending(rng: &mut Rng) -> Vec<Step> {
 pub fn control() -> Result<(), String> {
     let told = (0..).find_map(|seed| Told::of(&Wreck::of(seed)).ok().filter(|told| told.past.records.len() > 4));
     let told = told.ok_or("no story")?;
-    told.judge(&[])?;
+    told.judge(&[], None)?;
     let no_header = told.layout.things.keys().map(|number| Spoil::Bit(layout::name(*number), 0));
     let no_header: Vec<Spoil> = no_header.chain([Spoil::Gone(layout::CONTROL.into())]).collect();
     // Without the lie there is nothing to notice.
-    told.judge(&no_header)?;
-    told.judge_with(&[], lose_one_more)?;
-    let is_found = |damage: &[Spoil], lie: Lie| told.judge_with(damage, lie).is_err();
+    told.judge(&no_header, None)?;
+    told.judge_with(&[], None, lose_one_more)?;
+    // What is durable only as its disk says is not there at the next open.
+    let lies = Trouble::lies();
+    let is_found = |damage: &[Spoil], lie: Lie| told.judge_with(damage, None, lie).is_err();
     let controls = [
         ("other bytes", is_found(&[], |past, _| *past.records.last_mut().expect("some") ^= 1)),
         ("a lost record", is_found(&[], |past, _| past.records.push(1))),
@@ -276,6 +287,7 @@ pub fn control() -> Result<(), String> {
         ("its number, given again", {
             is_found(&[], |past, evidence| _ = evidence.missed.insert(past.records.len() as u64 + 1))
         }),
+        ("a promise that was not kept", told.judge(&[], Some(&lies)).is_err()),
         ("a control file that is not built anew", is_found(&no_header, |_, evidence| evidence.can_be_rebuilt = true)),
     ];
     if let Some((case, _)) = controls.iter().find(|(_, is_found)| !is_found) {
