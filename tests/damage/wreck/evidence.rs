@@ -6,6 +6,7 @@ use super::super::bytes::{HEADER, MARKER, SEAL};
 use super::super::sim::SimDisk;
 use super::super::story::Past;
 use super::layout::{CONTROL, ControlAt, Layout, Part, Thing, bytes_of, name};
+use super::promise::Promise;
 
 /// What a damage left.
 #[derive(Clone)]
@@ -14,6 +15,8 @@ pub struct Evidence {
     /// the next frame stands, up to the next block that begins with one.
     pub touched: BTreeSet<u64>,
     is_newest_seal_lost: bool,
+    /// What was prepared above the newest segment is as it was.
+    pub is_prepared_whole: bool,
     /// The last frame that anything whole says was flushed.
     pub claimed: u64,
     /// The same, but for a close.
@@ -29,6 +32,7 @@ pub struct Evidence {
     pub missed: BTreeSet<u64>,
     /// A segment's header is left, by which a control file can be built anew.
     pub can_be_rebuilt: bool,
+    pub promise: Promise,
     /// Frames from here on may have been dropped, and named to somebody who does not ask any more.
     pub dropped_from: Option<u64>,
     /// What was appended behind the close that an old control file tells of, if nothing stands at its place any more.
@@ -39,6 +43,24 @@ pub struct Evidence {
 struct Left {
     header: bool,
     payload: bool,
+}
+
+/// What is left of a segment that the log is made of.
+#[derive(Default)]
+pub struct PartLeft {
+    pub is_there: bool,
+    pub has_seal: bool,
+    pub is_first_header_whole: bool,
+    /// Something behind the seal was written when that was flushed.
+    pub tells: bool,
+    /// Its frames, and whether they are whole and can be found.
+    pub frames: Vec<(u64, bool)>,
+}
+
+impl PartLeft {
+    pub fn is_last_whole(&self) -> bool {
+        self.frames.last().is_some_and(|(_, is_whole)| *is_whole)
+    }
 }
 
 impl Left {
@@ -54,6 +76,7 @@ impl Evidence {
         let mut evidence = Evidence {
             touched: BTreeSet::new(),
             is_newest_seal_lost: false,
+            is_prepared_whole: true,
             claimed: 0,
             claimed_without_close: 0,
             truncations: counts.map_or(0, |control| control.truncations),
@@ -62,22 +85,25 @@ impl Evidence {
             gone: BTreeSet::new(),
             missed: BTreeSet::new(),
             can_be_rebuilt: false,
+            promise: Promise::default(),
             dropped_from: None,
             behind_old_close: None,
         };
         if let Some(control) = counts {
             evidence.claim(control.trimmed);
         }
+        let mut parts = Vec::new();
         for (at, part) in layout.parts.iter().enumerate() {
             // What was cut behind its end was claimed as well, once.
             let end = layout.parts.get(at + 1).map_or(past.records.len() as u64, |next| next.seal.end);
-            evidence.see(layout, part, end, &bytes_of(disk, &name(part.number)));
+            parts.push(evidence.see(layout, part, end, &bytes_of(disk, &name(part.number))));
         }
         evidence.see_what_is_gone(layout, disk, past);
         evidence.claimed_without_close = evidence.claimed.min(past.records.len() as u64);
         let closed = counts.and_then(|control| control.closed).map_or(0, |(.., lsn)| lsn);
         evidence.claimed = evidence.claimed_without_close.max(closed.min(past.records.len() as u64));
         evidence.behind_old_close = evidence.unseen_behind_a_close(layout);
+        evidence.promise = Promise::of(layout, &parts, &evidence);
         evidence
     }
 
@@ -88,25 +114,37 @@ impl Evidence {
         let from = layout.parts.last().map_or(0, |part| part.seal.end) + 1;
         let hole = self.touched.range(from.max(claimed + 1)..).next().copied();
         let dropped_from = if self.is_newest_seal_lost { Some(from.max(claimed + 1)) } else { hole };
-        Evidence { gone: BTreeSet::new(), claimed, dropped_from, ..self.clone() }
+        let mut evidence = Evidence { gone: BTreeSet::new(), claimed, dropped_from, ..self.clone() };
+        if claimed < self.claimed {
+            evidence.promise = Promise::default();
+        }
+        evidence
     }
 
     fn claim(&mut self, lsn: u64) {
         self.claimed = self.claimed.max(lsn);
     }
 
-    fn see(&mut self, layout: &Layout, part: &Part, end: u64, now: &[u8]) {
+    fn see(&mut self, layout: &Layout, part: &Part, end: u64, now: &[u8]) -> PartLeft {
         let was = &layout.files[&name(part.number)];
+        let mut all = PartLeft { is_there: !now.is_empty(), ..PartLeft::default() };
         // Behind a broken header, in the same group.
         let mut is_lost = false;
         for thing in &part.things {
             is_lost &= !thing.offset.is_multiple_of(layout.block);
             let left = left(thing, was, now, is_lost);
-            if thing.is_data() && !left.is_whole() {
-                self.touched.insert(thing.lsn);
+            if thing.is_data() {
+                if all.frames.is_empty() {
+                    all.is_first_header_whole = left.header;
+                }
+                all.frames.push((thing.lsn, left.is_whole()));
+                if !left.is_whole() {
+                    self.touched.insert(thing.lsn);
+                }
             }
             if thing.kind == SEAL {
                 self.is_newest_seal_lost = !left.is_whole();
+                all.has_seal = left.is_whole();
             }
             // A seal's length is always the same: what stands right behind it is found without it.
             is_lost |= !left.header && thing.kind != SEAL;
@@ -118,6 +156,7 @@ impl Evidence {
                     SEAL => left.payload,
                     kind => kind == MARKER || thing.flushed_through > part.seal.end,
                 };
+                all.tells |= thing.flushed_through > part.seal.end || thing.kind == MARKER && left.payload;
                 if tells {
                     self.truncations = self.truncations.max(part.seal.truncations);
                 }
@@ -126,6 +165,7 @@ impl Evidence {
                 self.claim(part.seal.end);
             }
         }
+        all
     }
 
     /// The control file counts every segment that was ever prepared. Where it is lost, a seal counts what it continues.
@@ -141,6 +181,7 @@ impl Evidence {
                 Some(control) => (control.first_segment..=control.highest).contains(&number),
                 None => is_sealed_above,
             };
+            self.is_prepared_whole &= number <= newest || now == *was;
             if now.is_empty() && is_counted {
                 self.gone.insert(number);
             }

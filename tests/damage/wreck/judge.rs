@@ -10,6 +10,7 @@ use super::super::sim::{KillChoice, SimDisk, SimStorage, fingerprint, mix};
 use super::super::story::Past;
 use super::evidence::Evidence;
 use super::layout::Layout;
+use super::promise::Promise;
 use super::trouble::Trouble;
 
 type SimLog = Log<SimStorage>;
@@ -124,6 +125,7 @@ impl Case<'_> {
         self.gone_is_told(recovery)?;
         self.nothing_is_silent(&shown, &log)?;
         let is_refusing = mode == RecoveryMode::Strict && !recovery.damage.is_empty();
+        self.promise_is_kept(&shown, !is_refusing)?;
         if is_refusing {
             return Ok(None);
         }
@@ -157,6 +159,7 @@ impl Case<'_> {
         self.gone_is_told(recovery)?;
         self.nothing_is_silent(&shown, &log)?;
         let is_refusing = mode == RecoveryMode::Strict && !recovery.damage.is_empty();
+        self.promise_is_kept(&shown, mode != RecoveryMode::ReadOnly && !is_refusing)?;
         disk.pump();
         if mode == RecoveryMode::ReadOnly || is_refusing {
             self.verify(&log, &shown)?;
@@ -258,6 +261,16 @@ impl Case<'_> {
         };
         match self.acknowledged().find(|lsn| !is_told(lsn)) {
             Some(lsn) => Err(format!("frame {lsn} is gone without a word: the log shows up to {}", log.flushed())),
+            None => Ok(()),
+        }
+    }
+
+    /// What is whole is shown, as far as that is promised.
+    fn promise_is_kept(&self, shown: &Shown, takes_over: bool) -> Result<(), String> {
+        let Promise { always, taken_over } = &self.evidence.promise;
+        let mut promised = always.iter().chain(taken_over.iter().filter(|_| takes_over));
+        match promised.find(|lsn| !shown.frames.contains_key(lsn)) {
+            Some(lsn) => Err(format!("frame {lsn} is whole, and only named: {:?}", shown.named)),
             None => Ok(()),
         }
     }

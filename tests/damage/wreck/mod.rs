@@ -3,11 +3,13 @@
 //! there, byte for byte, or it is named; what was truncated or dropped is not shown; `Strict` refuses appends or nothing is named; and
 //! what `Quarantine` decided stays so, also if that open fell short.
 //!
-//! What may be missing without a word, and no more: see [`evidence::Evidence::may_be_silent`].
+//! What may be missing without a word, and no more: see [`evidence::Evidence::may_be_silent`]. What must not be missing at all:
+//! [`promise::Promise`].
 
 mod evidence;
 mod judge;
 mod layout;
+mod promise;
 mod small;
 mod spoil;
 mod trouble;
@@ -270,6 +272,11 @@ pub fn control() -> Result<(), String> {
     // Without the lie there is nothing to notice.
     told.judge(&no_header, None)?;
     told.judge_with(&[], None, lose_one_more)?;
+    // The newest frame with a byte to lose. Damaged, it is named; and if it is a whole one, that is not enough.
+    let frames = told.layout.parts.iter().flat_map(|part| part.things.iter().map(|thing| (part.number, thing)));
+    let newest = frames.filter(|(_, thing)| thing.is_data() && thing.payload > 0).next_back().ok_or("no frame")?;
+    let lost = [Spoil::Bit(layout::name(newest.0), newest.1.payload().start as u64 * 8)];
+    told.judge(&lost, None)?;
     // What is durable only as its disk says is not there at the next open.
     let lies = Trouble::lies();
     let is_found = |damage: &[Spoil], lie: Lie| told.judge_with(damage, None, lie).is_err();
@@ -286,6 +293,12 @@ pub fn control() -> Result<(), String> {
         }),
         ("its number, given again", {
             is_found(&[], |past, evidence| _ = evidence.missed.insert(past.records.len() as u64 + 1))
+        }),
+        ("a whole record that is only named", {
+            is_found(&lost, |_, evidence| evidence.promise.always.extend(&evidence.touched))
+        }),
+        ("one that is only named by who takes the log over", {
+            is_found(&lost, |_, evidence| evidence.promise.taken_over.extend(&evidence.touched))
         }),
         ("a promise that was not kept", told.judge(&[], Some(&lies)).is_err()),
         ("a control file that is not built anew", is_found(&no_header, |_, evidence| evidence.can_be_rebuilt = true)),
