@@ -292,7 +292,7 @@ pub struct Scanned {
 pub fn scan(segment: &[u8], place: Place, block_bytes: u32, end: u64, index_stride_bytes: u64) -> Scanned {
     let Ok(scan) = scan_segment(segment, place.salt(), block_bytes, end, index_stride_bytes);
     let trim = TrimPoint { lsn: Lsn::ZERO, chain: Chain::default(), first_segment: SegmentNumber::FIRST };
-    let verdict = judge(&scan, &trim);
+    let verdict = judge(&scan, &trim, false);
     Scanned {
         sealed_before: scan.seal.map(|seal| seal.end),
         prefix: (scan.prefix.last, scan.prefix.end_offset),

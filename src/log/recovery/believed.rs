@@ -69,12 +69,9 @@ pub(crate) fn believed_end<B: ByteSource>(
     if was_truncated {
         return Ok(nothing());
     }
-    let judged =
-        judge(scan, &TrimPoint { lsn: Lsn::ZERO, chain: Chain::default(), first_segment: SegmentNumber::NONE }).end;
+    let untrimmed = TrimPoint { lsn: Lsn::ZERO, chain: Chain::default(), first_segment: SegmentNumber::NONE };
     // Where a gap is not claimed to its end, what stands behind it may have been dropped.
-    let gap = scan.gaps.iter().position(|gap| gap.lsns.end.previous() > scan.claims);
-    let before = gap.map(|gap| gap.checked_sub(1).map_or(scan.prefix, |before| scan.gaps[before].next));
-    let judged = before.filter(|before| before.last < judged.last).unwrap_or(judged);
+    let judged = judge(scan, &untrimmed, true).end;
     // The frame of the number that is told is another one, and no hole tells why: it was cut, although nothing else says so.
     if judged.last >= upto && found.last == upto {
         return Ok(nothing());

@@ -233,12 +233,15 @@ impl<S: Storage> Look<'_, S> {
             let Run { end_offset, frames_end, .. } = state.scan.prefix;
             state.scan.prefix = Run { end_offset, frames_end, ..before };
         }
-        let mut verdict = judge(&state.scan, &self.control.trim);
+        // Behind it another one may have been in use, which told where this one ends.
+        let may_go_on = gone.may_have_held(&found.spares) > 0;
+        let is_begin_doubtful = may_go_on && self.gap_with_seal(state, newest, found)?;
+        let mut verdict = judge(&state.scan, &self.control.trim, may_go_on);
         verdict.proven = verdict.proven.min(proven);
         let may_be_cut = match &state.scan.seal {
             Some(seal) => self.was_cut_behind(Some(seal)),
             // By its own seal, or by that of a segment above it of which nothing is left.
-            None => gone.may_have_held(&found.spares) > 0 && self.was_cut_behind(newest.as_ref().map(|(_, seal)| seal)),
+            None => may_go_on && self.was_cut_behind(newest.as_ref().map(|(_, seal)| seal)),
         };
         if may_be_cut {
             self.doubt(state, newest, &mut verdict, found, gone)?;
@@ -272,7 +275,7 @@ impl<S: Storage> Look<'_, S> {
             lsns.end = lsns.end.min(verdict.end.last.next());
             let lsns = if lsns.is_empty() { LsnRange::NONE } else { lsns };
             found.damage.push(corrupt(offset, lsns, "the seal is damaged"));
-            if !lsns.is_empty() {
+            if !lsns.is_empty() && !is_begin_doubtful {
                 let what = "the frames behind the seal are damaged with it";
                 lost_with_seal = Some(Gap { offset, lsns, what, next: verdict.end });
             }
@@ -403,6 +406,34 @@ impl<S: Storage> Look<'_, S> {
             what: "what the log held behind this place is gone",
             next: verdict.end,
         });
+    }
+
+    /// Makes a gap of what is lost between a damaged seal and the first frame that is found, if nothing claims it to its end: a frame
+    /// behind it may have been dropped, as behind any other. True if it does.
+    fn gap_with_seal(
+        &self,
+        state: &mut SegmentState<S::File>,
+        newest: &Newest,
+        found: &mut Findings<S::File>,
+    ) -> Result<bool> {
+        let scan = &state.scan;
+        let Some(first) = scan.first_data.filter(|first| scan.seal.is_none() && first.previous() > scan.claims) else {
+            return Ok(false);
+        };
+        if scan.prefix.last < first {
+            return Ok(false);
+        }
+        let before = self.end_before(newest, scan.told(), found)?;
+        let lsns = LsnRange::new(before.last.next(), first);
+        if lsns.is_empty() {
+            return Ok(false);
+        }
+        let Run { end_offset, frames_end, .. } = nothing_of(scan, self.block);
+        let what = "the frames behind the seal are damaged with it";
+        let gap = Gap { offset: u64::from(self.block), lsns, what, next: scan.prefix };
+        state.scan.gaps.insert(0, gap);
+        state.scan.prefix = Run { end_offset, frames_end, ..before };
+        Ok(true)
     }
 
     /// The frames that stood between the end of the segment before and the first one that is found behind a damaged seal.

@@ -7,6 +7,7 @@
 //! | C | a gap, then valid frames | no | `Hole` | never acknowledged: dropped, for ever |
 //! | D | a gap, then valid frames | yes, into the gap or beyond | `Damage` | the gap is named; frames behind it count |
 //! | E | a gap, frames, a gap, frames | into the first gap only | `Damage` | the second gap is a hole: dropped |
+//! | H | a gap, then valid frames | into the gap, not to its end, and the log may have gone on in a segment that is lost | `Damage` | what is claimed is named; the frames behind may have been dropped before, and are again |
 //! | F | anything or nothing | yes, and no frame follows | `Damage` | everything up to the claim is named |
 //! | G | as D or F, nothing of it above the trim point | yes | `GivenUp` | nothing is named; the log goes on behind it |
 //!
@@ -61,14 +62,16 @@ impl Verdict {
     }
 }
 
-/// Judges the tail of a log that was trimmed so far.
-pub(crate) fn judge(scan: &SegmentScan, trim: &TrimPoint) -> Verdict {
+/// Judges the tail of a log that was trimmed so far; `may_go_on`: this segment's own end, which a lost one told, may be before the end
+/// of what stands in it.
+pub(crate) fn judge(scan: &SegmentScan, trim: &TrimPoint, may_go_on: bool) -> Verdict {
     let claims = scan.claims.max(trim.lsn);
     let mut end = scan.prefix;
     let mut damage = Vec::new();
     let mut dropped = None;
     for gap in &scan.gaps {
-        if gap.lsns.start <= claims {
+        let needed = if may_go_on { gap.lsns.end.previous() } else { gap.lsns.start };
+        if needed <= claims {
             damage.push(*gap);
             end = gap.next;
         } else {
@@ -166,7 +169,7 @@ mod tests {
 
     fn judge_trimmed(scan: &SegmentScan, lsn: u64) -> Verdict {
         let trim = TrimPoint { lsn: Lsn::new(lsn), chain: Chain::new(888), first_segment: SegmentNumber::FIRST };
-        super::judge(scan, &trim)
+        super::judge(scan, &trim, false)
     }
 
     fn range(start: u64, end: u64) -> LsnRange {
@@ -190,6 +193,16 @@ mod tests {
         let e = judge(&scan(10, &[(13, 15), (17, 20)], 12, None, None));
         assert_eq!((e.outcome, e.end.last.get()), (Outcome::Damage, 15));
         assert_eq!((e.damage.len(), e.dropped), (1, Some(range(17, 21))));
+
+        let trim = TrimPoint { lsn: Lsn::ZERO, chain: Chain::new(888), first_segment: SegmentNumber::FIRST };
+        let h = super::judge(&scan(10, &[(13, 15)], 11, None, None), &trim, true);
+        assert_eq!((h.outcome, h.end.last.get(), h.dropped), (Outcome::Damage, 11, Some(range(13, 16))));
+        assert_eq!((h.damage.len(), h.damage[0].lsns), (1, range(11, 12)));
+        let h = super::judge(&scan(10, &[(13, 15)], 12, None, None), &trim, true);
+        assert_eq!(
+            (h.outcome, h.end.last.get(), h.dropped, h.damage[0].lsns),
+            (Outcome::Damage, 15, None, range(11, 13))
+        );
 
         let f = judge(&scan(10, &[], 14, Some(14), Some(9)));
         assert_eq!((f.outcome, f.end.last.get(), f.end.chain), (Outcome::Damage, 14, Chain::new(777)));
