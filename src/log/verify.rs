@@ -258,7 +258,8 @@ impl<S: Storage> Shared<S> {
         report: &mut Report,
     ) -> Result<()> {
         let name = FileName::Segment(number).to_string();
-        let (trimmed, is_first) = (self.trimmed(), report.segments.is_empty());
+        let trimmed = self.trimmed();
+        let told_to = report.end.max(trimmed);
         let mut tell = |offset, lsns, what: String| {
             report.findings.push(Finding { segment: number, offset, lsns, what, quarantined: false, unread: false });
         };
@@ -328,9 +329,10 @@ impl<S: Storage> Shared<S> {
                 let lsns = LsnRange::new(lsn.next(), seal.end.next());
                 tell(u64::from(block), lsns, "the seal does not continue the segment before it".into());
             }
-            (Some(seal), None) if is_first && seal.end > trimmed => {
-                let lsns = LsnRange::inclusive(trimmed.next(), seal.end);
-                tell(u64::from(block), lsns, "the segments before it are missing".into());
+            // Also behind one that is there, and of which nothing tells where it ends.
+            (Some(seal), None) if seal.end > told_to => {
+                let lsns = LsnRange::inclusive(told_to.next(), seal.end);
+                tell(u64::from(block), lsns, "the frames before it are missing".into());
             }
             _ => {}
         }

@@ -66,7 +66,9 @@ pub(crate) fn believed_end<B: ByteSource>(
         let nothing = nothing_of(scan, block_bytes);
         Run { last: nothing.last.min(upto), ..nothing }
     };
-    if was_truncated {
+    // What was lost together with the seal is a gap like any other, behind which frames may have been dropped.
+    let is_gap = |first: Lsn| !scan.tells_its_begin(block_bytes) && first.previous() > scan.claims;
+    if was_truncated || scan.first_data.is_some_and(is_gap) {
         return Ok(nothing());
     }
     let untrimmed = TrimPoint { lsn: Lsn::ZERO, chain: Chain::default(), first_segment: SegmentNumber::NONE };

@@ -172,23 +172,26 @@ pub(super) struct Gone {
     pub(super) claims: Lsn,
     /// Numbers up to here were given to frames that may count or not.
     pub(super) numbers_to: Lsn,
+    /// The lowest prepared segment above the active one that says itself that nothing was written into it.
+    pub(super) blank_from: Option<SegmentNumber>,
 }
 
 impl Gone {
     /// How many of the segments that are gone may have held anything: a segment is begun only when the one before it is flushed, so
-    /// behind a blank one there was nothing.
-    pub(super) fn may_have_held<F>(&self, spares: &[Spare<F>]) -> u64 {
-        self.segments.range(..lowest(spares)).count() as u64
+    /// behind a blank one there was nothing. One that only looks so may have lost what it held.
+    pub(super) fn may_have_held(&self) -> u64 {
+        self.segments.range(..self.nothing_from()).count() as u64
     }
 
     /// The highest of them.
-    pub(super) fn held_until<F>(&self, spares: &[Spare<F>]) -> SegmentNumber {
-        self.segments.range(..lowest(spares)).next_back().copied().unwrap_or(SegmentNumber::NONE)
+    pub(super) fn held_until(&self) -> SegmentNumber {
+        self.segments.range(..self.nothing_from()).next_back().copied().unwrap_or(SegmentNumber::NONE)
     }
-}
 
-fn lowest<F>(spares: &[Spare<F>]) -> SegmentNumber {
-    spares.first().map_or(SegmentNumber::new(u64::MAX), |spare| spare.number)
+    /// Nothing was ever written into a segment from this one on.
+    pub(super) fn nothing_from(&self) -> SegmentNumber {
+        self.blank_from.unwrap_or(SegmentNumber::new(u64::MAX))
+    }
 }
 
 impl<S: Storage> Look<'_, S> {
@@ -256,7 +259,7 @@ impl<S: Storage> Look<'_, S> {
         let lsns = LsnRange::new(verdict.end.last.next(), Lsn::MAX);
         found.damage.extend(missing_above.into_iter().map(|segment| Error::Missing { segment, lsns }));
         if self.config.recovery == RecoveryMode::Quarantine {
-            self.give_up(&gone, &mut verdict, &found.spares);
+            self.give_up(&gone, &mut verdict);
         }
         (found.active, found.verdict) = (active, verdict);
         found.control = self.control;

@@ -86,7 +86,10 @@ impl<S: Storage> Look<'_, S> {
             found.segments.remove(&number);
             let proven = state.scan.claims.max(self.control.trim.lsn);
             // Numbers are used in their order: where the log was closed, and where it was cut back, a seal was flushed.
+            // The first segment that a trim left was in use then.
+            let was_trimmed = self.control.trim.lsn > Lsn::ZERO && self.control.trim.first_segment >= number;
             let was_sealed = match self.control.clean_close {
+                _ if was_trimmed => true,
                 Some(at) => at.segment >= number,
                 None => was_cut && (!state.scan.says_blank || number == lowest),
             };
@@ -117,6 +120,8 @@ impl<S: Storage> Look<'_, S> {
                     gone.segments.insert(number);
                 }
                 HeaderState::Valid if state.scan.is_blank() => {
+                    // From the highest one down.
+                    gone.blank_from = if state.scan.says_blank { Some(number) } else { gone.blank_from };
                     found.spares.push(Spare::new(number, state.file, bytes, true));
                     continue;
                 }
@@ -203,7 +208,7 @@ impl<S: Storage> Look<'_, S> {
             if at.segment > number {
                 // What it closed stood behind, and proves nothing of what follows a hole here. Most likely that was dropped.
                 let own = state.scan.claims.max(gone.claims).max(self.control.trim.lsn);
-                let is_hole = |gap: &Gap| gap.lsns.start > own || gap.lsns.end > at.lsn;
+                let is_hole = |gap: &Gap| gap.lsns.end.previous() > own || gap.lsns.end > at.lsn;
                 let holes = state.scan.gaps.iter().position(is_hole);
                 state.scan.gaps.truncate(holes.unwrap_or(state.scan.gaps.len()));
             }
@@ -233,8 +238,10 @@ impl<S: Storage> Look<'_, S> {
             let Run { end_offset, frames_end, .. } = state.scan.prefix;
             state.scan.prefix = Run { end_offset, frames_end, ..before };
         }
-        // Behind it another one may have been in use, which told where this one ends.
-        let may_go_on = gone.may_have_held(&found.spares) > 0;
+        // Behind it another one may have been in use, which told where this one ends; also if it was given up by an open that came to
+        // nothing before it had a seal that tells so.
+        let given_up = |passed_over: &SegmentNumber| (number..gone.nothing_from()).contains(passed_over);
+        let may_go_on = gone.may_have_held() > 0 || self.control.passed_over.iter().any(given_up);
         let is_begin_doubtful = may_go_on && self.gap_with_seal(state, newest, found)?;
         let mut verdict = judge(&state.scan, &self.control.trim, may_go_on);
         verdict.proven = verdict.proven.min(proven);
@@ -385,11 +392,11 @@ impl<S: Storage> Look<'_, S> {
     /// Quarantine's answer to segments that are gone from the log's end, and to the end of one that is: their numbers
     /// are passed over, and so are as many Lsns as they can have held, so that no frame that may have been acknowledged
     /// is ever followed by another one of its name.
-    pub(super) fn give_up(&mut self, gone: &Gone, verdict: &mut Verdict, spares: &[Spare<S::File>]) {
-        let may_have_held = gone.may_have_held(spares);
+    pub(super) fn give_up(&mut self, gone: &Gone, verdict: &mut Verdict) {
+        let may_have_held = gone.may_have_held();
         self.control.pass_over(gone.segments.iter().copied());
         // What a close vouches for is nothing behind it, where no segment is gone that was made usable since.
-        let closed = self.control.clean_close.filter(|at| gone.held_until(spares) <= at.highest_segment);
+        let closed = self.control.clean_close.filter(|at| gone.held_until() <= at.highest_segment);
         let (end, closed) = (verdict.end, closed.map(|at| at.lsn));
         let is_all_known = may_have_held == 0 && gone.bytes == 0 && gone.numbers_to <= end.last;
         if is_all_known || closed == Some(end.last) {

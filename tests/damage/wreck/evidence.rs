@@ -96,7 +96,8 @@ impl Evidence {
         for (at, part) in layout.parts.iter().enumerate() {
             // What was cut behind its end was claimed as well, once.
             let end = layout.parts.get(at + 1).map_or(past.records.len() as u64, |next| next.seal.end);
-            parts.push(evidence.see(layout, part, end, &bytes_of(disk, &name(part.number))));
+            let below = stands_in(layout, disk, part.seal.sealed_segment);
+            parts.push(evidence.see(layout, part, end, &bytes_of(disk, &name(part.number)), &below));
         }
         evidence.see_what_is_gone(layout, disk, past);
         evidence.claimed_without_close = evidence.claimed.min(past.records.len() as u64);
@@ -125,9 +126,12 @@ impl Evidence {
         self.claimed = self.claimed.max(lsn);
     }
 
-    fn see(&mut self, layout: &Layout, part: &Part, end: u64, now: &[u8]) -> PartLeft {
+    /// What is left of a segment that ends there, above one in which frames with these numbers stand.
+    fn see(&mut self, layout: &Layout, part: &Part, end: u64, now: &[u8], below: &BTreeSet<u64>) -> PartLeft {
         let was = &layout.files[&name(part.number)];
         let mut all = PartLeft { is_there: !now.is_empty(), ..PartLeft::default() };
+        // The frame before the first thing behind the seal that is left. Where another one of its number stands below, that was cut.
+        let mut before_first = None;
         // Behind a broken header, in the same group.
         let mut is_lost = false;
         for thing in &part.things {
@@ -150,11 +154,20 @@ impl Evidence {
             is_lost |= !left.header && thing.kind != SEAL;
             if left.header {
                 self.claim(thing.flushed_through.min(end));
+                let before = match thing.kind {
+                    SEAL => None,
+                    MARKER => Some(thing.flushed_through),
+                    _ => Some(thing.lsn - 1),
+                };
+                before_first = before_first.or(before);
                 // What stands behind a lost seal tells of it where it was written when the seal was flushed: until then, it
                 // may be of a write that did not end.
                 let tells = match thing.kind {
                     SEAL => left.payload,
-                    kind => kind == MARKER || thing.flushed_through > part.seal.end,
+                    kind => {
+                        (kind == MARKER || thing.flushed_through > part.seal.end)
+                            && before_first.is_some_and(|lsn| below.contains(&lsn))
+                    }
                 };
                 all.tells |= thing.flushed_through > part.seal.end || thing.kind == MARKER && left.payload;
                 if tells {
@@ -230,6 +243,14 @@ impl Evidence {
     pub fn is_control_lost(&self) -> bool {
         self.control.is_none()
     }
+}
+
+/// The frames whose headers stand in a segment, whether they count or not.
+fn stands_in(layout: &Layout, disk: &SimDisk, number: u64) -> BTreeSet<u64> {
+    let Some(things) = layout.things.get(&number) else { return BTreeSet::new() };
+    let (was, now) = (&layout.files[&name(number)], bytes_of(disk, &name(number)));
+    let stands = things.iter().filter(|thing| thing.is_data() && left(thing, was, &now, false).header);
+    stands.map(|thing| thing.lsn).collect()
 }
 
 fn left(thing: &Thing, was: &[u8], now: &[u8], is_lost: bool) -> Left {

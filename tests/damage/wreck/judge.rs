@@ -310,13 +310,14 @@ impl Case<'_> {
         Ok(Promised { lsn, record: fingerprint(record), is_kept: true })
     }
 
-    /// What an open has shown, the next one shows.
+    /// What an open has shown, the next one shows; and if it took records, it does not ask again what was decided. One that took none
+    /// may have found no room for the seal that tells so.
     fn again(&self, disk: &SimDisk, shown: &Shown, fresh: &[Promised]) -> Result<(), String> {
         let (log, recovery) =
             Log::open_on(disk.open(), self.config.clone()).map_err(|error| format!("again: {error:?}"))?;
         disk.pump();
         // What the first open did not look at may be told now.
-        if !recovery.damage.is_empty() && !shown.clean {
+        if !recovery.damage.is_empty() && !shown.clean && fresh.iter().any(|fresh| fresh.is_kept) {
             return Err(format!("what was decided is asked again: {recovery:?}"));
         }
         let (read, told): (Vec<_>, Vec<_>) = log.reader(log.first()).partition(Result::is_ok);

@@ -3,7 +3,7 @@
 
 use super::super::sim::{DiskOptions, KillChoice};
 use super::super::story::{Step, Tale};
-use super::layout::{Layout, SLOT, name};
+use super::layout::{CONTROL, Layout, SLOT, name};
 use super::spoil::{Fill, LOST_BYTES, Spoil};
 use super::{Damages, Wreck};
 
@@ -52,8 +52,8 @@ pub fn each(layout: &Layout) -> Vec<Vec<Spoil>> {
     one.chain(two.map(|(first, second)| vec![places[first].clone(), places[second].clone()])).collect()
 }
 
-/// Each thing that stands somewhere: its header, its payload, the blocks that it begins in; and each slot of the control file, damaged
-/// or an older one.
+/// Each thing that stands somewhere: its header, its payload, the blocks that it begins in; each file, gone; and each slot of the control
+/// file, damaged or an older one.
 fn places(layout: &Layout) -> Vec<Spoil> {
     let newest = layout.parts.last().map_or(0, |part| part.number);
     let mut places = Vec::new();
@@ -66,7 +66,9 @@ fn places(layout: &Layout) -> Vec<Spoil> {
         let mut blocks: Vec<usize> = things.iter().map(|thing| thing.offset / LOST_BYTES * LOST_BYTES).collect();
         blocks.dedup();
         places.extend(blocks.into_iter().map(|block| Spoil::Blocks(file.clone(), block, 1, Fill::Zeros)));
+        places.push(Spoil::Gone(file));
     }
+    places.push(Spoil::Gone(CONTROL.into()));
     for slot in 0..2 {
         places.push(Spoil::Bit("control".into(), (slot * SLOT + 16) as u64 * 8));
         places.push(Spoil::OldSlot(slot, 1));
