@@ -344,11 +344,7 @@ impl<S: Storage> Opening<S> {
         }
         control.open_count += 1;
         control.generation += 1;
-        // Where a seal is lost, the close may be all that tells where the log ends: until another seal tells it. Nor is it less
-        // so where the damage was set aside by an open that ended before that.
-        if self.findings.clean {
-            control.clean_close = None;
-        }
+        // The close stays: it is all that tells where the log ends until the next segment's seal does.
         self.findings.damage.clear();
         if self.findings.control_rebuilt {
             return install_control(&self.storage, control);

@@ -234,6 +234,7 @@ impl<S: Storage> Look<'_, S> {
         };
         let mut gone = Gone::default();
         let without_seal = self.look_above(&newest, &mut found, &mut gone)?;
+        found.clean &= without_seal.is_none();
         let mut active = match (without_seal, newest) {
             (Some(state), _) => Some(state),
             (None, Some((number, _))) => Some(self.look_at_newest(number, &mut found)?),

@@ -71,10 +71,13 @@ impl<S: Storage> Look<'_, S> {
         let from = newest.map_or(SegmentNumber::NONE, |(number, _)| number.next());
         let above: Vec<(SegmentNumber, u64)> = found.segments.range(from..).map(|(n, b)| (*n, *b)).collect();
         let mut states = Vec::with_capacity(above.len());
-        let mut is_blank_below = found.clean;
+        // What was made usable behind a close was made for a log that went on.
+        let closed = self.control.clean_close.filter(|_| found.clean);
+        let is_unused = |number| closed.is_some_and(|at| number <= at.highest_segment);
+        let mut is_blank_below = false;
         for &(number, bytes) in &above {
-            let state = self.examine_above(number, bytes, is_blank_below, found)?;
-            is_blank_below = found.clean || is_blank(&state);
+            let state = self.examine_above(number, bytes, (is_blank_below, is_unused(number)), found)?;
+            is_blank_below = is_unused(number) || is_blank(&state);
             states.push(state);
         }
         let was_cut = self.was_cut_behind(newest.as_ref().map(|(_, seal)| seal));
@@ -155,7 +158,7 @@ impl<S: Storage> Look<'_, S> {
     }
 
     /// Looks at a segment above the newest one with a seal: at all of it, unless it stands above a blank one and says
-    /// itself that nothing was written into it.
+    /// itself that nothing was written into it, or the log was closed before it was used.
     ///
     /// A segment is begun by a rotation, when everything in the one before it is flushed, its seal included; or by an open, which
     /// copies into it the tail of one whose seal a power loss may take away. Before it does, it takes away what says
@@ -165,12 +168,12 @@ impl<S: Storage> Look<'_, S> {
         &self,
         number: SegmentNumber,
         bytes: u64,
-        is_blank_below: bool,
+        (is_blank_below, is_unused): (bool, bool),
         found: &mut Findings<S::File>,
     ) -> Result<SegmentState<S::File>> {
-        if is_blank_below {
+        if is_blank_below || is_unused {
             let state = self.examine(number, bytes, false, &mut found.bytes_scanned)?;
-            if found.clean || is_blank(&state) {
+            if is_unused || is_blank(&state) {
                 return Ok(state);
             }
         }

@@ -19,8 +19,6 @@ pub struct Evidence {
     pub is_prepared_whole: bool,
     /// The last frame that anything whole says was flushed.
     pub claimed: u64,
-    /// The same, but for a close.
-    claimed_without_close: u64,
     /// So many truncations are told by what is left.
     pub truncations: u64,
     /// The control file that counts now, and whether it is the one that counted before.
@@ -50,7 +48,6 @@ struct Left {
 pub struct PartLeft {
     pub is_there: bool,
     pub has_seal: bool,
-    pub is_first_header_whole: bool,
     /// Something behind the seal was written when that was flushed.
     pub tells: bool,
     /// Its frames, and whether they are whole and can be found.
@@ -58,6 +55,10 @@ pub struct PartLeft {
 }
 
 impl PartLeft {
+    pub fn is_first_whole(&self) -> bool {
+        self.frames.first().is_some_and(|(_, is_whole)| *is_whole)
+    }
+
     pub fn is_last_whole(&self) -> bool {
         self.frames.last().is_some_and(|(_, is_whole)| *is_whole)
     }
@@ -78,7 +79,6 @@ impl Evidence {
             is_newest_seal_lost: false,
             is_prepared_whole: true,
             claimed: 0,
-            claimed_without_close: 0,
             truncations: counts.map_or(0, |control| control.truncations),
             control: counts,
             is_control_whole: counts == Some(layout.control),
@@ -100,26 +100,20 @@ impl Evidence {
             parts.push(evidence.see(layout, part, end, &bytes_of(disk, &name(part.number)), &below));
         }
         evidence.see_what_is_gone(layout, disk, past);
-        evidence.claimed_without_close = evidence.claimed.min(past.records.len() as u64);
-        let closed = counts.and_then(|control| control.closed).map_or(0, |(.., lsn)| lsn);
-        evidence.claimed = evidence.claimed_without_close.max(closed.min(past.records.len() as u64));
+        evidence.claim(counts.and_then(|control| control.closed).map_or(0, |(.., lsn)| lsn));
+        evidence.claimed = evidence.claimed.min(past.records.len() as u64);
         evidence.behind_old_close = evidence.unseen_behind_a_close(layout);
         evidence.promise = Promise::of(layout, &parts, &evidence);
         evidence
     }
 
-    /// The same behind an open that came to nothing, and told nobody what it found. It may have decided on segments that are gone;
-    /// have dropped what nothing tells was flushed; and have taken back a close (DESIGN.md, the known gaps), so that nothing does.
+    /// The same behind an open that came to nothing, and told nobody what it found. It may have decided on segments that are gone, and
+    /// have dropped what nothing tells was flushed.
     pub fn behind_a_failed_open(&self, layout: &Layout) -> Evidence {
-        let claimed = self.claimed_without_close;
-        let from = layout.parts.last().map_or(0, |part| part.seal.end) + 1;
-        let hole = self.touched.range(from.max(claimed + 1)..).next().copied();
-        let dropped_from = if self.is_newest_seal_lost { Some(from.max(claimed + 1)) } else { hole };
-        let mut evidence = Evidence { gone: BTreeSet::new(), claimed, dropped_from, ..self.clone() };
-        if claimed < self.claimed {
-            evidence.promise = Promise::default();
-        }
-        evidence
+        let from = (layout.parts.last().map_or(0, |part| part.seal.end) + 1).max(self.claimed + 1);
+        let hole = self.touched.range(from..).next().copied();
+        let dropped_from = if self.is_newest_seal_lost { Some(from) } else { hole };
+        Evidence { gone: BTreeSet::new(), dropped_from, ..self.clone() }
     }
 
     fn claim(&mut self, lsn: u64) {
@@ -138,9 +132,6 @@ impl Evidence {
             is_lost &= !thing.offset.is_multiple_of(layout.block);
             let left = left(thing, was, now, is_lost);
             if thing.is_data() {
-                if all.frames.is_empty() {
-                    all.is_first_header_whole = left.header;
-                }
                 all.frames.push((thing.lsn, left.is_whole()));
                 if !left.is_whole() {
                     self.touched.insert(thing.lsn);

@@ -12,7 +12,7 @@ use super::layout::Layout;
 /// - nothing before it in its group hides it: behind a broken header nothing is found up to the next device block;
 /// - its segment is known by its own seal; or else by its frames, if the seals of both its neighbours are whole, and if the segment is
 ///   the newest, something behind the seal was written when that was flushed;
-/// - it is told where the segment ends: by the seal behind it; or else by the first frame behind that, whose header is whole and which
+/// - it is told where the segment ends: by the seal behind it; or else by the first frame behind that, which is whole and
 ///   continues this segment's last one, where this segment's own seal is whole, and the one behind that as well (or, in the newest,
 ///   something was written when its seal was flushed);
 /// - in the newest segment no frame before it is lost of which nothing tells that it was flushed: that looks like a hole, and
@@ -45,7 +45,7 @@ impl Promise {
                     Some(next) => next.has_seal,
                     None => behind.tells && evidence.is_prepared_whole,
                 };
-                own.has_seal && own.is_last_whole() && behind.is_first_header_whole && is_behind_told
+                own.has_seal && own.is_last_whole() && behind.is_first_whole() && is_behind_told
             };
             let is_end_told = behind.is_none_or(|behind| behind.has_seal || is_continued(behind));
             if is_known && is_end_told {
