@@ -255,6 +255,11 @@ impl Outgoing {
         self.pieces_bytes + self.bytes.len() - self.written
     }
 
+    /// Whether anything has not been passed to the kernel: what TLS has taken into a buffer of its own is not written.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.bytes() > 0 || !self.is_flushed
+    }
+
     /// Writes all of it, and has TLS pass it on.
     pub(crate) fn poll_write<S: AsyncWrite + Unpin>(
         &mut self,

@@ -5,13 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
 use super::error::NetError;
+use crate::sync::now;
 
 /// Connections the kernel keeps for a listener that is busy.
 const BACKLOG: u32 = 1024;
@@ -73,15 +75,36 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Connects to `host:port`, within the time.
+/// Connects to `host:port`, within the time: to the first of its addresses that answers.
 pub(crate) async fn connect(address: &str, within: Duration) -> Result<TcpStream, NetError> {
+    let until = now() + within;
     let failed = |source| NetError::Connect { address: address.to_owned(), source: Arc::new(source) };
-    let stream = tokio::time::timeout(within, TcpStream::connect(address))
-        .await
-        .map_err(|_| NetError::TimedOut { what: "connecting", after: within })?
-        .map_err(failed)?;
+    let timed_out = |_| NetError::TimedOut { what: "connecting", after: within };
+    let found = timeout(within, lookup_host(address)).await.map_err(timed_out)?.map_err(failed)?;
+    let stream = connect_to_one(&found.collect::<Vec<_>>(), until).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
     Ok(stream)
+}
+
+/// One after the other. Each has its share of the time that is left: one that does not answer leaves some to the next.
+async fn connect_to_one(addresses: &[SocketAddr], until: Instant) -> io::Result<TcpStream> {
+    let mut failures = Vec::new();
+    for (at, address) in addresses.iter().enumerate() {
+        let left = addresses.len() - at;
+        let share = until.saturating_duration_since(now()) / left as u32;
+        let error = match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => error,
+            Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {share:?}")),
+        };
+        failures.push((address, error));
+    }
+    if let [(_, _)] = &failures[..] {
+        return Err(failures.remove(0).1);
+    }
+    let kind = failures.last().map_or(io::ErrorKind::NotFound, |(_, error)| error.kind());
+    let told: Vec<String> = failures.iter().map(|(address, error)| format!("{address}: {error}")).collect();
+    Err(io::Error::new(kind, if told.is_empty() { "the name has no address".into() } else { told.join("; ") }))
 }
 
 /// Listens.
@@ -113,6 +136,33 @@ mod tests {
         drop(first);
         let error = connect(&address.to_string(), Duration::from_secs(10)).await.unwrap_err().to_string();
         assert!(error.starts_with(&format!("connect to {address}: ")), "{error}");
+    }
+
+    /// A listener whose queue is full: the kernel drops what comes then.
+    async fn mute() -> (TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+            queued.push(stream.unwrap());
+        }
+        (listener, queued)
+    }
+
+    #[tokio::test]
+    async fn each_address_of_a_name_is_tried() {
+        let (mute, _queued) = mute().await;
+        let open = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (closed, mute) = ("127.0.0.1:1".parse().unwrap(), mute.local_addr().unwrap());
+        let open = open.local_addr().unwrap();
+        let until = |millis| now() + Duration::from_millis(millis);
+        let stream = connect_to_one(&[closed, mute, open], until(600)).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), open);
+        let error = connect_to_one(&[mute, closed], until(100)).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("{mute}: no answer")) && error.contains(&format!("; {closed}: ")), "{error}");
+        assert_eq!(connect_to_one(&[], until(1)).await.unwrap_err().to_string(), "the name has no address");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::client::verify_server_name;
+use tokio_rustls::rustls::client::{Resumption, verify_server_name};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -140,9 +140,11 @@ impl ServerTls {
             ClientCertificates::Optional(pem) => builder.with_client_cert_verifier(verifier(pem, true)?),
             ClientCertificates::Required(pem) => builder.with_client_cert_verifier(verifier(pem, false)?),
         };
-        let config = builder
+        let mut config = builder
             .with_single_cert(chain.certificates("certificate")?, key.key("key")?)
             .map_err(|e| key.problem("key", format!("does not go with the certificate in {}: {e}", chain.place())))?;
+        // A session that is resumed looks at no certificate: one that has expired since would go on being believed.
+        config.send_tls13_tickets = 0;
         Ok(ServerTls {
             config: Arc::new(config),
             asks: !matches!(clients, ClientCertificates::NotAsked),
@@ -181,7 +183,7 @@ impl ClientTls {
     /// [`NetError::Tls`] names what is not usable, and where it came from.
     pub fn new(authorities: &Pem) -> Result<ClientTls, NetError> {
         let builder = client_builder().with_root_certificates(authorities.roots("list of authorities")?);
-        Ok(ClientTls { config: Arc::new(builder.with_no_client_auth()), name: None })
+        Ok(ClientTls::of(builder.with_no_client_auth()))
     }
 
     /// The same, and it shows `chain` itself, its own certificate first, and holds its `key`.
@@ -193,7 +195,13 @@ impl ClientTls {
         let config = builder
             .with_client_auth_cert(chain.certificates("certificate")?, key.key("key")?)
             .map_err(|e| key.problem("key", format!("does not go with the certificate in {}: {e}", chain.place())))?;
-        Ok(ClientTls { config: Arc::new(config), name: None })
+        Ok(ClientTls::of(config))
+    }
+
+    /// Each connection looks at the receiver's certificate, as it is then.
+    fn of(mut config: ClientConfig) -> ClientTls {
+        config.resumption = Resumption::disabled();
+        ClientTls { config: Arc::new(config), name: None }
     }
 
     /// Expects this name in the receiver's certificate, whatever the address is.
@@ -263,6 +271,9 @@ pub(crate) fn host_of(address: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::rustls::HandshakeKind;
+
     use super::*;
 
     fn certificate(names: &[&str]) -> (Pem, Pem, PeerCertificate) {
@@ -316,6 +327,40 @@ mod tests {
         }
         assert!(matches!(ClientTls::new(&none), Err(NetError::Tls { what: "list of authorities", .. })));
         assert!(matches!(ClientTls::new(&chain).unwrap().expecting("no name"), Err(NetError::Name { .. })));
+    }
+
+    /// Two connections, one after the other, and whether the second one was a whole handshake.
+    async fn is_second_whole(server: Arc<ServerConfig>, client: Arc<ClientConfig>) -> bool {
+        let mut is_whole = false;
+        for _ in 0..2 {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            let name = ServerName::try_from("a.example").unwrap();
+            let accepted = TlsAcceptor::from(server.clone()).accept(theirs);
+            let connected = TlsConnector::from(client.clone()).connect(name, ours);
+            let (accepted, connected) = tokio::join!(accepted, connected);
+            let (mut accepted, mut connected) = (accepted.unwrap(), connected.unwrap());
+            // Tickets come with what is said.
+            accepted.write_all(b"x").await.unwrap();
+            accepted.flush().await.unwrap();
+            connected.read_exact(&mut [0]).await.unwrap();
+            is_whole = connected.get_ref().1.handshake_kind() == Some(HandshakeKind::Full);
+        }
+        is_whole
+    }
+
+    #[tokio::test]
+    async fn no_session_is_resumed_by_either_end() {
+        let (chain, key, certificate) = certificate(&["a.example"]);
+        let ours = ServerTls::new(&chain, &key, &ClientCertificates::NotAsked).unwrap().config;
+        let client = ClientTls::new(&chain).unwrap().config;
+        let others = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]).unwrap();
+        let others =
+            others.with_no_client_auth().with_single_cert(vec![certificate.0], key.key("key").unwrap()).unwrap();
+        let eager = client_builder().with_root_certificates(chain.roots("").unwrap()).with_no_client_auth();
+        let (others, eager) = (Arc::new(others), Arc::new(eager));
+        assert!(!is_second_whole(others.clone(), eager.clone()).await, "what there is to prevent");
+        assert!(is_second_whole(ours, eager).await);
+        assert!(is_second_whole(others, client).await);
     }
 
     #[test]

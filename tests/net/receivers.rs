@@ -1,15 +1,23 @@
 //! Receivers that do not behave: what a client makes of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use seawall::net::NetError;
+use seawall::net::{ClientTls, NetError, Pem};
 use seawall::node::{Client, ClientConfig, ClientError, Disconnect, LinkStatus};
 use seawall::receiver::{Code, Message, Nack, OutboxConfig, OutboxError, Welcome, encode};
 use seawall::{Seq, SourceId};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::version::TLS13;
 
+use crate::authority::Authority;
 use crate::{LONG, soon};
 
 fn bytes_of(messages: &[Message]) -> BytesMut {
@@ -45,25 +53,37 @@ enum Then {
 
 /// A receiver that says this to everybody.
 async fn says(bytes: BytesMut, then: Then) -> ClientConfig {
+    says_within(None, bytes, then).await
+}
+
+async fn says_within(tls: Option<TlsAcceptor>, bytes: BytesMut, then: Then) -> ClientConfig {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let bytes = bytes.clone();
+        while let Ok((stream, _)) = listener.accept().await {
+            let (tls, bytes) = (tls.clone(), bytes.clone());
             tokio::spawn(async move {
-                let _ = stream.write_all(&bytes).await;
-                match then {
-                    Then::Reads => {}
-                    Then::Sleeps => tokio::time::sleep(LONG).await,
-                    Then::Ends => drop(stream.shutdown().await),
+                match tls {
+                    Some(tls) => talk(tls.accept(stream).await.unwrap(), &bytes, then).await,
+                    None => talk(stream, &bytes, then).await,
                 }
-                while stream.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {}
             });
         }
     });
     let outbox = OutboxConfig { source: SourceId::new("a"), ..OutboxConfig::default() };
     let welcome_timeout = Duration::from_secs(5);
     ClientConfig { welcome_timeout, ..ClientConfig::new(address.to_string(), outbox) }
+}
+
+async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8], then: Then) {
+    let _ = stream.write_all(bytes).await;
+    let _ = stream.flush().await;
+    match then {
+        Then::Reads => {}
+        Then::Sleeps => tokio::time::sleep(LONG).await,
+        Then::Ends => drop(stream.shutdown().await),
+    }
+    while stream.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {}
 }
 
 async fn first_disconnect(client: &Client) -> Disconnect {
@@ -90,7 +110,26 @@ async fn one_that_falls_silent_is_given_up_and_asked_before() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_does_not_read_is_given_up() {
-    let client = Client::connect(says(bytes_of(&[Message::Welcome(welcome(50))]), Then::Sleeps).await).unwrap();
+    is_given_up(says(bytes_of(&[Message::Welcome(welcome(50))]), Then::Sleeps).await).await;
+}
+
+/// TLS takes some bytes into a buffer of its own, and they counted as written: the client waited for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn within_tls_one_that_does_not_read_is_given_up() {
+    let authority = Authority::new();
+    let (Pem::Bytes(chain), Pem::Bytes(key)) = authority.issue("127.0.0.1") else { panic!("files") };
+    let chain = vec![CertificateDer::from_pem_slice(&chain).unwrap()];
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_protocol_versions(&[&TLS13]).unwrap().with_no_client_auth();
+    let config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_slice(&key).unwrap()).unwrap();
+    let welcome = bytes_of(&[Message::Welcome(welcome(50))]);
+    let mut config = says_within(Some(TlsAcceptor::from(Arc::new(config))), welcome, Then::Sleeps).await;
+    config.tls = Some(ClientTls::new(&authority.pem()).unwrap());
+    is_given_up(config).await;
+}
+
+async fn is_given_up(config: ClientConfig) {
+    let client = Client::connect(config).unwrap();
     let record = Bytes::from(vec![0; 1 << 20]);
     for _ in 0..40 {
         let _ticket = soon(client.push(record.clone())).await.unwrap();

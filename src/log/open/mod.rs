@@ -306,20 +306,7 @@ impl<S: Storage> Opening<S> {
         let reaches_back = seal.is_some_and(|(number, seal)| seal.sealed_segment.next() < number);
         let tail = active.map(|state| Tail { state, verdict, clean });
         let tail_in_place = shared.begin(tail, is_whole)?;
-        // Its seal is flushed by now, or the one of a segment that takes its place.
-        let count = seal.map_or(0, |(_, seal)| seal.truncation_count);
         let is_begun = shared.pipe.lock().writer().is_some();
-        let is_outdated = {
-            let control = shared.control.lock();
-            count > control.truncation_count || is_begun && control.clean_close.is_some()
-        };
-        if is_outdated {
-            shared.update_control(|control| {
-                control.truncation_count = control.truncation_count.max(count);
-                // Without a segment no seal tells yet where the log ended.
-                control.clean_close = control.clean_close.filter(|_| !is_begun);
-            })?;
-        }
         // The newest header is flushed: what it does not reach back to is debris. Without space for one nothing goes yet.
         if is_begun && (!debris.is_empty() || reaches_back) {
             // Their bytes were not counted as used.
@@ -421,6 +408,7 @@ impl<S: Storage> Shared<S> {
         if let (Some(tail), true) = (&tail, unused)
             && (tail.clean || tail.state.scan.is_seal_proven())
         {
+            self.enter_what_seals_tell(Some(tail), true)?;
             self.resume(&tail.state, tail.verdict.end.end_offset);
             return Ok(false);
         }
@@ -438,6 +426,7 @@ impl<S: Storage> Shared<S> {
             self.make_durable_in_place(&tail.state, &tail.verdict)?;
         }
         let Some(spare) = spare else {
+            self.enter_what_seals_tell(tail.as_ref(), unused)?;
             match &tail {
                 Some(tail) if unused => self.resume(&tail.state, tail.verdict.end.end_offset),
                 Some(tail) => self.end_tail(tail, tail.end()),
@@ -471,6 +460,7 @@ impl<S: Storage> Shared<S> {
         let marker = FlushMarker { flushed_through, chain };
         self.write_local(&writer, writer.offset, Kind::FlushMarker, &marker.encode(), flushed_through)?;
         writer.offset += u64::from(self.catalog.block_bytes);
+        self.enter_what_seals_tell(tail.as_ref(), true)?;
         match (&tail, &carry) {
             (Some(tail), Some(carry)) if carry.replaces(tail.state.number) => {
                 let replaced = self.catalog.remove_after(carry.segment);
@@ -483,6 +473,24 @@ impl<S: Storage> Shared<S> {
         self.catalog.add_active(number, file, bytes, seal);
         self.pipe.lock().resume_in(writer);
         Ok(in_place)
+    }
+
+    /// What the flushed seals tell is entered in the control file: how often the log was truncated, and if the next segment is
+    /// `begun`, that the close is history. Without one no seal tells yet where the log was closed.
+    fn enter_what_seals_tell(&self, tail: Option<&Tail<S::File>>, begun: bool) -> Result<()> {
+        // That of the tail is flushed by now, or the one of a segment that takes its place.
+        let count = tail.and_then(|tail| tail.state.scan.seal).map_or(0, |seal| seal.truncation_count);
+        let is_outdated = {
+            let control = self.control.lock();
+            count > control.truncation_count || begun && control.clean_close.is_some()
+        };
+        if !is_outdated {
+            return Ok(());
+        }
+        self.update_control(|control| {
+            control.truncation_count = control.truncation_count.max(count);
+            control.clean_close = control.clean_close.filter(|_| !begun);
+        })
     }
 
     /// Goes on in a segment that holds its seal and nothing else.
@@ -500,8 +508,9 @@ impl<S: Storage> Shared<S> {
         let (state, index) = (&tail.state, tail.index(end.last));
         self.pipe.lock().predecessor = (state.number, end.offset);
         self.catalog.seal(state.number, Some(state.file.clone()), end, index.clone());
-        if tail.ends_set_aside() {
-            // What is set aside stays where it is, and that is where the index would be written.
+        if tail.ends_set_aside() || self.control.lock().clean_close.is_some() {
+            // What is set aside stays where it is, and that is where the index would be written. So would it be where the control file
+            // still says that the log was closed: whatever stands there was written by a log that went on.
             let number = state.number;
             self.spawn(move |shared| shared.catalog.settle(&shared.storage, number));
             return;

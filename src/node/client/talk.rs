@@ -225,7 +225,7 @@ impl<'a> Talk<'a> {
                 (self.begun + after, NetError::TimedOut { what, after }.into())
             }
             // What cannot be written holds up the outbox's own question whether anybody is there.
-            Some((_, heartbeat)) if self.outgoing.bytes() > 0 => (self.moved + 3 * heartbeat, Disconnect::Silent),
+            Some((_, heartbeat)) if self.outgoing.is_waiting() => (self.moved + 3 * heartbeat, Disconnect::Silent),
             Some((at, _)) => {
                 let until = outbox.unwrap_or(at + self.config.welcome_timeout);
                 self.arm(until);

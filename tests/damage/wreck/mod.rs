@@ -273,8 +273,8 @@ pub fn control() -> Result<(), String> {
     told.judge(&no_header, None)?;
     told.judge_with(&[], None, lose_one_more)?;
     // The newest frame with a byte to lose. Damaged, it is named; and if it is a whole one, that is not enough.
-    let frames = told.layout.parts.iter().flat_map(|part| part.things.iter().map(|thing| (part.number, thing)));
-    let newest = frames.filter(|(_, thing)| thing.is_data() && thing.payload > 0).next_back().ok_or("no frame")?;
+    let mut frames = told.layout.parts.iter().flat_map(|part| part.things.iter().map(|thing| (part.number, thing)));
+    let newest = frames.rfind(|(_, thing)| thing.is_data() && thing.payload > 0).ok_or("no frame")?;
     let lost = [Spoil::Bit(layout::name(newest.0), newest.1.payload().start as u64 * 8)];
     told.judge(&lost, None)?;
     // What is durable only as its disk says is not there at the next open.
