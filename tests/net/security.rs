@@ -177,7 +177,7 @@ async fn within_tls_who_reads_nothing_is_cut_off_when_its_session_has_ended() {
     socket.set_recv_buffer_size(4096).unwrap();
     let tcp = soon(socket.connect(node.address)).await.unwrap().into_std().unwrap();
     tcp.set_nonblocking(false).unwrap();
-    let ports = (node.address.port(), tcp.local_addr().unwrap().port());
+    let port = tcp.local_addr().unwrap().port();
     let Pem::Bytes(pem) = authority.pem() else { panic!("a file") };
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
@@ -195,7 +195,7 @@ async fn within_tls_who_reads_nothing_is_cut_off_when_its_session_has_ended() {
         while unchanged < 5 {
             stream.write_all(&ping.repeat(2000)).unwrap();
             std::thread::sleep(Duration::from_millis(3));
-            let now = bytes_unsent(ports);
+            let now = bytes_unsent_to(port);
             unchanged = if now > 50_000 && now == waiting { unchanged + 1 } else { 0 };
             waiting = now;
         }
@@ -209,13 +209,13 @@ async fn within_tls_who_reads_nothing_is_cut_off_when_its_session_has_ended() {
     node.stop().await;
 }
 
-/// What the kernel holds of what was written from the first of these ports to the second.
-fn bytes_unsent((from, to): (u16, u16)) -> u64 {
+/// What the kernel holds of what was written to this port.
+pub(crate) fn bytes_unsent_to(port: u16) -> u64 {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let ends = (format!(":{from:04X}"), format!(":{to:04X}"));
+    let to = format!(":{port:04X}");
     let queues = table.lines().skip(1).find_map(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let is_it = fields.next()?.ends_with(&ends.0) && fields.next()?.ends_with(&ends.1);
+        let mut fields = line.split_whitespace().skip(2);
+        let is_it = fields.next()?.ends_with(&to);
         is_it.then(|| fields.nth(1).map(str::to_owned))?
     });
     queues.map_or(0, |queues| u64::from_str_radix(queues.split(':').next().unwrap(), 16).unwrap())

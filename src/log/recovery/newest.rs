@@ -204,17 +204,13 @@ impl<S: Storage> Look<'_, S> {
         gone: &mut Gone,
     ) -> Result<Verdict> {
         let number = state.number;
+        let closed = self.control.clean_close.filter(|at| !found.clean && at.segment >= number);
+        let closed_above = closed.filter(|at| at.segment > number);
+        // What a close behind this segment closed stood there, and proves nothing of what follows a hole here.
+        let here = closed.filter(|at| at.segment == number).map_or(Lsn::ZERO, |at| at.lsn);
+        let own = state.scan.claims.max(gone.claims).max(self.control.trim.lsn).max(here);
         // A close proved everything, also what its segment's damaged seal does not let us find.
-        if let (Some(at), false) = (self.control.clean_close, found.clean)
-            && at.segment >= number
-        {
-            if at.segment > number {
-                // What it closed stood behind, and proves nothing of what follows a hole here. Most likely that was dropped.
-                let own = state.scan.claims.max(gone.claims).max(self.control.trim.lsn);
-                let is_hole = |gap: &Gap| gap.lsns.end.previous() > own || gap.lsns.end > at.lsn;
-                let holes = state.scan.gaps.iter().position(is_hole);
-                state.scan.gaps.truncate(holes.unwrap_or(state.scan.gaps.len()));
-            }
+        if let Some(at) = closed {
             state.scan.claims = state.scan.claims.max(at.lsn);
             if state.scan.marker.is_none_or(|marker| marker.flushed_through < at.lsn) {
                 state.scan.marker = Some(FlushMarker { flushed_through: at.lsn, chain: at.chain });
@@ -244,8 +240,15 @@ impl<S: Storage> Look<'_, S> {
         // Behind it another one may have been in use, which told where this one ends; also if it was given up by an open that came to
         // nothing before it had a seal that tells so.
         let given_up = |passed_over: &SegmentNumber| (number..gone.nothing_from()).contains(passed_over);
-        let may_go_on = gone.may_have_held() > 0 || self.control.passed_over.iter().any(given_up);
-        let is_begin_doubtful = may_go_on && self.gap_with_seal(state, newest, found)?;
+        let is_followed = gone.may_have_held() > 0 || self.control.passed_over.iter().any(given_up);
+        let may_go_on = is_followed || closed_above.is_some();
+        let is_begin_doubtful = may_go_on && self.gap_with_seal(state, own, newest, found)?;
+        if let Some(at) = closed_above {
+            // Most likely that was dropped.
+            let is_hole = |gap: &Gap| gap.lsns.end.previous() > own || gap.lsns.end > at.lsn;
+            let holes = state.scan.gaps.iter().position(is_hole);
+            state.scan.gaps.truncate(holes.unwrap_or(state.scan.gaps.len()));
+        }
         let mut verdict = judge(&state.scan, &self.control.trim, may_go_on);
         verdict.proven = verdict.proven.min(proven);
         let may_be_cut = match &state.scan.seal {
@@ -423,11 +426,12 @@ impl<S: Storage> Look<'_, S> {
     fn gap_with_seal(
         &self,
         state: &mut SegmentState<S::File>,
+        claims: Lsn,
         newest: &Newest,
         found: &mut Findings<S::File>,
     ) -> Result<bool> {
         let scan = &state.scan;
-        let Some(first) = scan.first_data.filter(|first| scan.seal.is_none() && first.previous() > scan.claims) else {
+        let Some(first) = scan.first_data.filter(|first| scan.seal.is_none() && first.previous() > claims) else {
             return Ok(false);
         };
         if scan.prefix.last < first {
