@@ -55,6 +55,9 @@ pub(crate) enum Failure {
     /// A stream does not tell any more what its sources have sent.
     #[error("{0}")]
     Stream(String),
+    /// Of several files; which and why was told.
+    #[error("not every file was sent whole: see above; run the command again when what is in the way is gone")]
+    LeftOut { code: u8 },
     #[error("the receiver: {0}")]
     Receiver(String),
     #[error("standard output: {0}")]
@@ -81,6 +84,7 @@ impl Failure {
             Failure::Ledger(_) | Failure::Stream(_) => 2,
             Failure::Refused(_) => 4,
             Failure::Receiver(_) => 6,
+            Failure::LeftOut { code } => *code,
             Failure::Interrupted => 130,
             _ => 1,
         }

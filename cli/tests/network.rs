@@ -7,7 +7,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use seawall::receiver::{Ack, FrameHeader, HEADER_BYTES, Message, Reject, RejectReason, Welcome, decode, encode};
+use seawall::receiver::{
+    Ack, Code, FrameHeader, HEADER_BYTES, Message, Nack, Reject, RejectReason, Welcome, decode, encode,
+};
 use seawall::{Seq, SourceEpoch};
 use support::{PATIENCE, Place, Random, Running, code, command, seawall, seawall_with_input, text_file};
 
@@ -280,6 +282,61 @@ fn a_record_that_is_too_long_is_named() {
     fake.join().unwrap();
 }
 
+/// One file that could not be sent kept back those behind it.
+#[test]
+fn a_file_that_cannot_be_sent_keeps_back_no_other() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("dir/nested")).unwrap();
+    let one = place.write("dir/1", "another\nfile\n");
+    let two = place.write("dir/2", "b\n");
+    let three = place.write("dir/nested/3", "c\n");
+    let receiver = Receiver::start(&place, "127.0.0.1:0");
+    let args = ["send", &place.arg("dir"), "--to", &receiver.address];
+    seawall(&args).expect(0);
+    // The first is another file now, the others have grown.
+    place.write("dir/1", "short\n");
+    place.write("dir/2", "b\nmore\n");
+    place.write("dir/nested/3", "c\nmore\n");
+    let ended = seawall(&args).expect(4);
+    assert!(ended.stderr.contains(&one) && ended.stderr.contains("not every file was sent whole"), "{}", ended.stderr);
+    // One that is alone says it once.
+    let ended = seawall(&["send", &one, "--source", "dir/1", "--to", &receiver.address]).expect(4);
+    assert!(!ended.stderr.contains("not every file"), "{}", ended.stderr);
+    receiver.stop();
+    verified(&place, &two, "dir/2");
+    verified(&place, &three, "dir/nested/3");
+}
+
+/// It went on waiting for input, and nobody heard that nothing would be sent any more.
+#[test]
+fn who_waits_for_input_hears_that_the_receiver_refuses_it() {
+    let receiver = Fake::new();
+    let args = ["send", "-", "--to", &receiver.address(), "--format", "json", "--report-every", "0s"];
+    let mut waiting = command(&args);
+    waiting.stdin(std::process::Stdio::piped());
+    let mut sender = Running::start(waiting);
+    let mut stdin = sender.child.stdin.take().unwrap();
+    let mut connection = receiver.welcome(0);
+    stdin.write_all(b"a\n").unwrap();
+    let Message::Send(_) = connection.hear() else { panic!("no SEND") };
+    connection.ack(2, 2);
+    let text = "a newer life of this source is there".to_owned();
+    let (at, expected) = (Seq::ZERO, Seq::new(2));
+    connection.say(&Message::Nack(Nack {
+        code: Code::OldEpoch,
+        at,
+        expected,
+        retry_after_millis: 0,
+        fatal: true,
+        text,
+    }));
+    assert_eq!(ended_within(&mut sender, PATIENCE / 2), Some(6));
+    let last = std::iter::from_fn(|| sender.line()).last().unwrap();
+    let last: serde_json::Value = serde_json::from_str(&last).unwrap();
+    assert_eq!((&last["event"], &last["outcome"]), (&"end".into(), &"failed".into()), "{last}");
+    drop(stdin);
+}
+
 /// What was no file and no directory was left out without a word.
 #[test]
 fn links_to_files_are_sent_and_what_is_left_out_is_told() {
@@ -423,6 +480,9 @@ fn what_cannot_work_is_said_and_where() {
     let args = ["send", &file, "--to", "127.0.0.1:1", "--give-up-after", "300ms"];
     let ended = seawall(&args).expect(6);
     assert!(ended.stderr.contains("127.0.0.1:1"), "{}", ended.stderr);
+    // No address.
+    let ended = seawall(&["send", &file, "--to", "somewhere"]).expect(1);
+    assert!(ended.stderr.contains("--to holds \"somewhere\", must be host:port"), "{}", ended.stderr);
     // Beyond loopback without TLS.
     let ended = support::ended(receive(&place, &["--listen", "0.0.0.0:0"]).output().unwrap()).expect(1);
     assert!(ended.stderr.contains("plaintext_beyond_loopback"), "{}", ended.stderr);

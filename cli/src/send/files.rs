@@ -15,8 +15,9 @@ pub(super) struct Job {
     pub(super) source: SourceId,
 }
 
-/// A file, standard input, or every file below a directory in the order of their names.
-pub(super) fn jobs(path: &Path, name: Option<&str>) -> Result<Vec<Job>, Failure> {
+/// A file, standard input, or every file below a directory in the order of their names; what cannot be looked at is told, and
+/// left out.
+pub(super) fn jobs(path: &Path, name: Option<&str>, left_out: &mut Vec<Failure>) -> Result<Vec<Job>, Failure> {
     if path == Path::new("-") || !path.is_dir() {
         let name = name.map_or_else(|| Input::source_name(path), |name| Ok(name.to_owned()))?;
         return Ok(vec![Job { path: path.to_owned(), source: source(&name)? }]);
@@ -26,14 +27,14 @@ pub(super) fn jobs(path: &Path, name: Option<&str>) -> Result<Vec<Job>, Failure>
         (None, None) => return Err(Failure::Usage(format!("{} has no name; give --source NAME", path.display()))),
     };
     let mut jobs = Vec::new();
-    walk(path, &prefix, &mut jobs)?;
-    if jobs.is_empty() {
+    walk(path, &prefix, &mut jobs, left_out)?;
+    if jobs.is_empty() && left_out.is_empty() {
         return Err(Failure::Usage(format!("{} holds no files", path.display())));
     }
     Ok(jobs)
 }
 
-fn walk(dir: &Path, name: &str, jobs: &mut Vec<Job>) -> Result<(), Failure> {
+fn walk(dir: &Path, name: &str, jobs: &mut Vec<Job>, left_out: &mut Vec<Failure>) -> Result<(), Failure> {
     let failed = |e| Failure::file("list", dir, e);
     let mut entries = std::fs::read_dir(dir).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
@@ -46,7 +47,13 @@ fn walk(dir: &Path, name: &str, jobs: &mut Vec<Job>) -> Result<(), Failure> {
         // A link may lead to a file, but not to a directory: that may be one it is in.
         let is_file = kind.is_file() || (kind.is_symlink() && path.is_file());
         if kind.is_dir() {
-            walk(&path, &own, jobs)?;
+            match walk(&path, &own, jobs, left_out) {
+                Err(failure @ Failure::File { .. }) => {
+                    tell(format_args!("{failure}"));
+                    left_out.push(failure);
+                }
+                walked => walked?,
+            }
         } else if is_file {
             jobs.push(Job { source: source(&own)?, path });
         } else {

@@ -143,7 +143,10 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
         .build()
         .map_err(|e| Failure::Usage(format!("no threads to be had: {e}")))?;
     let mut ending = Ending::Done;
-    for job in files::jobs(&args.file, args.source.as_deref())? {
+    let mut left_out = Vec::new();
+    let jobs = files::jobs(&args.file, args.source.as_deref(), &mut left_out)?;
+    let is_one = jobs.len() == 1 && left_out.is_empty();
+    for job in jobs {
         let outbox = OutboxConfig {
             source: Some(job.source.clone()),
             stream: args.stream.clone(),
@@ -159,16 +162,25 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
             plaintext_beyond_loopback: args.trust.plaintext_beyond_loopback,
             ..ClientConfig::new(String::new(), outbox)
         };
-        match (Sending { args, global, runtime: &runtime, interrupt: &interrupt, cut }).run(job, config)? {
-            Ending::Done => {}
+        match (Sending { args, global, runtime: &runtime, interrupt: &interrupt, cut }).run(job, config) {
+            Ok(Ending::Done) => {}
             // What was lost or rejected of one file is no reason to keep back the others.
-            Ending::BrokenSequence => ending = Ending::BrokenSequence,
-            Ending::Rejected if ending == Ending::Done => ending = Ending::Rejected,
-            Ending::Rejected => {}
-            ended => return Ok(ended),
+            Ok(Ending::BrokenSequence) => ending = Ending::BrokenSequence,
+            Ok(Ending::Rejected) if ending == Ending::Done => ending = Ending::Rejected,
+            Ok(Ending::Rejected) => {}
+            Ok(ended) => return Ok(ended),
+            // Nor is a file that cannot be read, or is not what was sent before under its name.
+            Err(failure @ (Failure::File { .. } | Failure::Refused(_))) if !is_one => {
+                tell(format_args!("{failure}"));
+                left_out.push(failure);
+            }
+            Err(failure) => return Err(failure),
         }
     }
-    Ok(ending)
+    match left_out.into_iter().map(|failure| failure.code()).reduce(|worst, code| worst.max(code)) {
+        Some(code) => Err(Failure::LeftOut { code }),
+        None => Ok(ending),
+    }
 }
 
 impl Trust {
@@ -209,7 +221,10 @@ impl Sending<'_> {
     fn run(&self, job: Job, config: ClientConfig) -> Result<Ending, Failure> {
         let mut input = Input::open(&job.path)?;
         let _context = self.runtime.enter();
-        let client = Client::connect(config).map_err(|e| receiver_failure(&e))?;
+        let client = Client::connect(config).map_err(|error| match error {
+            ClientError::Config { field: "addresses", problem } => Failure::Usage(format!("--to {problem}")),
+            error => receiver_failure(&error),
+        })?;
         let mut reach = Reach::new(Instant::now());
         let Some(resume) = self.resume(&client, &mut reach)? else { return Ok(Ending::Interrupted) };
         let offset = resume.get();
@@ -422,6 +437,10 @@ impl Reach {
 
     /// Tells when it is not, and gives up when that has lasted too long.
     fn look(&mut self, status: &ClientStatus, give_up_after: Option<Duration>, now: Instant) -> Result<(), Failure> {
+        // Whoever waits for more input would not hear of it.
+        if let LinkStatus::Ended { cause } = &status.link {
+            return Err(receiver_failure(cause));
+        }
         let is_connected = matches!(status.link, LinkStatus::Connected { .. });
         // Also for a moment between two looks.
         if is_connected || status.welcomes > self.welcomes {
