@@ -287,13 +287,12 @@ class Receiver:
         self._listener.settimeout(PATIENCE)
         self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
         test.addCleanup(self._listener.close)
-        self._test, self._stream = test, None
+        self._test, self._streams = test, []
 
     def accept(self):
         """The HELLO of the next connection."""
-        if self._stream is not None:
-            self._stream.close()
         self._stream = self._listener.accept()[0]
+        self._streams.append(self._stream)
         self._stream.settimeout(PATIENCE)
         self._frames, self._heard = FrameReader(), []
         return self.hear()
@@ -333,7 +332,8 @@ class Receiver:
 
         def ended():
             thread.join(PATIENCE)
-            self._stream.close()
+            for stream in self._streams:
+                stream.close()
             self._test.assertFalse(thread.is_alive() or failed, failed)
 
         self._test.addCleanup(ended)
