@@ -237,10 +237,11 @@ impl<S: Storage> Look<'_, S> {
             let Run { end_offset, frames_end, .. } = state.scan.prefix;
             state.scan.prefix = Run { end_offset, frames_end, ..before };
         }
-        // Behind it another one may have been in use, which told where this one ends; also if it was given up by an open that came to
-        // nothing before it had a seal that tells so.
+        // Behind it another one may have been in use, which told where this one ends; also one that was given up, where no seal tells that
+        // the open that did so came further.
         let given_up = |passed_over: &SegmentNumber| (number..gone.nothing_from()).contains(passed_over);
-        let is_followed = gone.may_have_held() > 0 || self.control.passed_over.iter().any(given_up);
+        let is_given_up = state.scan.seal.is_none() && self.control.passed_over.iter().any(given_up);
+        let is_followed = gone.may_have_held() > 0 || is_given_up;
         let may_go_on = is_followed || closed_above.is_some();
         let is_begin_doubtful = may_go_on && self.gap_with_seal(state, own, newest, found)?;
         if let Some(at) = closed_above {
