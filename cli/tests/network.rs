@@ -375,6 +375,82 @@ fn a_named_pipe_is_read_from_its_beginning() {
     verified(&place, &sent, "pipe");
 }
 
+/// The signal was noted, and the command went on waiting: for a pipe's writer, or for bytes that it would have passed over.
+#[test]
+fn who_waits_for_input_can_be_interrupted() {
+    let place = Place::new();
+    let receiver = Fake::new();
+    let (address, pipe) = (receiver.address(), place.arg("pipe"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for file in [&pipe[..], "-"] {
+        let mut waiting = command(&["send", file, "--to", &address, "--quiet"]);
+        waiting.stdin(Stdio::piped());
+        let mut sender = Running::start(waiting);
+        let mut stdin = sender.child.stdin.take().unwrap();
+        stdin.write_all(b"not yet there\n").unwrap();
+        let mut connection = receiver.welcome(1_000_000);
+        sender.signal("INT");
+        assert_eq!(ended_within(&mut sender, PATIENCE / 2), Some(130), "{file}");
+        connection.0.read_to_end(&mut Vec::new()).unwrap();
+    }
+    let mut ingesting = Running::start(command(&["ingest", "--log", &place.arg("own"), &pipe, "--quiet"]));
+    let began = Instant::now();
+    while !place.path("own").exists() {
+        assert!(began.elapsed() < PATIENCE, "it waits before it opens the log");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    ingesting.signal("INT");
+    assert_eq!(ended_within(&mut ingesting, PATIENCE / 2), Some(130));
+}
+
+/// The thread that said how it goes waited for whoever did not read it, and heard no signal meanwhile.
+#[test]
+fn a_receiver_whose_output_nobody_reads_goes_on_and_ends() {
+    let place = Place::new();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut receiving = receive(&place, &["--listen", "127.0.0.1:0", "--report-every", "0s"]);
+    let mut child = receiving.stdout(writer.try_clone().unwrap()).spawn().unwrap();
+    drop(receiving);
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        let mut byte = [0];
+        reader.read_exact(&mut byte).unwrap();
+        line.push(byte[0]);
+    }
+    let event: serde_json::Value = serde_json::from_slice(&line).unwrap();
+    let address = event["addresses"][0].as_str().unwrap();
+    // Nothing more goes into the pipe.
+    fill(writer);
+    let file = place.write("input.txt", text_file(100_000, 9));
+    seawall(&["send", &file, "--to", address]).expect(0);
+    // More lines than are kept for a reader.
+    std::thread::sleep(Duration::from_secs(1));
+    let stop = || Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(stop().success());
+    let began = Instant::now();
+    let ended = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break Some(code(status)),
+            None if began.elapsed() > PATIENCE / 2 => break None,
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    child.kill().ok();
+    assert_eq!(ended, Some(130));
+    verified(&place, &file, "input.txt");
+}
+
+/// Until a pipe takes no more.
+fn fill(mut pipe: std::io::PipeWriter) {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    let flags = fcntl_getfl(&pipe).unwrap();
+    fcntl_setfl(&pipe, flags | OFlags::NONBLOCK).unwrap();
+    while pipe.write(&[b' '; 4096]).is_ok() {}
+    while pipe.write(b" ").is_ok() {}
+    // The flag is one for all who hold that end.
+    fcntl_setfl(&pipe, flags).unwrap();
+}
+
 /// Its end was taken for the file's, and the file for complete.
 #[test]
 fn a_file_that_becomes_shorter_is_refused() {
@@ -509,6 +585,21 @@ fn what_cannot_work_is_said_and_where() {
     seawall(&["ingest", "--log", &place.arg("other"), &file]).expect(0);
     let ended = seawall(&["receive", "--log", &place.arg("other"), "--listen", "127.0.0.1:0"]).expect(4);
     assert!(ended.stderr.contains("no receiver block"), "{}", ended.stderr);
+}
+
+/// The lines were taken, and the receiver did not open any more.
+#[test]
+fn a_receivers_log_takes_no_lines_but_its_own() {
+    let place = Place::new();
+    let file = place.write("input.txt", "a line\n");
+    let receiver = Receiver::start(&place, "127.0.0.1:0");
+    seawall(&["send", &file, "--to", &receiver.address]).expect(0);
+    receiver.stop();
+    let ended = seawall(&["ingest", "--log", &place.arg("log"), &file]).expect(4);
+    assert!(ended.stderr.contains("is a receiver's"), "{}", ended.stderr);
+    let receiver = Receiver::start(&place, "127.0.0.1:0");
+    seawall(&["send", &file, "--to", &receiver.address]).expect(0);
+    receiver.stop();
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Ending, Failure> {
     let interrupt = Interrupt::watch().map_err(|e| Failure::Usage(format!("signals cannot be watched: {e}")))?;
-    let input = Input::open(&args.file)?;
+    let input = Input::open(&args.file, &interrupt)?;
     let config = open::config(global)?;
     let plan = Plan::new(args, config.record_bytes_max)?;
     let (log, recovery) = open::writable(&args.log.dir, config)?;

@@ -1,6 +1,7 @@
 //! Where a source goes on: behind its last record in the log.
 
 use bytes::Bytes;
+use seawall::receiver::Block;
 use seawall::{Log, Lsn, LsnRange};
 
 use crate::Global;
@@ -46,7 +47,17 @@ pub(super) fn find_last(log: &Log, dir: &LogDir, source: &str, global: &Global) 
             match met? {
                 Met::Frame(frame) => {
                     seen_bytes += frame.payload.len() as u64;
-                    if Envelope::decode(&frame.payload).is_some_and(|envelope| envelope.source == source) {
+                    let envelope = Envelope::decode(&frame.payload);
+                    if envelope.is_none() && Block::read(&frame.payload).is_ok() {
+                        return Err(Failure::Refused(format!(
+                            "log {} is a receiver's (frame {} is a block of records): a line in it would be no record, and \
+                             `seawall receive` would refuse it from then on; `seawall send` the file to the receiver, or \
+                             give it a log of its own",
+                            dir.dir.display(),
+                            frame.lsn
+                        )));
+                    }
+                    if envelope.is_some_and(|envelope| envelope.source == source) {
                         last = Some(Last { lsn: frame.lsn, payload: frame.payload });
                         unreadable.clear();
                     }
@@ -98,7 +109,7 @@ pub(super) fn take_up(input: &mut Input, last: &Last) -> Result<Option<u64>, Fai
     }
     if envelope.unit == Unit::End {
         let mut byte = [0];
-        let more = std::io::Read::read(input, &mut byte).map_err(|e| input.failed(e))?;
+        let more = input.read_next(&mut byte)?;
         return match more {
             0 => Ok(None),
             _ => Err(Failure::Refused(format!(

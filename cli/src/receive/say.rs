@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::mpsc::{self, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use seawall::Lsn;
@@ -11,7 +12,12 @@ use serde::Serialize;
 
 use super::doors::Doors;
 use crate::Global;
-use crate::output::{Format, Out, grouped, size};
+use crate::output::{Format, Out, grouped, size, tell};
+
+/// Lines that wait for whoever reads them. What comes then is left out.
+const LINES_MAX: usize = 8;
+/// How long the last line may take.
+const LAST_WITHIN: Duration = Duration::from_secs(1);
 
 /// One line of `--format json`.
 #[derive(Serialize)]
@@ -41,7 +47,11 @@ enum Event<'a> {
 }
 
 pub(super) struct Say {
-    out: Out,
+    /// To a thread of its own: a reader that stops reading holds up nobody else.
+    lines: Option<SyncSender<String>>,
+    /// Closed when everything is written.
+    written: mpsc::Receiver<()>,
+    left_out: u64,
     json: bool,
     every: Option<Duration>,
     told: Instant,
@@ -49,7 +59,19 @@ pub(super) struct Say {
 
 impl Say {
     pub(super) fn new(global: &Global, every: Option<Duration>) -> Say {
-        Say { out: Out::new(), json: global.format == Format::Json, every, told: Instant::now() }
+        let (lines, to_write) = sync_channel::<String>(LINES_MAX);
+        let (writes, written) = mpsc::channel::<()>();
+        let write = move || {
+            let _until_then = writes;
+            let mut out = Out::new();
+            for line in to_write {
+                let _ = out.line(line).and_then(|()| out.flush());
+            }
+        };
+        // Without a thread for it everything is left out, and that is told.
+        let _ = std::thread::Builder::new().name("say".into()).spawn(write);
+        let json = global.format == Format::Json;
+        Say { lines: Some(lines), written, left_out: 0, json, every, told: Instant::now() }
     }
 
     pub(super) fn listening(
@@ -108,10 +130,17 @@ impl Say {
             format_args!("{outcome}: {taken} records, {repeated} repeated; durable up to frame {durable_lsn}"),
             &Event::End { outcome, records, duplicates, durable_lsn },
         );
+        self.lines = None;
+        // Or it ends with the process.
+        let _ = self.written.recv_timeout(LAST_WITHIN);
+        if self.left_out > 0 {
+            tell(format_args!("{} lines were left out: nobody read standard output", grouped(self.left_out)));
+        }
     }
 
     fn event(&mut self, text: fmt::Arguments<'_>, event: &Event<'_>) {
-        let said = if self.json { self.out.json(event) } else { self.out.line(text) };
-        let _ = said.and_then(|()| self.out.flush());
+        let line = if self.json { serde_json::to_string(event).expect("it has text keys") } else { text.to_string() };
+        let is_taken = self.lines.as_ref().is_some_and(|lines| lines.try_send(line).is_ok());
+        self.left_out += u64::from(!is_taken);
     }
 }

@@ -219,7 +219,7 @@ struct Sending<'a> {
 
 impl Sending<'_> {
     fn run(&self, job: Job, config: ClientConfig) -> Result<Ending, Failure> {
-        let mut input = Input::open(&job.path)?;
+        let mut input = Input::open(&job.path, self.interrupt)?;
         let _context = self.runtime.enter();
         let client = Client::connect(config).map_err(|error| match error {
             ClientError::Config { field: "addresses", problem } => Failure::Usage(format!("--to {problem}")),
@@ -316,7 +316,7 @@ impl Sending<'_> {
         }
         let is_at_end = input.length() == Some(offset);
         let mut last = [0];
-        let read = std::io::Read::read(input, &mut last).map_err(|e| input.failed(e))?;
+        let read = input.read_next(&mut last)?;
         if read == 0 {
             return refused(format!("but {what} has {reached}"));
         }
